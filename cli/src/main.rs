@@ -1,0 +1,2 @@
+//! `subquad`.
+fn main() {}

@@ -1,0 +1,14 @@
+//! Sub-quadratic attention on the CPU.
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
+
+pub mod catalog;
+mod error;
+#[doc(hidden)]
+pub mod kernel;
+pub mod simd;
+mod tensor;
+
+pub use catalog::{Mode, Role};
+pub use error::{Error, Result, Status};
+pub use simd::Isa;
+pub use tensor::{DType, Element, Layout, MAX_RANK, View, ViewMut};

@@ -1,0 +1,5 @@
+//! Instruction sets and vector mathematics.
+
+mod isa;
+
+pub use isa::{Isa, available};
