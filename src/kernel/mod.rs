@@ -8,6 +8,13 @@
 //! Everything a SIMD body calls must be `#[inline(always)]`: a helper that is not inlined is compiled
 //! without the target's features, and each vector operation in it becomes a call.
 
+pub mod decay_rows;
+pub mod matmul;
+pub mod scores;
+pub mod solve;
+pub mod step;
+pub mod value_decay;
+
 use crate::simd::Isa;
 use pulp::Simd;
 

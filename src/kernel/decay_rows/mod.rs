@@ -1,0 +1,141 @@
+//! Decay factors applied to the rows of a chunk: prefixes to queries and erase rows, suffixes to keys.
+//!
+//! ```text
+//! P_i = Π_{m ≤ i} α_m        F_j = Π_{m > j} α_m
+//! q_i ← q_i ⊙ P_i  (every set)     erase_i = erase_row[i] · k_i ⊙ P_i     k_j ← k_j ⊙ F_j     end = P_{n-1}
+//! ```
+//!
+//! `α` is one factor per token, or one per token and channel. Rows are packed `[n, ld]`, `d` rounded up to
+//! 16 columns of them are worked on (the padding must be readable; it stays finite if it is finite).
+//! *Aliasing*: none. *Numerics*: running products of numbers in `[0, 1]`, in token order for `P`, in
+//! reverse order for `F`; no logarithm, no quotient. *Cost*: about `2·(sets + 3)·n·d` FLOPs, memory bound in L1.
+
+use super::Kernel;
+use crate::CHUNK;
+use pulp::Simd;
+
+/// Operands of one call.
+#[derive(Clone, Copy)]
+pub struct Args {
+    /// Rows, at most 16.
+    pub n: usize,
+    /// Channels.
+    pub d: usize,
+    /// Elements between rows.
+    pub ld: usize,
+    /// Factors: `[n]`, or `[n, ld]` if `by_channel`; null: all 1.
+    pub alpha: *const f32,
+    /// One factor per channel.
+    pub by_channel: bool,
+    /// Sets of query rows, `[n_sets, 16, ld]`.
+    pub q: *mut f32,
+    /// Number of sets.
+    pub n_sets: usize,
+    /// Key rows, `[n, ld]`.
+    pub k: *mut f32,
+    /// Erase rows to write, `[n, ld]`; null: none.
+    pub erase: *mut f32,
+    /// Their factor, `[n]`.
+    pub erase_row: *const f32,
+    /// Product over the chunk, `[ld]`; null: not wanted. Not written where `alpha` is null.
+    pub end: *mut f32,
+}
+
+/// Decay factors applied to rows in `f32`.
+pub struct DecayRows;
+
+impl Kernel for DecayRows {
+    type Args = Args;
+    const NAME: &'static str = "decay_rows_f32";
+
+    unsafe fn reference(t: &Args) {
+        for c in 0..t.d.next_multiple_of(16) {
+            // SAFETY: `i < n`, `c` is below `d` rounded up; the contract of `Args` makes both exist.
+            unsafe {
+                let alpha = |i: usize| match (t.alpha.is_null(), t.by_channel) {
+                    (true, _) => 1.0,
+                    (_, true) => f64::from(*t.alpha.add(i * t.ld + c)),
+                    (_, false) => f64::from(*t.alpha.add(i)),
+                };
+                let scale = |p: *mut f32, factor: f64| *p = (f64::from(*p) * factor) as f32;
+                let mut p = 1.0;
+                for i in 0..t.n {
+                    p *= alpha(i);
+                    let at = i * t.ld + c;
+                    for set in 0..t.n_sets {
+                        scale(t.q.add(set * CHUNK * t.ld + at), p);
+                    }
+                    if !t.erase.is_null() {
+                        let row = f64::from(*t.erase_row.add(i));
+                        *t.erase.add(at) = (row * p * f64::from(*t.k.add(at))) as f32;
+                    }
+                }
+                if !t.end.is_null() && !t.alpha.is_null() {
+                    *t.end.add(c) = p as f32;
+                }
+                let mut f = 1.0;
+                for i in (0..t.n).rev() {
+                    scale(t.k.add(i * t.ld + c), f);
+                    f *= alpha(i);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn simd<S: Simd>(simd: S, t: &Args) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match (t.alpha.is_null(), t.by_channel) {
+                (true, _) if t.erase.is_null() => {}
+                (true, _) => columns(simd, t, |_, _| simd.splat_f32s(1.0)),
+                (_, false) => columns(simd, t, |i, _| simd.splat_f32s(*t.alpha.add(i))),
+                (_, true) => {
+                    columns(simd, t, |i, c| t.alpha.add(i * t.ld + c).cast::<S::f32s>().read_unaligned())
+                }
+            }
+        }
+    }
+}
+
+/// Every vector of channels, with `alpha(i, c)` the factors of token `i`.
+///
+/// # Safety
+/// The contract of [`Args`].
+#[inline(always)]
+unsafe fn columns<S: Simd>(simd: S, t: &Args, alpha: impl Fn(usize, usize) -> S::f32s) {
+    let scale = |p: *mut f32, factor: S::f32s| {
+        let p = p.cast::<S::f32s>();
+        // SAFETY: a vector never leaves the 16-column group it starts in, and the row has those columns.
+        unsafe { p.write_unaligned(simd.mul_f32s(p.read_unaligned(), factor)) }
+    };
+    for c in (0..t.d.next_multiple_of(16)).step_by(S::F32_LANES) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut p = simd.splat_f32s(1.0);
+            for i in 0..t.n {
+                p = simd.mul_f32s(p, alpha(i, c));
+                let at = i * t.ld + c;
+                for set in 0..t.n_sets {
+                    scale(t.q.add(set * CHUNK * t.ld + at), p);
+                }
+                if !t.erase.is_null() {
+                    let row = simd.mul_f32s(p, simd.splat_f32s(*t.erase_row.add(i)));
+                    let k = t.k.add(at).cast::<S::f32s>().read_unaligned();
+                    t.erase.add(at).cast::<S::f32s>().write_unaligned(simd.mul_f32s(row, k));
+                }
+            }
+            if t.alpha.is_null() {
+                continue;
+            }
+            if !t.end.is_null() {
+                t.end.add(c).cast::<S::f32s>().write_unaligned(p);
+            }
+            let mut f = simd.splat_f32s(1.0);
+            for i in (0..t.n).rev() {
+                scale(t.k.add(i * t.ld + c), f);
+                f = simd.mul_f32s(f, alpha(i, c));
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Register-blocked product, any vector width.
+
+use super::Args;
+use pulp::{MemMask, Simd};
+
+/// # Safety
+/// The contract of [`Args`].
+#[inline(always)]
+pub unsafe fn matmul<S: Simd>(simd: S, t: &Args) {
+    // SAFETY: the caller's contract, handed on.
+    unsafe {
+        if t.a_by_columns {
+            column_strips::<S, true>(simd, t);
+        } else {
+            column_strips::<S, false>(simd, t);
+        }
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`].
+#[inline(always)]
+unsafe fn column_strips<S: Simd, const BY_COLUMNS: bool>(simd: S, t: &Args) {
+    let lanes = S::F32_LANES;
+    let mut j = 0;
+    // SAFETY: the caller's contract; each strip covers columns `j .. j + NR·lanes`, the last one masked.
+    unsafe {
+        while j < t.n {
+            match (t.n - j).div_ceil(lanes) {
+                1 => {
+                    row_blocks::<S, 1, BY_COLUMNS>(simd, t, j);
+                    j += lanes;
+                }
+                _ => {
+                    row_blocks::<S, 2, BY_COLUMNS>(simd, t, j);
+                    j += 2 * lanes;
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`], and `j < n`.
+#[inline(always)]
+unsafe fn row_blocks<S: Simd, const NR: usize, const BY_COLUMNS: bool>(simd: S, t: &Args, j: usize) {
+    let mut i = 0;
+    // SAFETY: the caller's contract; each block covers rows `i .. i + MR ≤ m`.
+    unsafe {
+        if S::F32_LANES != 8 {
+            while i + 8 <= t.m {
+                block::<S, 8, NR, BY_COLUMNS>(simd, t, i, j);
+                i += 8;
+            }
+        }
+        while i + 4 <= t.m {
+            block::<S, 4, NR, BY_COLUMNS>(simd, t, i, j);
+            i += 4;
+        }
+        while i < t.m {
+            block::<S, 1, NR, BY_COLUMNS>(simd, t, i, j);
+            i += 1;
+        }
+    }
+}
+
+/// One block of `MR` rows and `NR` vectors of columns.
+///
+/// # Safety
+/// The contract of [`Args`], `i + MR ≤ m` and `j < n`.
+#[inline(always)]
+unsafe fn block<S: Simd, const MR: usize, const NR: usize, const BY_COLUMNS: bool>(
+    simd: S,
+    t: &Args,
+    i: usize,
+    j: usize,
+) {
+    let lanes = S::F32_LANES;
+    // SAFETY: rows `i .. i + MR` exist; columns up to `n` rounded up to 16 are readable, and only the
+    // first `n` are stored.
+    unsafe {
+        let load = |p: *const f32, v: usize| p.add(v * lanes).cast::<S::f32s>().read_unaligned();
+        let mut acc = [[simd.splat_f32s(0.0); NR]; MR];
+        if !t.c0.is_null() {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let row = t.c0.offset((i + r) as isize * t.ldc0).add(j);
+                let pre = simd.splat_f32s(if t.pre.is_null() { 1.0 } else { *t.pre.add(i + r) });
+                for (v, acc) in acc.iter_mut().enumerate() {
+                    *acc = simd.mul_f32s(pre, load(row, v));
+                    if !t.col.is_null() {
+                        *acc = simd.mul_f32s(*acc, load(t.col.add(j), v));
+                    }
+                }
+            }
+        }
+        let mut a = if BY_COLUMNS { t.a.add(i) } else { t.a.wrapping_add(i * t.lda) };
+        let mut b = t.b.wrapping_add(j);
+        for _ in 0..t.k {
+            multiply::<S, MR, NR>(simd, &mut acc, a, if BY_COLUMNS { 1 } else { t.lda }, b);
+            a = a.wrapping_add(if BY_COLUMNS { t.lda } else { 1 });
+            b = b.wrapping_add(t.ldb);
+        }
+        if !t.l.is_null() {
+            let mut l = t.l.add(i * t.ldl);
+            let mut u = t.u.add(j);
+            for _ in 0..i + MR {
+                multiply::<S, MR, NR>(simd, &mut acc, l, t.ldl, u);
+                l = l.wrapping_add(1);
+                u = u.wrapping_add(t.ldu);
+            }
+        }
+        if !t.post.is_null() {
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let post = simd.splat_f32s(*t.post.add(i + r));
+                for acc in acc {
+                    *acc = simd.mul_f32s(*acc, post);
+                }
+            }
+        }
+        let whole = t.n - j >= NR * lanes;
+        for (r, acc) in acc.iter().enumerate() {
+            let row = t.c.offset((i + r) as isize * t.ldc).add(j);
+            for (v, &acc) in acc.iter().enumerate() {
+                if whole || v + 1 < NR {
+                    row.add(v * lanes).cast::<S::f32s>().write_unaligned(acc);
+                } else {
+                    let mask = simd.mask_between_m32s(0, (t.n - j - v * lanes) as u32);
+                    simd.mask_store_ptr_f32s(MemMask::new(mask.mask()), row.add(v * lanes), acc);
+                }
+            }
+        }
+    }
+}
+
+/// `acc += a[:] ⊗ b[:]`, `a` of `MR` elements `stride` apart, `b` of `NR` vectors.
+///
+/// # Safety
+/// Those elements must be readable.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const MR: usize, const NR: usize>(
+    simd: S,
+    acc: &mut [[S::f32s; NR]; MR],
+    a: *const f32,
+    stride: usize,
+    b: *const f32,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut row = [simd.splat_f32s(0.0); NR];
+        for (v, row) in row.iter_mut().enumerate() {
+            *row = b.add(v * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+        }
+        for (r, acc) in acc.iter_mut().enumerate() {
+            let a = simd.splat_f32s(*a.add(r * stride));
+            for (acc, &b) in acc.iter_mut().zip(&row) {
+                *acc = simd.mul_add_f32s(a, b, *acc);
+            }
+        }
+    }
+}

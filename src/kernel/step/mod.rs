@@ -1,0 +1,107 @@
+//! One token against a state in the caller's memory: two passes over it (`docs/spec/linear.md` 1.8).
+//!
+//! ```text
+//! read:    r = eraseᵀ S        p_h = q_hᵀ S          (times γ where there is one)
+//!          w = x + r           y_h = p_h + a_h w
+//! update:  S' = end ⊙ S ⊙ γ + k wᵀ
+//! ```
+//!
+//! `S` is `[d, e]` with rows `ld` apart, in place (`S' = S`) or not. `erase` holds `−β k ⊙ α`, `q` holds
+//! `scale · q ⊙ α`, `a_h = scale · q_h·k`, `end = α`: the same operands as a chunk of one token, so one
+//! preparation serves both. The output follows from the *old* state, which is why two passes suffice.
+//!
+//! *Numerics*: sums in order of `d`, fused. Exactly `e` columns are touched. *Cost*: `7·d·e` FLOPs (one
+//! query, with correction), `8·d·e` bytes of state to and from memory.
+//!
+//! **Blocking.** Columns in strips of [`STRIP`] so that the update finds its strip in L1.
+
+mod simd;
+
+use super::Kernel;
+use pulp::Simd;
+
+/// Columns of one strip: four AVX-512 vectors, eight of AVX2.
+pub const STRIP: usize = 64;
+
+/// Operands of one call. `x` and `y` rows need no padding.
+#[derive(Clone, Copy)]
+pub struct Args {
+    /// Rows of the state.
+    pub d: usize,
+    /// Columns of the state.
+    pub e: usize,
+    /// Old state.
+    pub s: *const f32,
+    /// Elements between its rows.
+    pub lds: isize,
+    /// New state.
+    pub s_new: *mut f32,
+    /// Elements between its rows.
+    pub lds_new: isize,
+    /// Key, `[d]`.
+    pub k: *const f32,
+    /// Erase row with its decay and sign, `[d]`; null: no correction.
+    pub erase: *const f32,
+    /// Queries with scale and decay, `[n_sets, ldq]`.
+    pub q: *const f32,
+    /// Elements between queries.
+    pub ldq: usize,
+    /// Number of queries that share the state.
+    pub n_sets: usize,
+    /// `q·k` of each query, `lda` elements apart.
+    pub a: *const f32,
+    /// Elements between them.
+    pub lda: usize,
+    /// Decay of each row; null: 1.
+    pub end: *const f32,
+    /// Decay of each column; null: 1.
+    pub gamma: *const f32,
+    /// Value, `[e]`; becomes `w`.
+    pub x: *mut f32,
+    /// Outputs, `[n_sets, ldy]`.
+    pub y: *mut f32,
+    /// Elements between outputs.
+    pub ldy: usize,
+}
+
+/// One token against a state in `f32`.
+pub struct Step;
+
+impl Kernel for Step {
+    type Args = Args;
+    const NAME: &'static str = "step_f32";
+
+    unsafe fn reference(t: &Args) {
+        let factor = |p: *const f32, i: usize| {
+            // SAFETY: optional factors have as many elements as their axis.
+            if p.is_null() { 1.0 } else { f64::from(unsafe { *p.add(i) }) }
+        };
+        for c in 0..t.e {
+            // SAFETY: `i < d`, `c < e`.
+            unsafe {
+                let s = |i: usize| f64::from(*t.s.offset(i as isize * t.lds).add(c));
+                let dot = |v: *const f32| -> f64 { (0..t.d).map(|i| f64::from(*v.add(i)) * s(i)).sum() };
+                let gamma = factor(t.gamma, c);
+                let mut w = f64::from(*t.x.add(c));
+                if !t.erase.is_null() {
+                    w += gamma * dot(t.erase);
+                }
+                for set in 0..t.n_sets {
+                    let p = gamma * dot(t.q.add(set * t.ldq));
+                    *t.y.add(set * t.ldy + c) = (p + f64::from(*t.a.add(set * t.lda)) * w) as f32;
+                }
+                for i in 0..t.d {
+                    let new = factor(t.end, i) * gamma * s(i) + f64::from(*t.k.add(i)) * w;
+                    *t.s_new.offset(i as isize * t.lds_new).add(c) = new as f32;
+                }
+                *t.x.add(c) = w as f32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn simd<S: Simd>(simd: S, t: &Args) {
+        // SAFETY: the caller's contract.
+        unsafe { simd::step(simd, t) }
+    }
+}
