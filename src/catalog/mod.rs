@@ -9,7 +9,7 @@ mod role;
 mod tables;
 
 pub use role::Role;
-pub use tables::{MECHANISMS, PARAM_MEANINGS};
+pub use tables::{MECHANISMS, PARAM_MEANINGS, ROLE_MEANINGS};
 
 use std::fmt;
 
@@ -237,5 +237,74 @@ impl Mechanism {
     /// What it says of a role.
     pub fn role(&self, role: Role) -> Option<&'static RoleSpec> {
         self.roles.iter().find(|spec| spec.role == role)
+    }
+}
+
+// What the tables are written with.
+
+impl Param {
+    const fn new(name: &'static str, kind: ParamKind, range: Range, default: Default) -> Param {
+        Param { name, kind, range, default }
+    }
+}
+
+/// A role is `f32` and has no flag, group or remark unless the table adds it.
+impl RoleSpec {
+    const fn new(kind: RoleKind, role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec {
+            role,
+            kind,
+            dtype: "f32",
+            shapes,
+            required: false,
+            differentiable: false,
+            one_of: "",
+            also_input: false,
+            note: "",
+        }
+    }
+
+    const fn input(role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec::new(RoleKind::Input, role, shapes)
+    }
+
+    const fn output(role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec::new(RoleKind::Output, role, shapes)
+    }
+
+    const fn state_in(role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec::new(RoleKind::StateIn, role, shapes)
+    }
+
+    const fn state_out(role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec::new(RoleKind::StateOut, role, shapes)
+    }
+
+    const fn grad_output(role: Role, shapes: &'static [&'static str]) -> RoleSpec {
+        RoleSpec::new(RoleKind::GradOutput, role, shapes)
+    }
+
+    const fn dtype(self, dtype: &'static str) -> RoleSpec {
+        RoleSpec { dtype, ..self }
+    }
+
+    const fn required(self) -> RoleSpec {
+        RoleSpec { required: true, ..self }
+    }
+
+    const fn differentiable(self) -> RoleSpec {
+        RoleSpec { differentiable: true, ..self }
+    }
+
+    const fn one_of(self, one_of: &'static str) -> RoleSpec {
+        RoleSpec { one_of, ..self }
+    }
+
+    const fn also_input(self) -> RoleSpec {
+        RoleSpec { also_input: true, ..self }
+    }
+
+    const fn note(self, note: &'static str) -> RoleSpec {
+        RoleSpec { note, ..self }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 /// Numbers 1 to 15 are roles of the interface (where data lies in memory); from 16 on they follow the
 /// catalogue's list of roles, whose order is append-only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Role(pub(super) u16);
+pub struct Role(pub(in crate::catalog) u16);
 
 impl Role {
     /// Offsets of ragged sequences along the token axis, `[n_sequences + 1]`, i32.
