@@ -107,6 +107,8 @@ impl Status {
 pub enum Error {
     /// A pointer that must not be null is null; the argument's name.
     NullPointer(&'static str),
+    /// A tensor with elements has no memory.
+    NullData(Role),
     /// A value outside its range: argument, value given, what is expected.
     InvalidArgument { what: &'static str, given: i64, expected: &'static str },
     /// An argument that is wrong in a way only words describe.
@@ -133,6 +135,8 @@ pub enum Error {
     WrongExtent { role: Role, axis: usize, given: i64, expected: i64, from: &'static str },
     /// One stride of a tensor.
     WrongStride { role: Role, axis: usize, given: i64, why: &'static str },
+    /// One value of an index tensor.
+    IndexValue { role: Role, at: usize, given: i64, why: &'static str },
     /// A view that does not fit the slice it is made from.
     OutOfBounds { what: &'static str, needed: usize, given: usize },
     /// Address not a multiple of the element's alignment.
@@ -153,10 +157,11 @@ impl Error {
     /// The status code of this error.
     pub fn status(&self) -> Status {
         match self {
-            Error::NullPointer(_) => Status::NullPointer,
-            Error::InvalidArgument { .. } | Error::InvalidText { .. } | Error::TooManyTensors { .. } => {
-                Status::InvalidArgument
-            }
+            Error::NullPointer(_) | Error::NullData(_) => Status::NullPointer,
+            Error::InvalidArgument { .. }
+            | Error::InvalidText { .. }
+            | Error::IndexValue { .. }
+            | Error::TooManyTensors { .. } => Status::InvalidArgument,
             Error::UnknownMechanism(_) => Status::UnknownMechanism,
             Error::Unsupported { .. } => Status::Unsupported,
             Error::UnknownParameter { .. } => Status::UnknownParameter,
@@ -213,6 +218,8 @@ impl fmt::Display for Error {
             Error::WrongStride { role, axis, given, why } => {
                 write!(f, "{role}.stride[{axis}] is {given}: {why}")
             }
+            Error::NullData(role) => write!(f, "{role}.data is null"),
+            Error::IndexValue { role, at, given, why } => write!(f, "{role}[{at}] is {given}: {why}"),
             Error::OutOfBounds { what, needed, given } => {
                 write!(f, "{what} has {given} elements, the shape and strides need {needed}")
             }

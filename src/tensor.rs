@@ -249,3 +249,59 @@ impl<'a> ViewMut<'a> {
         ViewMut { data, dtype, layout, lifetime: PhantomData }
     }
 }
+
+/// A view without its lifetime, as plans and engines pass it on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) data: *mut u8,
+    pub(crate) dtype: DType,
+    pub(crate) layout: Layout,
+}
+
+// SAFETY: tasks read inputs, and write outputs at places that no other task touches.
+unsafe impl Send for Tensor {}
+// SAFETY: as above.
+unsafe impl Sync for Tensor {}
+
+impl Tensor {
+    /// Address of an element given by its leading indices; the others are 0. Bounds were checked by the plan.
+    pub(crate) fn at(&self, index: &[usize]) -> *mut u8 {
+        let offset: isize =
+            index.iter().zip(&self.layout.stride).map(|(&i, &stride)| i as isize * stride as isize).sum();
+        self.data.wrapping_offset(offset * self.dtype.size() as isize)
+    }
+
+    /// The same for an `f32` tensor.
+    pub(crate) fn f32_at(&self, index: &[usize]) -> *mut f32 {
+        debug_assert_eq!(self.dtype, DType::F32);
+        self.at(index).cast()
+    }
+
+    /// Stride of one axis, in elements.
+    pub(crate) fn stride(&self, axis: usize) -> isize {
+        self.layout.stride[axis] as isize
+    }
+
+    /// Extent of one axis.
+    pub(crate) fn extent(&self, axis: usize) -> usize {
+        self.layout.shape[axis] as usize
+    }
+}
+
+/// A one-dimensional `i32` tensor of offsets or slots, checked by the plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Index(pub(crate) Tensor);
+
+impl Index {
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.0.extent(0)
+    }
+
+    /// Element `i`.
+    pub(crate) fn get(&self, i: usize) -> i64 {
+        assert!(i < self.len() && self.0.dtype == DType::I32);
+        // SAFETY: the index is in range, and the caller vouched for the memory when the view was made.
+        unsafe { self.0.at(&[i]).cast::<i32>().read().into() }
+    }
+}

@@ -13,13 +13,18 @@ pub struct Role(pub(in crate::catalog) u16);
 impl Role {
     /// Offsets of ragged sequences along the token axis, `[n_sequences + 1]`, i32.
     pub const CU_SEQLENS: Role = Role(1);
+    /// The same for the keys of mode `cross`.
+    pub const CU_SEQLENS_K: Role = Role(2);
     /// Slot of each sequence in a pool of states, `[n_sequences]`, i32; −1 skips the sequence.
     pub const STATE_INDEX: Role = Role(3);
 
     /// Bit that turns a role into its gradient.
     const GRAD: u16 = 0x8000;
-    const INTERFACE: [(Role, &'static str); 2] =
-        [(Role::CU_SEQLENS, "cu_seqlens"), (Role::STATE_INDEX, "state_index")];
+    const INTERFACE: [(Role, &'static str); 3] = [
+        (Role::CU_SEQLENS, "cu_seqlens"),
+        (Role::CU_SEQLENS_K, "cu_seqlens_k"),
+        (Role::STATE_INDEX, "state_index"),
+    ];
     const FIRST: u16 = 16;
 
     /// The role with this number, if there is one.

@@ -9,6 +9,7 @@
 //! without the target's features, and each vector operation in it becomes a call.
 
 pub mod decay_rows;
+pub mod denominator;
 pub mod matmul;
 pub mod scores;
 pub mod solve;

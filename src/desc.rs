@@ -1,0 +1,187 @@
+//! Describing a problem: mechanism, heads, dimensions, types and named parameters.
+
+use crate::catalog::Mode;
+use crate::tensor::DType;
+use std::ops::BitOr;
+
+/// A set of modes to prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Modes(pub(crate) u32);
+
+impl Modes {
+    /// No mode.
+    pub const NONE: Modes = Modes(0);
+
+    /// The set of these bits of [`Mode`]; unknown bits are kept and refused at planning.
+    pub const fn from_bits(bits: u32) -> Modes {
+        Modes(bits)
+    }
+
+    /// Whether the mode is in the set.
+    pub const fn contains(self, mode: Mode) -> bool {
+        self.0 & mode as u32 != 0
+    }
+}
+
+impl From<Mode> for Modes {
+    fn from(mode: Mode) -> Modes {
+        Modes(mode as u32)
+    }
+}
+
+impl<T: Into<Modes>> BitOr<T> for Modes {
+    type Output = Modes;
+    fn bitor(self, other: T) -> Modes {
+        Modes(self.0 | other.into().0)
+    }
+}
+
+impl<T: Into<Modes>> BitOr<T> for Mode {
+    type Output = Modes;
+    fn bitor(self, other: T) -> Modes {
+        Modes::from(self) | other
+    }
+}
+
+/// Value of a named parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// An integer; also a truth value (0, 1), and accepted where a real is asked for.
+    Int(i64),
+    /// A real number.
+    Real(f64),
+    /// A word of the catalogue's list.
+    Word(String),
+    /// A list of integers; accepted where reals are asked for.
+    Ints(Vec<i64>),
+    /// A list of real numbers.
+    Reals(Vec<f64>),
+}
+
+macro_rules! value_from {
+    ($($t:ty => $make:expr),* $(,)?) => {$(
+        impl From<$t> for Value {
+            fn from(x: $t) -> Value {
+                $make(x)
+            }
+        }
+    )*};
+}
+value_from! {
+    i64 => Value::Int,
+    i32 => |x: i32| Value::Int(x.into()),
+    bool => |x: bool| Value::Int(x.into()),
+    f64 => Value::Real,
+    f32 => |x: f32| Value::Real(x.into()),
+    &str => |x: &str| Value::Word(x.to_owned()),
+    String => Value::Word,
+    Vec<i64> => Value::Ints,
+    Vec<f64> => Value::Reals,
+}
+
+/// What to plan: everything but the lengths and the batch, which come with each call.
+///
+/// ```
+/// use subquad::{Context, ContextOptions, Desc, Mode, Plan};
+/// let context = Context::new(ContextOptions::new())?;
+/// let desc = Desc::new("gated_delta_rule").modes(Mode::Causal | Mode::Step).heads(16, 16, 32).dims(128, 128);
+/// let plan = Plan::new(&context, &desc.param("l2norm_qk", true))?;
+/// assert_eq!(plan.state_layout().size_bytes, 32 * 128 * 128 * 4);
+/// # Ok::<(), subquad::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desc {
+    /// Name of the mechanism in the catalogue.
+    pub mechanism: String,
+    /// Modes to prepare; at least one.
+    pub modes: Modes,
+    /// Heads of `q`, ≥ 1.
+    pub heads_q: i64,
+    /// Heads of `k`, ≥ 1. The larger of any two head counts is a multiple of the smaller.
+    pub heads_k: i64,
+    /// Heads of `v`, ≥ 1.
+    pub heads_v: i64,
+    /// Dimension `D` of queries and keys, ≥ 1.
+    pub dim_qk: i64,
+    /// Dimension `E` of values, ≥ 1.
+    pub dim_v: i64,
+    /// Element type of `q`, `k`, `v`. This version: `F32`.
+    pub dtype_qkv: DType,
+    /// Element type of `out`. This version: `F32`.
+    pub dtype_out: DType,
+    /// Element type of the state. This version: `F32`.
+    pub dtype_state: DType,
+    /// Parameters by the catalogue's names; what is not given has its default.
+    pub params: Vec<(String, Value)>,
+}
+
+impl Desc {
+    /// One head of dimension 64, `f32`, mode causal; the builders below change that.
+    pub fn new(mechanism: &str) -> Desc {
+        Desc {
+            mechanism: mechanism.to_owned(),
+            modes: Mode::Causal.into(),
+            heads_q: 1,
+            heads_k: 1,
+            heads_v: 1,
+            dim_qk: 64,
+            dim_v: 64,
+            dtype_qkv: DType::F32,
+            dtype_out: DType::F32,
+            dtype_state: DType::F32,
+            params: Vec::new(),
+        }
+    }
+
+    /// Modes to prepare.
+    #[must_use]
+    pub fn modes(mut self, modes: impl Into<Modes>) -> Desc {
+        self.modes = modes.into();
+        self
+    }
+
+    /// Heads of `q`, `k` and `v`.
+    #[must_use]
+    pub fn heads(mut self, q: i64, k: i64, v: i64) -> Desc {
+        (self.heads_q, self.heads_k, self.heads_v) = (q, k, v);
+        self
+    }
+
+    /// Dimensions `D` of queries and keys and `E` of values.
+    #[must_use]
+    pub fn dims(mut self, qk: i64, v: i64) -> Desc {
+        (self.dim_qk, self.dim_v) = (qk, v);
+        self
+    }
+
+    /// One named parameter.
+    #[must_use]
+    pub fn param(mut self, name: &str, value: impl Into<Value>) -> Desc {
+        self.params.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Parameter `scale`, the factor of `q·k`.
+    #[must_use]
+    pub fn scale(self, scale: f64) -> Desc {
+        self.param("scale", scale)
+    }
+
+    /// Parameter `l2norm_qk`: unit queries and keys.
+    #[must_use]
+    pub fn l2norm_qk(self, on: bool) -> Desc {
+        self.param("l2norm_qk", on)
+    }
+
+    /// Parameter `feature_map`.
+    #[must_use]
+    pub fn feature_map(self, word: &str) -> Desc {
+        self.param("feature_map", word)
+    }
+
+    /// Parameter `normalize`.
+    #[must_use]
+    pub fn normalize(self, word: &str) -> Desc {
+        self.param("normalize", word)
+    }
+}

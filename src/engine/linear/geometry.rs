@@ -1,0 +1,132 @@
+//! Blocking: sizes that a plan fixes, and the offsets of a worker's buffers.
+
+use super::{Heads, Recurrence};
+use crate::CHUNK;
+use crate::context::Caches;
+use crate::error::Result;
+use crate::workspace::Carver;
+
+/// Sizes of one plan's blocking. Leading dimensions are multiples of 16 elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    /// Channels of a row of `q` and `k`.
+    pub d: usize,
+    /// Features of such a row: rows of the state.
+    pub m: usize,
+    /// Value channels: columns of the state.
+    pub e: usize,
+    /// Elements between packed rows of features.
+    pub ldm: usize,
+    /// Queries that share a state.
+    pub n_sets: usize,
+    /// Value columns of a panel; also the elements between its rows.
+    pub panel: usize,
+    /// Panels of a state.
+    pub n_panels: usize,
+    /// Chunks that are prepared before the panels run over them.
+    pub chunks: usize,
+    /// Elements of one worker's buffers.
+    pub len: usize,
+    /// Where each buffer begins.
+    pub at: Offsets,
+}
+
+/// Offsets of a worker's buffers, in elements; shapes in brackets, `C` = 16.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offsets {
+    /// Queries with prefix decay `[chunks, sets, C, ldm]`.
+    pub q: usize,
+    /// Keys with suffix decay `[chunks, C, ldm]`.
+    pub k: usize,
+    /// Erase rows with prefix decay and sign `[chunks, C, ldm]`.
+    pub erase: usize,
+    /// Scores `[chunks, sets, C, C]`.
+    pub a: usize,
+    /// Negated scores of the correction `[chunks, C, C]`.
+    pub correction: usize,
+    /// Decay over a chunk `[chunks, ldm]`.
+    pub end: usize,
+    /// Reciprocal denominators `[chunks, sets, C]`.
+    pub inv_den: usize,
+    /// Gains `[chunks, C]`.
+    pub gain: usize,
+    /// Decay of value channels `[chunks, C, e16]`.
+    pub gamma: usize,
+    /// Its product over a chunk `[panel]`.
+    pub gamma_end: usize,
+    /// Decay factors of the chunk in preparation `[C, ldm]`.
+    pub alpha: usize,
+    /// Its keys by channel `[ldm, C]`.
+    pub kt: usize,
+    /// Scratch of the vector-decay scores `[ldm, C]`.
+    pub decayed: usize,
+    /// Negated gains `[C]`, then one factor `C` times.
+    pub row: usize,
+    /// Values of a chunk `[C, panel]`, or of a step `[e16]`.
+    pub u: usize,
+    /// The same without gain.
+    pub x: usize,
+    /// Outputs `[sets, C, panel]`, or of a step `[sets, e16]`.
+    pub y: usize,
+    /// State `[n_panels, m, panel]`.
+    pub state: usize,
+    /// Normaliser `[ldm]`.
+    pub z: usize,
+    /// Log shift per feature `[ldm]`, and the shift a chunk ends with `[ldm]`.
+    pub shift: usize,
+    /// Factor of the denominator's epsilon `[sets, C]`.
+    pub eps_factor: usize,
+    /// A row of outputs, of gates and of weights for the output norm `[3, Ho · e16]`.
+    pub norm: usize,
+}
+
+impl Geometry {
+    /// Blocking for a state of `d` (before features) by `e`.
+    ///
+    /// The panel is as wide as keeps the state panel in two thirds of L1 (`docs/spec/linear.md` 1.6), evened out
+    /// over the panels. Chunks are prepared in blocks that fill at most half of L2, 16 at most; with a single
+    /// panel there is nothing to reuse, and a block is one chunk.
+    pub fn new(recurrence: &Recurrence, heads: &Heads, d: usize, e: usize, caches: Caches) -> Result<Geometry> {
+        let m = recurrence.n_features(d);
+        let ldm = m.next_multiple_of(16);
+        let e16 = e.next_multiple_of(16);
+        let widest = (caches.l1 * 2 / 3 / 4 / m / 16 * 16).clamp(16, 256);
+        let n_panels = e16.div_ceil(widest);
+        let panel = e.div_ceil(n_panels).next_multiple_of(16);
+        let n_panels = e16.div_ceil(panel);
+        let n_sets = heads.sets();
+        let per_chunk = 4 * CHUNK * (ldm * (n_sets + 2) + CHUNK * (n_sets + 1));
+        let chunks = if n_panels == 1 { 1 } else { (caches.l2 / 2 / per_chunk).clamp(1, 16) };
+        let mut carver = Carver::default();
+        let at = Offsets {
+            q: carver.take(&[chunks, n_sets, CHUNK, ldm]),
+            k: carver.take(&[chunks, CHUNK, ldm]),
+            erase: carver.take(&[if recurrence.correction { chunks } else { 0 }, CHUNK, ldm]),
+            a: carver.take(&[chunks, n_sets, CHUNK, CHUNK]),
+            correction: carver.take(&[chunks, CHUNK, CHUNK]),
+            end: carver.take(&[chunks, ldm]),
+            inv_den: carver.take(&[chunks, n_sets, CHUNK]),
+            gain: carver.take(&[chunks, CHUNK]),
+            gamma: carver.take(&[if recurrence.value_decay { chunks } else { 0 }, CHUNK, e16]),
+            gamma_end: carver.take(&[panel]),
+            alpha: carver.take(&[CHUNK, ldm]),
+            kt: carver.take(&[ldm, CHUNK]),
+            decayed: carver.take(&[ldm, CHUNK]),
+            row: carver.take(&[2, CHUNK]),
+            u: carver.take(&[(CHUNK * panel).max(e16)]),
+            x: carver.take(&[(CHUNK * panel).max(e16)]),
+            y: carver.take(&[n_sets, (CHUNK * panel).max(e16)]),
+            state: carver.take(&[n_panels, m, panel]),
+            z: carver.take(&[ldm]),
+            shift: carver.take(&[2, ldm]),
+            eps_factor: carver.take(&[n_sets, CHUNK]),
+            norm: carver.take(&[3, heads.out, e16]),
+        };
+        Ok(Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, len: carver.finish()?, at })
+    }
+
+    /// Columns of panel `p` that exist.
+    pub fn columns(&self, p: usize) -> usize {
+        self.panel.min(self.e - p * self.panel)
+    }
+}

@@ -1,0 +1,209 @@
+//! The linear engine: one decayed, corrected rank-1 recurrence, chunked (`docs/spec/linear.md` 1).
+//!
+//! ```text
+//! S̃_t = diag(α_t) S_{t−1} diag(γ_t)      S_t = S̃_t + k_t (x_t − S̃_tᵀ e_t)ᵀ      y_t = scale · q_tᵀ S_t
+//! ```
+//!
+//! A mechanism is a [`Recurrence`]: which of the pieces it uses. The loop nest is the page's, for one
+//! sequence and state head ([`scan`]):
+//!
+//! ```text
+//! for each block of chunks:
+//!     for each chunk of 16 tokens:               prepare.rs
+//!         features, decay factors, scores A and B, Q ⊙ P, K ⊙ F, −e ⊙ P, denominators
+//!     for each panel of value columns:           scan.rs; the panel of S stays in L1
+//!         for each chunk:
+//!             U = gain·V − (e ⊙ P) S             one matmul (correction only)
+//!             U = solve (I + B) U                forward substitution (correction only)
+//!             Y = (Q ⊙ P) S + tril(A) U          one matmul
+//!             S = P_C ⊙ S + (K ⊙ F)ᵀ U           one matmul
+//! ```
+//!
+//! Modes without an order of tokens run the same nest twice, once only writing the state and once only
+//! reading it. A step prepares a chunk of one token and reads and writes the caller's state in place
+//! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`).
+//!
+//! *Tasks*: sequence × state head, and where the context has several workers and heads are few, groups of
+//! panels. A task owns its columns from start to end, so no bit depends on the partition.
+//! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
+
+mod call;
+mod geometry;
+mod norm;
+mod prepare;
+mod recurrence;
+mod scan;
+mod shift;
+mod state;
+mod step;
+mod tiles;
+
+pub use call::{Call, Heads, Sequences, Tensors};
+pub use recurrence::{
+    Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
+};
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::parallel::{self, Runner};
+use crate::workspace::Workspace;
+use call::Sequence;
+use geometry::Geometry;
+use std::ops::Range;
+use tiles::Tiles;
+
+/// A recurrence with its blocking and tiles.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    recurrence: Recurrence,
+    heads: Heads,
+    geometry: Geometry,
+    tiles: Tiles,
+    parallel: bool,
+}
+
+/// What one task works on: a state head of a sequence, and which of its panels.
+struct Unit<'a> {
+    engine: &'a Linear,
+    call: &'a Call,
+    sequence: Sequence,
+    /// State head.
+    head: usize,
+    panels: Range<usize>,
+    /// This worker's buffers.
+    memory: *mut f32,
+}
+
+/// Enough tasks to keep several workers even, when panels have to be split to get them.
+const MIN_TASKS: usize = 16;
+/// State elements that one task of steps should cover: some tens of microseconds.
+const STEP_GRAIN: usize = 1 << 16;
+
+impl Linear {
+    /// Blocking and tiles for `(D, E)` on the machine of `context`.
+    pub fn plan(
+        context: &Context,
+        recurrence: Recurrence,
+        heads: Heads,
+        (d, e): (usize, usize),
+    ) -> Result<Linear> {
+        let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
+        let tiles = Tiles::new(context.isa(), &recurrence);
+        let parallel = context.max_workers() > 1;
+        Ok(Linear { recurrence, heads, geometry, tiles, parallel })
+    }
+
+    /// The settings.
+    pub fn recurrence(&self) -> &Recurrence {
+        &self.recurrence
+    }
+
+    /// Elements of one worker's workspace.
+    pub fn workspace_len(&self) -> usize {
+        self.geometry.len
+    }
+
+    /// Value columns of a panel.
+    pub fn panel(&self) -> usize {
+        self.geometry.panel
+    }
+
+    /// The engine and its main tile.
+    pub fn kernel_name(&self) -> &'static str {
+        if self.recurrence.correction { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
+    }
+
+    /// Runs a checked call.
+    pub fn execute(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        if call.step && self.steps_in_place(call) {
+            self.run_steps(runner, call, workspace)?;
+        } else {
+            self.run_scans(runner, call, workspace)?;
+        }
+        self.run_norm(runner, call, workspace)
+    }
+
+    fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let units = call.n_sequences() * self.heads.state;
+        let n_panels = self.geometry.n_panels;
+        let splits = if self.parallel && units > 0 {
+            MIN_TASKS.div_ceil(units).clamp(1, n_panels)
+        } else {
+            1
+        };
+        parallel::run(runner, units * splits, &|task, worker| {
+            let (unit, split) = (task / splits, task % splits);
+            let panels = split * n_panels / splits..(split + 1) * n_panels / splits;
+            if let Some(unit) = self.unit(call, unit, panels, workspace.worker(worker)) {
+                scan::scan(&unit);
+            }
+        })
+    }
+
+    fn run_steps(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let units = call.n_sequences() * self.heads.state;
+        let grain = (STEP_GRAIN / (self.geometry.m * self.geometry.e)).max(1);
+        parallel::run(runner, units.div_ceil(grain), &|task, worker| {
+            for unit in task * grain..units.min((task + 1) * grain) {
+                let panels = 0..self.geometry.n_panels;
+                if let Some(unit) = self.unit(call, unit, panels, workspace.worker(worker)) {
+                    step::step(&unit);
+                }
+            }
+        })
+    }
+
+    fn run_norm(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        if !norm::wanted(&self.recurrence) {
+            return Ok(());
+        }
+        let tasks = norm::Tasks::new(self, call);
+        parallel::run(runner, tasks.len(), &|task, worker| tasks.run(task, workspace.worker(worker)))
+    }
+
+    fn unit<'a>(
+        &'a self,
+        call: &'a Call,
+        unit: usize,
+        panels: Range<usize>,
+        memory: *mut f32,
+    ) -> Option<Unit<'a>> {
+        let sequence = call.sequence(unit / self.heads.state)?;
+        Some(Unit { engine: self, call, sequence, head: unit % self.heads.state, panels, memory })
+    }
+}
+
+impl Unit<'_> {
+    /// A buffer of this worker, `offset` elements from its start.
+    fn buffer(&self, offset: usize) -> *mut f32 {
+        self.memory.wrapping_add(offset)
+    }
+
+    fn geometry(&self) -> &Geometry {
+        &self.engine.geometry
+    }
+
+    fn recurrence(&self) -> &Recurrence {
+        &self.engine.recurrence
+    }
+
+    fn tiles(&self) -> &Tiles {
+        &self.engine.tiles
+    }
+
+    /// Head of `k`, or of `v` where `n` is their number, that this state head reads.
+    fn shared_head(&self, n: usize) -> usize {
+        Heads::shared(self.head, self.engine.heads.state, n, self.recurrence().cyclic_heads)
+    }
+
+    /// Output head `set` of this state head.
+    fn output_head(&self, set: usize) -> usize {
+        self.engine.heads.output(self.head, set, self.recurrence().cyclic_heads)
+    }
+
+    /// Query head that output head `set` reads.
+    fn query_head(&self, set: usize) -> usize {
+        let heads = &self.engine.heads;
+        Heads::shared(self.output_head(set), heads.out, heads.q, self.recurrence().cyclic_heads)
+    }
+}

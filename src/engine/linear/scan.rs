@@ -1,0 +1,181 @@
+//! The loop nest over one sequence and state head.
+
+use super::Unit;
+use super::prepare::{Chunk, Prepared};
+use crate::CHUNK;
+use crate::kernel::{matmul, solve, value_decay};
+use std::ptr;
+
+/// Most chunks of a block.
+const MAX_CHUNKS: usize = 16;
+
+/// What is done with a run of tokens.
+#[derive(Clone, Copy)]
+struct Pass {
+    q0: usize,
+    k0: usize,
+    n: usize,
+    read: bool,
+    write: bool,
+}
+
+/// Runs one unit from its incoming to its outgoing state.
+pub fn scan(unit: &Unit<'_>) {
+    let s = unit.sequence;
+    let write = |k0, n| Pass { q0: s.q0, k0, n, read: false, write: true };
+    let passes = if unit.call.causal {
+        // Fewer queries than keys: the queries are the last positions.
+        let ahead = s.n_k - s.n_q;
+        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
+    } else {
+        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
+    };
+    unit.load_state();
+    for pass in passes {
+        run(unit, pass);
+    }
+    unit.store_state();
+}
+
+fn run(unit: &Unit<'_>, pass: Pass) {
+    let mut block = [Chunk::default(); MAX_CHUNKS];
+    let mut t = 0;
+    while t < pass.n {
+        let mut filled = 0;
+        while t < pass.n && filled < unit.geometry().chunks {
+            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`).
+            let n = (CHUNK - t % CHUNK).min(pass.n - t);
+            let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
+            block[filled] = unit.prepare(filled, chunk);
+            t += block[filled].n;
+            filled += 1;
+        }
+        for panel in unit.panels.clone() {
+            for (c, chunk) in block[..filled].iter().enumerate() {
+                unit.panel(panel, &unit.prepared(c), chunk);
+            }
+        }
+    }
+}
+
+impl Unit<'_> {
+    /// One chunk against one panel of the state.
+    fn panel(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        if chunk.write {
+            self.values(panel, p, chunk);
+        }
+        if chunk.read {
+            self.outputs(panel, p, chunk);
+        }
+        if chunk.write {
+            self.update(panel, p, chunk);
+        }
+    }
+
+    /// `U = gain · V`, corrected by what the state already returns.
+    fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        use super::recurrence::Gain;
+        let (g, tiles) = (self.geometry(), self.tiles());
+        let Some(v) = self.call.tensors.v else { return };
+        let head = self.shared_head(self.engine.heads.v);
+        let u = self.buffer(g.at.u);
+        let columns = g.columns(panel);
+        // SAFETY: `v` is [B, Hv, S, E] (checked) and the chunk lies in the sequence; `u`, `x` are [C, panel].
+        unsafe {
+            let src = v.f32_at(&[self.sequence.batch, head, chunk.k0, panel * g.panel]);
+            let gain = if self.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
+            tiles.load(&v, src, 2, 3, (chunk.n, columns), gain, u, g.panel);
+            if self.recurrence().skip {
+                tiles.load(&v, src, 2, 3, (chunk.n, columns), ptr::null(), self.buffer(g.at.x), g.panel);
+            }
+            if self.recurrence().correction {
+                ptr::write_bytes(u.add(chunk.n * g.panel), 0, (CHUNK - chunk.n) * g.panel);
+                let mut residual = matmul::Args::product(chunk.n, g.panel, g.m, u, g.panel as isize);
+                (residual.a, residual.lda) = (p.erase, g.ldm);
+                (residual.b, residual.ldb) = (self.state_panel(panel), g.panel);
+                (residual.c0, residual.ldc0) = (u, g.panel as isize);
+                (tiles.matmul)(&residual);
+                (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u, ld: g.panel });
+            }
+        }
+    }
+
+    /// `Y = (Q ⊙ P) S + tril(A) U`, with the denominator and the skip, to the caller's tensor.
+    fn outputs(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        let (g, tiles) = (self.geometry(), self.tiles());
+        let Some(out) = self.call.tensors.out else { return };
+        let value_decay = self.call.tensors.gv.is_some() && chunk.write;
+        let direct = out.stride(3) == 1 && !value_decay;
+        let y = self.buffer(g.at.y);
+        let columns = g.columns(panel);
+        let row = self.buffer(g.at.row + CHUNK);
+        // SAFETY: `out` is [B, Ho, T, E] (checked) and the chunk lies in the sequence; other operands are
+        // this worker's buffers, with padded columns.
+        unsafe {
+            let skip = self.call.tensors.d_skip.map(|skip| *skip.f32_at(&[self.head]));
+            std::slice::from_raw_parts_mut(row, CHUNK).fill(skip.unwrap_or(0.0));
+            let target = |set| {
+                let head = self.output_head(set);
+                out.f32_at(&[self.sequence.batch, head, chunk.q0, panel * g.panel])
+            };
+            for set in 0..g.n_sets {
+                let (c, ldc) = if direct {
+                    (target(set), out.stride(2))
+                } else {
+                    (y.add(set * CHUNK * g.panel), g.panel as isize)
+                };
+                let mut read = matmul::Args::product(chunk.n, columns, g.m, c, ldc);
+                (read.a, read.lda) = (p.q.add(set * CHUNK * g.ldm), g.ldm);
+                (read.b, read.ldb) = (self.state_panel(panel), g.panel);
+                if skip.is_some() {
+                    (read.c0, read.ldc0, read.pre) = (self.buffer(g.at.x), g.panel as isize, row);
+                }
+                if chunk.write && !value_decay {
+                    (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
+                    (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
+                }
+                if self.recurrence().has_denominator() {
+                    read.post = p.inv_den.add(set * CHUNK);
+                }
+                (tiles.matmul)(&read);
+            }
+            if value_decay {
+                (tiles.value_decay)(&value_decay::Args {
+                    n: chunk.n,
+                    e: columns,
+                    a: p.a,
+                    y,
+                    ldy: g.panel,
+                    n_sets: g.n_sets,
+                    u: self.buffer(g.at.u),
+                    ldu: g.panel,
+                    gamma: p.gamma.add(panel * g.panel),
+                    ldg: g.e.next_multiple_of(16),
+                    end: self.buffer(g.at.gamma_end),
+                });
+            }
+            for set in 0..if direct { 0 } else { g.n_sets } {
+                let src = y.add(set * CHUNK * g.panel);
+                tiles.store(src, g.panel, (chunk.n, columns), &out, target(set), 2, 3);
+            }
+        }
+    }
+
+    /// `S = P_C ⊙ S + (K ⊙ F)ᵀ U`.
+    fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        let g = self.geometry();
+        let state = self.state_panel(panel);
+        let mut update = matmul::Args::product(g.m, g.panel, chunk.n, state, g.panel as isize);
+        (update.a, update.lda, update.a_by_columns) = (p.k, g.ldm, true);
+        (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
+        (update.c0, update.ldc0) = (state, g.panel as isize);
+        if self.decays() {
+            update.pre = p.end;
+        }
+        if self.call.tensors.gv.is_some() {
+            update.col = self.buffer(g.at.gamma_end);
+        }
+        // SAFETY: all operands are this worker's buffers, with the extents that `Offsets` names.
+        unsafe { (self.tiles().matmul)(&update) }
+    }
+}

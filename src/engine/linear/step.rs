@@ -1,0 +1,87 @@
+//! Decoding: one token per sequence against the state in the caller's memory (`docs/spec/linear.md` 1.8).
+//!
+//! The token is prepared as a chunk of one; [`crate::kernel::step`] then makes its two passes over the state
+//! where it lies. A state whose columns are not contiguous, and the maps that keep it in another form
+//! (`exp`, a constant feature), go through the panels of [`super::scan`] instead.
+
+use super::prepare::Chunk;
+use super::recurrence::{FeatureMap, Gain};
+use super::{Call, Linear, Unit};
+use crate::CHUNK;
+use crate::kernel::step;
+use std::ptr;
+
+impl Linear {
+    /// Whether a step can work on the caller's state directly.
+    pub fn steps_in_place(&self, call: &Call) -> bool {
+        let plain = |state: &crate::tensor::Tensor| state.stride(3) == 1;
+        let features = &self.recurrence.features;
+        let t = &call.tensors;
+        t.state_in.as_ref().is_some_and(plain)
+            && t.state_out.as_ref().is_some_and(plain)
+            && features.map != FeatureMap::Exp
+            && features.constant.is_none()
+    }
+}
+
+/// Runs one unit of a step.
+pub fn step(unit: &Unit<'_>) {
+    let (g, tiles, tensors) = (unit.geometry(), unit.tiles(), &unit.call.tensors);
+    let (Some(v), Some(out)) = (tensors.v, tensors.out) else { return };
+    let (Some(state_in), Some(state_out)) = (tensors.state_in, tensors.state_out) else { return };
+    let s = unit.sequence;
+    if unit.recurrence().has_denominator() {
+        unit.load_normaliser();
+    }
+    let chunk = unit.prepare(0, Chunk { q0: s.q0, k0: s.k0, n: 1, read: true, write: true });
+    let p = unit.prepared(0);
+    let e16 = g.e.next_multiple_of(16);
+    let (x, y) = (unit.buffer(g.at.u), unit.buffer(g.at.y));
+    // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
+    unsafe {
+        let head = unit.shared_head(unit.engine.heads.v);
+        let gain = if unit.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
+        let src = v.f32_at(&[s.batch, head, s.k0, 0]);
+        tiles.load(&v, src, 2, 3, (chunk.n, g.e), gain, x, e16);
+        (tiles.step)(&step::Args {
+            d: g.m,
+            e: g.e,
+            s: state_in.f32_at(&[s.slot, unit.head, 0, 0]),
+            lds: state_in.stride(2),
+            s_new: state_out.f32_at(&[s.slot, unit.head, 0, 0]),
+            lds_new: state_out.stride(2),
+            k: p.k,
+            erase: if unit.recurrence().correction { p.erase } else { ptr::null_mut() },
+            q: p.q,
+            ldq: CHUNK * g.ldm,
+            n_sets: g.n_sets,
+            a: p.a,
+            lda: CHUNK * CHUNK,
+            end: if unit.decays() { p.end } else { ptr::null_mut() },
+            gamma: if tensors.gv.is_some() { p.gamma } else { ptr::null_mut() },
+            x,
+            y,
+            ldy: e16,
+        });
+        let skip = tensors.d_skip.map(|skip| *skip.f32_at(&[unit.head]));
+        if skip.is_some() {
+            tiles.load(&v, src, 2, 3, (1, g.e), ptr::null(), x, e16);
+        }
+        for set in 0..g.n_sets {
+            let y = std::slice::from_raw_parts_mut(y.add(set * e16), g.e);
+            if let Some(skip) = skip {
+                let v = std::slice::from_raw_parts(x, g.e);
+                y.iter_mut().zip(v).for_each(|(y, v)| *y += skip * v);
+            }
+            if unit.recurrence().has_denominator() {
+                let inv = *p.inv_den.add(set * CHUNK);
+                y.iter_mut().for_each(|y| *y *= inv);
+            }
+            let dst = out.f32_at(&[s.batch, unit.output_head(set), s.q0, 0]);
+            tiles.store(y.as_ptr(), e16, (1, g.e), &out, dst, 2, 3);
+        }
+    }
+    if unit.recurrence().has_denominator() {
+        unit.store_normaliser();
+    }
+}

@@ -1,0 +1,197 @@
+//! The tiles that one plan calls, chosen once for its instruction set.
+
+use super::recurrence::{FeatureMap, L2Mode, Recurrence};
+use crate::kernel::{
+    KernelFn, decay_rows, denominator, elementwise, load_rows, matmul, row_l2norm, row_rms, row_softmax,
+    scores, select, solve, step, store_rows, transpose_rows, value_decay,
+};
+use crate::simd::Isa;
+use crate::tensor::Tensor;
+
+/// Function pointers of the tiles; see each kernel for its contract.
+#[derive(Clone, Copy)]
+pub struct Tiles {
+    pub matmul: KernelFn<matmul::Args>,
+    pub solve: KernelFn<solve::Args>,
+    pub scores_token: KernelFn<scores::TokenArgs>,
+    pub scores_channel: KernelFn<scores::ChannelArgs>,
+    pub decay_rows: KernelFn<decay_rows::Args>,
+    pub denominator: KernelFn<denominator::Args>,
+    pub value_decay: KernelFn<value_decay::Args>,
+    pub step: KernelFn<step::Args>,
+    pub exp: KernelFn<elementwise::Args>,
+    pub softplus: KernelFn<elementwise::Args>,
+    pub rms: KernelFn<row_rms::Args>,
+    load: KernelFn<load_rows::Args<f32>>,
+    store: KernelFn<store_rows::Args<f32>>,
+    transpose: KernelFn<transpose_rows::Args>,
+    l2norm: KernelFn<row_l2norm::Args>,
+    softmax: KernelFn<row_softmax::Args>,
+    feature: Option<KernelFn<elementwise::Args>>,
+}
+
+impl Tiles {
+    /// The tiles of `isa` for these settings.
+    pub fn new(isa: Isa, recurrence: &Recurrence) -> Tiles {
+        let feature = match recurrence.features.map {
+            FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
+            FeatureMap::Elu1 => Some(select::<elementwise::Elu1F32>(isa)),
+            FeatureMap::Elu1Neg => Some(select::<elementwise::Elu1NegF32>(isa)),
+            FeatureMap::Tanh1 => Some(select::<elementwise::Tanh1F32>(isa)),
+            FeatureMap::Relu => Some(select::<elementwise::ReluF32>(isa)),
+            FeatureMap::Relu2 => Some(select::<elementwise::Relu2F32>(isa)),
+            FeatureMap::Silu => Some(select::<elementwise::SiluF32>(isa)),
+        };
+        Tiles {
+            matmul: select::<matmul::Matmul>(isa),
+            solve: select::<solve::Solve>(isa),
+            scores_token: select::<scores::ScoresToken>(isa),
+            scores_channel: select::<scores::ScoresChannel>(isa),
+            decay_rows: select::<decay_rows::DecayRows>(isa),
+            denominator: select::<denominator::Denominator>(isa),
+            value_decay: select::<value_decay::ValueDecay>(isa),
+            step: select::<step::Step>(isa),
+            exp: select::<elementwise::ExpF32>(isa),
+            softplus: select::<elementwise::SoftplusF32>(isa),
+            rms: select::<row_rms::RowRms>(isa),
+            load: select::<load_rows::LoadRows<f32>>(isa),
+            store: select::<store_rows::StoreRows<f32>>(isa),
+            transpose: select::<transpose_rows::TransposeRows>(isa),
+            l2norm: select::<row_l2norm::RowL2Norm>(isa),
+            softmax: select::<row_softmax::RowSoftmax>(isa),
+            feature,
+        }
+    }
+
+    /// `n` rows of `d` from `src` (strides of `rows` and `columns` axes of `tensor`) to packed rows, with a
+    /// factor per row where `row_scale` is not null.
+    ///
+    /// # Safety
+    /// `src` points at `n` rows of `d` of the tensor; `dst` has `n · ld` elements, `ld ≥ d`.
+    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
+    pub unsafe fn load(
+        &self,
+        tensor: &Tensor,
+        src: *const f32,
+        rows: usize,
+        columns: usize,
+        (n, d): (usize, usize),
+        row_scale: *const f32,
+        dst: *mut f32,
+        ld: usize,
+    ) {
+        let args = load_rows::Args {
+            n,
+            d,
+            src,
+            row_stride: tensor.stride(rows),
+            col_stride: tensor.stride(columns),
+            row_scale,
+            row_scale_stride: 1,
+            scale: 1.0,
+            dst,
+            ld,
+        };
+        // SAFETY: the caller's contract.
+        unsafe { (self.load)(&args) }
+    }
+
+    /// The reverse of [`Tiles::load`].
+    ///
+    /// # Safety
+    /// `src` has `n · ld` elements, `dst` points at `n` rows of `d` of the tensor.
+    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
+    pub unsafe fn store(
+        &self,
+        src: *const f32,
+        ld: usize,
+        (n, d): (usize, usize),
+        tensor: &Tensor,
+        dst: *mut f32,
+        rows: usize,
+        columns: usize,
+    ) {
+        let (row_stride, col_stride) = (tensor.stride(rows), tensor.stride(columns));
+        // SAFETY: the caller's contract.
+        unsafe { (self.store)(&store_rows::Args { n, d, src, ld, dst, row_stride, col_stride }) }
+    }
+
+    /// `n` values of a one-dimensional run of a tensor, `stride` apart, to packed memory.
+    ///
+    /// # Safety
+    /// `src` points at `n` values; `dst` has `n` elements.
+    pub unsafe fn gather(&self, src: *const f32, stride: isize, n: usize, dst: *mut f32) {
+        for i in 0..n {
+            // SAFETY: the caller's contract.
+            unsafe { *dst.add(i) = *src.offset(i as isize * stride) };
+        }
+    }
+
+    /// Packed rows `[n, ld]` of `d` channels to their features, times `scale`. The map `exp` is not done
+    /// here: it needs the shift (`shift.rs`).
+    ///
+    /// # Safety
+    /// `x` has `n · ld` elements; columns past `d` are zero, and `ld > d` if there is a constant feature.
+    pub unsafe fn features(&self, recurrence: &Recurrence, x: *mut f32, (n, d): (usize, usize), ld: usize, scale: f32) {
+        let features = &recurrence.features;
+        let rows = if d == ld { (1, n * d) } else { (n, d) };
+        let mut scale = scale;
+        // SAFETY: the caller's contract.
+        unsafe {
+            if let Some(norm) = features.l2norm {
+                let mode = match norm.mode {
+                    L2Mode::SquareAdd => row_l2norm::Mode::SquareAdd,
+                    L2Mode::Floor => row_l2norm::Mode::Floor,
+                    L2Mode::Add => row_l2norm::Mode::Add,
+                };
+                (self.l2norm)(&row_l2norm::Args { n, d, x, ld, mode, eps: norm.eps, scale });
+                scale = 1.0;
+            }
+            if let Some(map) = self.feature {
+                for row in 0..rows.0 {
+                    let x = x.add(row * ld);
+                    map(&elementwise::Args { n: rows.1, src: x, dst: x });
+                }
+            }
+            if features.map == FeatureMap::Softmax {
+                (self.softmax)(&row_softmax::Args { n, d, x, ld });
+            }
+            if let Some((constant, factor)) = features.constant {
+                for row in 0..n {
+                    let x = std::slice::from_raw_parts_mut(x.add(row * ld), d + 1);
+                    x[..d].iter_mut().for_each(|x| *x *= factor * scale);
+                    x[d] = constant * scale;
+                }
+            } else if scale != 1.0 {
+                for row in 0..rows.0 {
+                    let x = std::slice::from_raw_parts_mut(x.add(row * ld), rows.1);
+                    x.iter_mut().for_each(|x| *x *= scale);
+                }
+            }
+        }
+    }
+
+    /// `e^x` of `n` values in place.
+    ///
+    /// # Safety
+    /// `x` has `n` elements.
+    pub unsafe fn exp_in_place(&self, x: *mut f32, n: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { (self.exp)(&elementwise::Args { n, src: x, dst: x }) }
+    }
+
+    /// Packed rows to columns: `dst[c][i] = src[i][c]`, 16 to a column, zero past `n`.
+    ///
+    /// # Safety
+    /// `src` has `n · ld` elements, `dst` `16 · d`.
+    pub unsafe fn transpose(&self, src: *const f32, (n, d): (usize, usize), ld: usize, dst: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe { (self.transpose)(&transpose_rows::Args { n, d, src, ld, dst }) }
+    }
+}
+
+impl std::fmt::Debug for Tiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tiles")
+    }
+}

@@ -1,0 +1,87 @@
+//! One short file per mechanism: the formula, its parameters, and the engine settings it is made of.
+//!
+//! A mechanism is data: [`Entry::assemble`] turns checked parameters into the [`Recurrence`] that the linear
+//! engine runs. Mechanisms of other engines will add variants to [`Assembled`].
+#![forbid(unsafe_code)]
+
+mod common;
+mod delta_rule;
+mod gated_delta_rule;
+mod gla;
+mod kda;
+mod lightning;
+mod linear;
+mod linear1p;
+mod mamba2;
+mod retention;
+mod simple_gla;
+
+use crate::catalog::Role;
+use crate::engine::linear::{FeatureMap, Normaliser, Recurrence};
+use crate::error::Result;
+use crate::plan::Params;
+
+/// A mechanism that this version computes.
+pub(crate) struct Entry {
+    /// Its name in the catalogue.
+    pub name: &'static str,
+    /// The engine settings for checked parameters.
+    pub assemble: fn(&Params) -> Result<Recurrence>,
+}
+
+/// Every mechanism of this version, in the catalogue's order.
+pub(crate) static ENTRIES: [&Entry; 10] = [
+    &linear::ENTRY,
+    &retention::ENTRY,
+    &lightning::ENTRY,
+    &simple_gla::ENTRY,
+    &mamba2::ENTRY,
+    &gla::ENTRY,
+    &delta_rule::ENTRY,
+    &gated_delta_rule::ENTRY,
+    &kda::ENTRY,
+    &linear1p::ENTRY,
+];
+
+/// The entry of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
+    ENTRIES.iter().copied().find(|entry| entry.name == name)
+}
+
+/// What a role means to a plan with these settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// As the catalogue says.
+    Catalogue,
+    /// As the catalogue says, with this alternative of its shapes.
+    Shape(usize),
+    /// Must be bound.
+    Required(&'static str),
+    /// Must not be bound, and why.
+    Refused(&'static str),
+}
+
+/// Roles whose meaning depends on parameters.
+pub(crate) fn role_use(recurrence: &Recurrence, role: Role) -> Use {
+    let normaliser = recurrence.normaliser;
+    match role {
+        Role::Z_IN | Role::Z_OUT if !recurrence.has_denominator() => {
+            Use::Refused("z is kept only with normalize = denominator")
+        }
+        Role::SHIFT_IN | Role::SHIFT_OUT if recurrence.features.map != FeatureMap::Exp => {
+            Use::Refused("a shift is kept only with feature_map = exp")
+        }
+        Role::GATE if matches!(normaliser, Normaliser::RmsGate { .. }) => {
+            Use::Required("normalize = rms_gate multiplies the output by it")
+        }
+        Role::GATE => Use::Refused("it is read only with normalize = rms_gate"),
+        Role::OUT_NORM_WEIGHT => match normaliser {
+            Normaliser::RmsHead { .. } | Normaliser::RmsGate { .. } => Use::Shape(0),
+            Normaliser::SrmsAll { .. } => Use::Shape(1),
+            Normaliser::None | Normaliser::Denominator { .. } => {
+                Use::Refused("it is read only where normalize is a norm of the output")
+            }
+        },
+        _ => Use::Catalogue,
+    }
+}

@@ -1,0 +1,366 @@
+//! Tensors of a call against the plan.
+
+use super::shape::{Size, Sizes};
+use super::{Inner, RoleRule};
+use crate::args::{Args, MAX_TENSORS, Side};
+use crate::catalog::{Mode, Role, RoleKind};
+use crate::engine::linear::{Call, Sequences, Tensors};
+use crate::error::{Error, Result};
+use crate::mechanism::Use;
+use crate::tensor::{DType, Index, Tensor};
+
+/// The tensors of a call, checked.
+pub struct Bound {
+    entries: [Option<(Role, Side, Tensor)>; MAX_TENSORS],
+    sizes: Sizes,
+}
+
+/// Checks everything about `args` that can be wrong; reads no tensor but the index tensors.
+pub fn bind(plan: &Inner, mode: Mode, args: &Args<'_>) -> Result<Bound> {
+    if !plan.desc.modes.contains(mode) {
+        let what = format!("mode {mode} in this plan");
+        return Err(Error::Unsupported { what, why: "it is not among desc.modes".into() });
+    }
+    let mut bound = Bound { entries: [None; MAX_TENSORS], sizes: plan.sizes };
+    for (slot, (role, side, tensor)) in bound.entries.iter_mut().zip(args.entries()?) {
+        if args.entries()?.filter(|&(other, s, _)| (other, s) == (role, side)).count() > 1 {
+            return Err(Error::WrongRole { role, why: "it is bound twice" });
+        }
+        check_role(plan, mode, role, side, tensor.dtype)?;
+        check_memory(role, side, &tensor)?;
+        *slot = Some((role, side, tensor));
+    }
+    bound.check_required(plan)?;
+    let n_sequences = bound.check_ragged(mode)?;
+    for rule in &plan.rules {
+        if let Some(tensor) = bound.get(rule.spec.role) {
+            bound.check_shape(rule, &tensor, n_sequences)?;
+        }
+    }
+    bound.check_lengths(plan, mode)?;
+    bound.check_index(n_sequences)?;
+    bound.check_overlap()?;
+    Ok(bound)
+}
+
+const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STATE_INDEX];
+
+fn check_role(plan: &Inner, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
+    let wrong = |why| Err(Error::WrongRole { role, why });
+    if INDEX_ROLES.contains(&role) {
+        return match (role, mode) {
+            _ if side == Side::Out => wrong("it is an input"),
+            _ if dtype != DType::I32 => Err(Error::WrongDType { role, given: dtype, expected: "i32" }),
+            (Role::CU_SEQLENS | Role::CU_SEQLENS_K, Mode::Step) => {
+                wrong("a step takes one token per sequence: bind a batch instead")
+            }
+            (Role::CU_SEQLENS_K, Mode::Causal | Mode::Bidirectional) => {
+                wrong("only mode cross has keys of their own length")
+            }
+            _ => Ok(()),
+        };
+    }
+    let Some(rule) = plan.rules.iter().find(|rule| rule.spec.role == role) else {
+        return wrong("the mechanism has no such role");
+    };
+    if let Use::Refused(why) = rule.usage {
+        return wrong(why);
+    }
+    match (rule.spec.kind, side) {
+        (RoleKind::Input | RoleKind::StateIn, Side::In) => {}
+        (RoleKind::Output | RoleKind::StateOut, Side::Out) => {}
+        (RoleKind::GradOutput, _) => return wrong("gradients are not in this version"),
+        (_, Side::In) => return wrong("it is an output"),
+        (_, Side::Out) => return wrong("it is an input"),
+    }
+    if dtype != DType::F32 {
+        return Err(Error::WrongDType { role, given: dtype, expected: "f32" });
+    }
+    Ok(())
+}
+
+fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<()> {
+    let rank = tensor.layout.rank;
+    for axis in 0..rank {
+        let given = tensor.layout.shape[axis];
+        if given < 0 {
+            return Err(Error::WrongExtent { role, axis, given, expected: 0, from: "the smallest extent" });
+        }
+    }
+    let Some((low, high)) = tensor.layout.span().map_err(|_| Error::WrongStride {
+        role,
+        axis: 0,
+        given: tensor.layout.stride[0],
+        why: "extents times strides leave the address space",
+    })?
+    else {
+        return Ok(());
+    };
+    if tensor.data.is_null() {
+        return Err(Error::NullData(role));
+    }
+    let size = tensor.dtype.size();
+    if tensor.data.addr() % size != 0 {
+        return Err(Error::Misaligned { role, align: size });
+    }
+    let fits = |offset: i64| {
+        let address = tensor.data.addr() as i128 + offset as i128 * size as i128;
+        (0..=isize::MAX as i128 * 2 - 8).contains(&address)
+    };
+    if !fits(low) || !fits(high) {
+        let (given, why) = (tensor.layout.stride[0], "the tensor leaves the address space");
+        return Err(Error::WrongStride { role, axis: 0, given, why });
+    }
+    if side == Side::Out {
+        check_injective(role, tensor)?;
+    }
+    Ok(())
+}
+
+/// No two elements of an output share memory: each stride steps over all that smaller strides reach.
+fn check_injective(role: Role, tensor: &Tensor) -> Result<()> {
+    let mut axes = [0, 1, 2, 3, 4];
+    axes.sort_by_key(|&axis: &usize| tensor.layout.stride[axis].unsigned_abs());
+    let mut reach = 0i64;
+    for axis in axes.into_iter().filter(|&axis| tensor.layout.shape[axis] > 1) {
+        let stride = tensor.layout.stride[axis];
+        if stride.abs() <= reach {
+            let why = "elements of an output must not share memory";
+            return Err(Error::WrongStride { role, axis, given: stride, why });
+        }
+        reach += (tensor.layout.shape[axis] - 1) * stride.abs();
+    }
+    Ok(())
+}
+
+impl Bound {
+    fn get(&self, role: Role) -> Option<Tensor> {
+        self.entries.iter().flatten().find(|(own, ..)| *own == role).map(|&(_, _, tensor)| tensor)
+    }
+
+    fn check_required(&self, plan: &Inner) -> Result<()> {
+        for rule in &plan.rules {
+            let (role, spec) = (rule.spec.role, rule.spec);
+            let why = match rule.usage {
+                Use::Required(why) => why,
+                _ if spec.required => "the mechanism needs it",
+                _ if spec.kind == RoleKind::Output => "it is what the call computes",
+                _ if !spec.one_of.is_empty() => {
+                    let group = plan.rules.iter().filter(|other| other.spec.one_of == spec.one_of);
+                    if group.clone().any(|other| self.get(other.spec.role).is_some()) {
+                        continue;
+                    }
+                    "the mechanism needs it, or another role of its group"
+                }
+                _ => continue,
+            };
+            if self.get(role).is_none() {
+                return Err(Error::MissingRole { role, why });
+            }
+        }
+        // What is carried comes whole: a normaliser without its state would be silently wrong.
+        let states = |kind| plan.rules.iter().filter(move |rule| rule.spec.kind == kind);
+        for kind in [RoleKind::StateIn, RoleKind::StateOut] {
+            let bound = states(kind).filter(|rule| self.get(rule.spec.role).is_some()).count();
+            let needed = states(kind).find(|rule| {
+                let shift = matches!(rule.spec.role, Role::SHIFT_IN | Role::SHIFT_OUT);
+                !shift && !matches!(rule.usage, Use::Refused(_)) && self.get(rule.spec.role).is_none()
+            });
+            if let (1.., Some(rule)) = (bound, needed) {
+                let why = "another part of the state is bound, and the state comes whole";
+                return Err(Error::MissingRole { role: rule.spec.role, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of sequences where `cu_seqlens` says so.
+    fn check_ragged(&self, mode: Mode) -> Result<Option<i64>> {
+        let rank_one = |role, tensor: &Tensor| match tensor.layout.rank {
+            1 => Ok(tensor.layout.shape[0]),
+            given => Err(Error::WrongRank { role, given, expected: 1 }),
+        };
+        if let Some(index) = self.get(Role::STATE_INDEX) {
+            rank_one(Role::STATE_INDEX, &index)?;
+        }
+        let offsets = match self.get(Role::CU_SEQLENS) {
+            Some(tensor) => Some(rank_one(Role::CU_SEQLENS, &tensor)?),
+            None => None,
+        };
+        if let Some(given) = offsets.filter(|&n| n < 1) {
+            let (role, from) = (Role::CU_SEQLENS, "the least number of offsets");
+            return Err(Error::WrongExtent { role, axis: 0, given, expected: 1, from });
+        }
+        match (offsets, self.get(Role::CU_SEQLENS_K)) {
+            (Some(expected), Some(tensor)) => {
+                let role = Role::CU_SEQLENS_K;
+                let given = rank_one(role, &tensor)?;
+                if given != expected {
+                    let from = "cu_seqlens.shape[0]";
+                    return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
+                }
+            }
+            (None, Some(_)) => {
+                let why = "cu_seqlens_k is bound";
+                return Err(Error::MissingRole { role: Role::CU_SEQLENS, why });
+            }
+            (Some(_), None) if mode == Mode::Cross => {
+                let why = "cu_seqlens is bound, and the keys have lengths of their own";
+                return Err(Error::MissingRole { role: Role::CU_SEQLENS_K, why });
+            }
+            _ => {}
+        }
+        Ok(offsets.map(|n| n - 1))
+    }
+
+    fn check_shape(&mut self, rule: &RoleRule, tensor: &Tensor, n_sequences: Option<i64>) -> Result<()> {
+        let role = rule.spec.role;
+        if tensor.layout.rank != rule.shape.len() {
+            let (given, expected) = (tensor.layout.rank, rule.shape.len());
+            return Err(Error::WrongRank { role, given, expected });
+        }
+        for (axis, dim) in rule.shape.iter().enumerate() {
+            let given = tensor.layout.shape[axis];
+            let batch = matches!(dim, super::Dim::Size(Size::B));
+            let (expected, from) = match (batch, n_sequences) {
+                (true, _) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
+                (true, Some(n)) if rule.is_state() => (Some(n), "the number of sequences in cu_seqlens"),
+                (true, Some(_)) => (Some(1), "the batch of packed sequences"),
+                _ => (dim.value(&self.sizes), dim.source()),
+            };
+            match (expected, dim) {
+                (Some(expected), _) if given != expected => {
+                    return Err(Error::WrongExtent { role, axis, given, expected, from });
+                }
+                (None, &super::Dim::Size(size)) => self.sizes.set(size, given),
+                (None, _) => return Err(Error::Internal("a shape uses a size before it is bound")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self, plan: &Inner, mode: Mode) -> Result<()> {
+        let (t, s) = (self.size(Size::T), self.size(Size::S));
+        let right_aligned = plan.engine.recurrence().right_aligned && self.get(Role::CU_SEQLENS).is_none();
+        let fault = |role, given, expected, from| {
+            Err(Error::WrongExtent { role, axis: 2, given, expected, from })
+        };
+        match mode {
+            Mode::Step if t != 1 => fault(Role::Q, t, 1, "the tokens of a step"),
+            Mode::Step if s != 1 => fault(Role::K, s, 1, "the tokens of a step"),
+            Mode::Causal if right_aligned && t <= s => Ok(()),
+            Mode::Causal | Mode::Bidirectional if t != s => {
+                fault(Role::K, s, t, "the query length of the call")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Values of the index tensors.
+    fn check_index(&self, n_sequences: Option<i64>) -> Result<()> {
+        for (role, total) in [(Role::CU_SEQLENS, Size::T), (Role::CU_SEQLENS_K, Size::S)] {
+            let Some(offsets) = self.get(role).map(Index) else { continue };
+            let mut last = 0;
+            for i in 0..offsets.len() {
+                let given = offsets.get(i);
+                if given < last || (i == 0 && given != 0) {
+                    let why = "offsets start at 0 and never fall";
+                    return Err(Error::IndexValue { role, at: i, given, why });
+                }
+                last = given;
+            }
+            if last != self.size(total) {
+                let (at, why) = (offsets.len() - 1, "the last offset is the number of tokens");
+                return Err(Error::IndexValue { role, at, given: last, why });
+            }
+        }
+        let role = Role::STATE_INDEX;
+        let Some(index) = self.get(role).map(Index) else { return Ok(()) };
+        let expected = n_sequences.unwrap_or(self.size(Size::B));
+        if index.len() as i64 != expected {
+            let (given, from) = (index.len() as i64, "the number of sequences");
+            return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
+        }
+        let states = [Role::STATE_IN, Role::STATE_OUT, Role::Z_IN, Role::Z_OUT, Role::SHIFT_IN, Role::SHIFT_OUT];
+        let slots = states.iter().filter_map(|&role| self.get(role)).map(|t| t.layout.shape[0]).min();
+        for i in 0..index.len() {
+            let given = index.get(i);
+            let why = match given {
+                -1 => continue,
+                _ if given < 0 || slots.is_some_and(|slots| given >= slots) => "it is no slot of the state",
+                _ if (0..i).any(|j| index.get(j) == given) => "the slot is used by an earlier sequence",
+                _ => continue,
+            };
+            return Err(Error::IndexValue { role, at: i, given, why });
+        }
+        Ok(())
+    }
+
+    /// No output shares memory with an input or another output, except a state with itself.
+    fn check_overlap(&self) -> Result<()> {
+        let all = || self.entries.iter().flatten();
+        for &(role, _, out) in all().filter(|(_, side, _)| *side == Side::Out) {
+            for &(other, _, tensor) in all().filter(|(other, ..)| *other != role) {
+                let carried = [(Role::STATE_OUT, Role::STATE_IN), (Role::Z_OUT, Role::Z_IN), (Role::SHIFT_OUT, Role::SHIFT_IN)];
+                let in_place = carried.contains(&(role, other)) && out == tensor;
+                if !in_place && bytes(&out).zip(bytes(&tensor)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1) {
+                    return Err(Error::Overlap { role, other });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self, size: Size) -> i64 {
+        self.sizes.get(size).unwrap_or(0)
+    }
+
+    /// The call as the engine sees it.
+    pub fn call(&self, plan: &Inner, mode: Mode) -> Call {
+        let get = |role| self.get(role);
+        let recurrence = plan.engine.recurrence();
+        Call {
+            causal: matches!(mode, Mode::Causal | Mode::Step),
+            step: mode == Mode::Step,
+            n_q: self.size(Size::T) as usize,
+            n_k: self.size(Size::S) as usize,
+            sequences: Sequences {
+                batch: self.size(Size::B) as usize,
+                offsets_q: get(Role::CU_SEQLENS).map(Index),
+                offsets_k: get(Role::CU_SEQLENS_K).or(get(Role::CU_SEQLENS)).map(Index),
+                slots: get(Role::STATE_INDEX).map(Index),
+            },
+            tensors: Tensors {
+                q: get(Role::Q),
+                k: get(Role::K),
+                v: get(Role::V),
+                out: get(Role::OUT),
+                g: get(Role::G),
+                gv: get(Role::GV).filter(|_| recurrence.value_decay),
+                beta: get(Role::BETA),
+                dt: get(Role::DT),
+                dt_raw: get(Role::DT_RAW),
+                dt_bias: get(Role::DT_BIAS),
+                decay_rate: get(Role::DECAY_RATE),
+                d_skip: get(Role::D_SKIP),
+                gate: get(Role::GATE),
+                out_norm_weight: get(Role::OUT_NORM_WEIGHT),
+                state_in: get(Role::STATE_IN),
+                state_out: get(Role::STATE_OUT),
+                z_in: get(Role::Z_IN),
+                z_out: get(Role::Z_OUT),
+                shift_in: get(Role::SHIFT_IN),
+                shift_out: get(Role::SHIFT_OUT),
+            },
+        }
+    }
+}
+
+/// First and last byte (exclusive) that a tensor touches.
+fn bytes(tensor: &Tensor) -> Option<(i128, i128)> {
+    let (low, high) = tensor.layout.span().ok()??;
+    let size = tensor.dtype.size() as i128;
+    let base = tensor.data.addr() as i128;
+    Some((base + i128::from(low) * size, base + (i128::from(high) + 1) * size))
+}

@@ -1,0 +1,269 @@
+//! From a description to a plan, and from a plan and tensors to a call: the only place that checks.
+//!
+//! Planning checks the description against the catalogue and fixes heads, dimensions, kernels and blocking.
+//! Execution checks the tensors against the plan (`check.rs`), carves the workspace and hands over to the
+//! engine. A plan is immutable and can be used from several threads at once.
+#![forbid(unsafe_code)]
+
+mod check;
+mod params;
+mod shape;
+mod state;
+
+pub(crate) use params::{Params, range_error};
+pub use state::{StateComponent, StateLayout};
+
+use crate::args::Args;
+use crate::catalog::{self, Mechanism, Mode, RoleKind, RoleSpec};
+use crate::context::Context;
+use crate::desc::Desc;
+use crate::engine::linear::{Heads, Linear, Recurrence};
+use crate::error::{Error, Result};
+use crate::mechanism::{self, Use};
+use crate::simd::Isa;
+use crate::tensor::DType;
+use crate::workspace::{self, Workspace};
+use shape::{Dim, Size, Sizes};
+use std::sync::Arc;
+
+/// Largest number of heads, and largest dimension, that a plan accepts.
+const MAX_EXTENT: i64 = 1 << 20;
+
+/// A problem made ready to run: heads, dimensions, kernels and blocking are fixed, lengths are free.
+///
+/// Cheap to clone, immutable, shared between threads. *Cost* of planning: microseconds; it allocates.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Context,
+    mechanism: &'static Mechanism,
+    desc: Desc,
+    sizes: Sizes,
+    rules: Vec<RoleRule>,
+    engine: Linear,
+    state: StateLayout,
+}
+
+/// A role of the mechanism, its shape made ready and its use decided by the parameters.
+#[derive(Debug)]
+struct RoleRule {
+    spec: &'static RoleSpec,
+    shape: Vec<Dim>,
+    usage: Use,
+}
+
+/// What a plan will run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PlanInfo {
+    /// The mechanism's name.
+    pub mechanism: &'static str,
+    /// Instruction set of its kernels.
+    pub isa: Isa,
+    /// The engine and the tile that does the bulk of the work, as `engine:tile`.
+    pub kernel: &'static str,
+    /// Tokens of a chunk.
+    pub chunk: usize,
+    /// Value columns of the state panel that stays in L1.
+    pub panel: usize,
+    /// Bytes of one sequence's state.
+    pub state_bytes: usize,
+    /// Bytes of workspace for any call.
+    pub workspace_bytes: usize,
+}
+
+impl Plan {
+    /// Plans `desc` for the instruction set and runner of `context`.
+    ///
+    /// # Errors
+    /// Names the part of the description that is unknown, out of range or unsupported.
+    pub fn new(context: &Context, desc: &Desc) -> Result<Plan> {
+        let mechanism =
+            catalog::find(&desc.mechanism).ok_or_else(|| Error::UnknownMechanism(desc.mechanism.clone()))?;
+        let entry = mechanism::find(mechanism.name).ok_or_else(|| Error::Unsupported {
+            what: format!("mechanism {}", mechanism.name),
+            why: "it is in the catalogue, but not in this version".into(),
+        })?;
+        check_modes(mechanism, desc)?;
+        check_types(desc)?;
+        let heads = check_sizes(desc)?;
+        let params = Params::resolve(mechanism, desc)?;
+        let recurrence = (entry.assemble)(&params)?;
+        let sizes = fixed_sizes(desc, heads, &recurrence);
+        let rules = rules(mechanism, &recurrence)?;
+        check_head_counts(mechanism, desc, &rules)?;
+        let dims = (desc.dim_qk as usize, desc.dim_v as usize);
+        let engine = Linear::plan(context, recurrence, heads, dims)?;
+        let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shape[..], r.usage)), &sizes)?;
+        let (context, desc) = (context.clone(), desc.clone());
+        Ok(Plan { inner: Arc::new(Inner { context, mechanism, desc, sizes, rules, engine, state }) })
+    }
+
+    /// The mechanism's row of the catalogue.
+    pub fn mechanism(&self) -> &'static Mechanism {
+        self.inner.mechanism
+    }
+
+    /// What will run.
+    pub fn info(&self) -> PlanInfo {
+        let inner = &*self.inner;
+        PlanInfo {
+            mechanism: inner.mechanism.name,
+            isa: inner.context.isa(),
+            kernel: inner.engine.kernel_name(),
+            chunk: crate::CHUNK,
+            panel: inner.engine.panel(),
+            state_bytes: inner.state.size_bytes,
+            workspace_bytes: self.workspace_size(),
+        }
+    }
+
+    /// Bytes of workspace that any call of this plan needs, whatever its mode, batch and lengths. It grows
+    /// with the context's workers.
+    pub fn workspace_size(&self) -> usize {
+        workspace::bytes(self.inner.context.max_workers(), self.inner.engine.workspace_len())
+    }
+
+    /// The tensors that make up the state of one sequence, and a layout for them in one piece of memory.
+    pub fn state_layout(&self) -> &StateLayout {
+        &self.inner.state
+    }
+
+    /// Runs the plan on these tensors. The plan stays usable after any error, and an error found by the
+    /// checks leaves outputs and state untouched.
+    ///
+    /// `T = 0` and an empty batch are fine: outputs are empty, and the state passes through. Element types,
+    /// ranks and extents are those of the mechanism's page; strides are free. `g > 0` is outside the
+    /// contract: nothing then bounds the state. *Allocates*: no, except for the text of an error.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing, unknown, of the wrong type or shape, misaligned or overlapping, or
+    /// the workspace that is too small.
+    pub fn execute(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
+        let inner = &*self.inner;
+        let bound = check::bind(inner, mode, args)?;
+        let workers = inner.context.max_workers();
+        let workspace = Workspace::new(workspace, workers, inner.engine.workspace_len())?;
+        inner.engine.execute(inner.context.runner(), &bound.call(inner, mode), &workspace)
+    }
+}
+
+fn check_modes(mechanism: &'static Mechanism, desc: &Desc) -> Result<()> {
+    let known: u32 = Mode::ALL.iter().map(|&mode| mode as u32).sum();
+    if desc.modes.0 == 0 || desc.modes.0 & !known != 0 {
+        let given = desc.modes.0.into();
+        return Err(Error::InvalidArgument {
+            what: "desc.modes",
+            given,
+            expected: "a non-empty set of mode bits",
+        });
+    }
+    for mode in Mode::ALL.into_iter().filter(|&mode| desc.modes.contains(mode)) {
+        if !mechanism.modes.contains(&mode) {
+            let reason = mechanism.refused.iter().find(|(refused, _)| *refused == mode);
+            let why = reason.map_or("the mechanism has no such mode", |(_, why)| why);
+            return Err(Error::Unsupported {
+                what: format!("{} in mode {mode}", mechanism.name),
+                why: why.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_types(desc: &Desc) -> Result<()> {
+    let types =
+        [("dtype_qkv", desc.dtype_qkv), ("dtype_out", desc.dtype_out), ("dtype_state", desc.dtype_state)];
+    for (name, dtype) in types {
+        if dtype != DType::F32 {
+            let what = format!("desc.{name} = {dtype}");
+            return Err(Error::Unsupported { what, why: "this version computes in f32 only".into() });
+        }
+    }
+    Ok(())
+}
+
+fn check_sizes(desc: &Desc) -> Result<Heads> {
+    let sizes = [
+        ("desc.heads_q", desc.heads_q),
+        ("desc.heads_k", desc.heads_k),
+        ("desc.heads_v", desc.heads_v),
+        ("desc.dim_qk", desc.dim_qk),
+        ("desc.dim_v", desc.dim_v),
+    ];
+    for (what, given) in sizes {
+        if !(1..=MAX_EXTENT).contains(&given) {
+            return Err(Error::InvalidArgument { what, given, expected: "1 to 1048576" });
+        }
+    }
+    let heads = Heads::new(desc.heads_q as usize, desc.heads_k as usize, desc.heads_v as usize);
+    let divides = |a: i64, b: i64| a.max(b) % a.min(b) == 0;
+    let pairs = [
+        ("desc.heads_q", desc.heads_q, desc.heads_k, "a multiple or a divisor of desc.heads_k"),
+        ("desc.heads_v", desc.heads_v, desc.heads_k, "a multiple or a divisor of desc.heads_k"),
+        ("desc.heads_q", desc.heads_q, heads.state as i64, "a multiple or a divisor of max(heads_k, heads_v)"),
+    ];
+    for (what, given, other, expected) in pairs {
+        if !divides(given, other) {
+            return Err(Error::InvalidArgument { what, given, expected });
+        }
+    }
+    Ok(heads)
+}
+
+fn fixed_sizes(desc: &Desc, heads: Heads, recurrence: &Recurrence) -> Sizes {
+    let mut sizes = Sizes::default();
+    sizes.set(Size::H, desc.heads_q);
+    sizes.set(Size::Hk, desc.heads_k);
+    sizes.set(Size::Hv, desc.heads_v);
+    sizes.set(Size::Hs, heads.state as i64);
+    sizes.set(Size::Ho, heads.out as i64);
+    sizes.set(Size::D, desc.dim_qk);
+    sizes.set(Size::E, desc.dim_v);
+    sizes.set(Size::M, recurrence.n_features(desc.dim_qk as usize) as i64);
+    sizes
+}
+
+fn rules(mechanism: &'static Mechanism, recurrence: &Recurrence) -> Result<Vec<RoleRule>> {
+    let rule = |spec: &'static RoleSpec| {
+        let usage = mechanism::role_use(recurrence, spec.role);
+        let alternative = if let Use::Shape(index) = usage { index } else { 0 };
+        let text = spec.shapes.get(alternative).ok_or(Error::Internal("a role lacks a shape"))?;
+        Ok(RoleRule { spec, shape: shape::parse_shape(text)?, usage })
+    };
+    mechanism.roles.iter().map(rule).collect()
+}
+
+/// Where no shape speaks of a head count, the catalogue means that it is that of the keys.
+fn check_head_counts(mechanism: &Mechanism, desc: &Desc, rules: &[RoleRule]) -> Result<()> {
+    let mentioned = |sizes: &[Size]| {
+        let dims = || rules.iter().flat_map(|rule| &rule.shape);
+        sizes.iter().any(|&size| dims().any(|dim| dim.mentions(size)))
+    };
+    let same = [
+        ("desc.heads_q", desc.heads_q, mentioned(&[Size::H]), "equal to desc.heads_k for this mechanism"),
+        ("desc.heads_v", desc.heads_v, mentioned(&[Size::Hv]), "equal to desc.heads_k for this mechanism"),
+    ];
+    for (what, given, free, expected) in same {
+        if !free && given != desc.heads_k {
+            return Err(Error::InvalidArgument { what, given, expected });
+        }
+    }
+    // A state per value head, as Mamba-2's shapes say, leaves no room for fewer values than keys.
+    if !mentioned(&[Size::Hs]) && mentioned(&[Size::Hv]) && desc.heads_v < desc.heads_k {
+        let (what, given) = ("desc.heads_v", desc.heads_v);
+        return Err(Error::InvalidArgument { what, given, expected: "at least desc.heads_k for this mechanism" });
+    }
+    debug_assert!(mechanism.roles.len() == rules.len());
+    Ok(())
+}
+
+impl RoleRule {
+    fn is_state(&self) -> bool {
+        matches!(self.spec.kind, RoleKind::StateIn | RoleKind::StateOut)
+    }
+}

@@ -1,0 +1,176 @@
+//! Parameters: what the caller gave, checked against the catalogue, with defaults filled in.
+
+use crate::catalog::{Default, Mechanism, ParamKind, Range};
+use crate::desc::{Desc, Value};
+use crate::error::{Error, Result};
+
+/// Every parameter of the mechanism with its value.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// The description they came with.
+    pub desc: Desc,
+    values: Vec<(&'static str, Value)>,
+}
+
+impl Params {
+    /// Checks names, kinds and ranges, and fills in defaults.
+    pub fn resolve(mechanism: &'static Mechanism, desc: &Desc) -> Result<Params> {
+        for (i, (name, _)) in desc.params.iter().enumerate() {
+            if mechanism.param(name).is_none() {
+                return Err(Error::UnknownParameter { mechanism: mechanism.name, name: name.clone() });
+            }
+            if desc.params[..i].iter().any(|(other, _)| other == name) {
+                return Err(range_error(name, "given twice".into(), "one value"));
+            }
+        }
+        let mut params = Params { desc: desc.clone(), values: Vec::new() };
+        for spec in mechanism.params {
+            let given = desc.params.iter().find(|(name, _)| name == spec.name);
+            let value = match given {
+                Some((_, value)) => Some(convert(spec.name, spec.kind, value)?),
+                None => None,
+            };
+            if let Some(value) = &value {
+                check(spec.name, spec.range, value)?;
+                params.values.push((spec.name, value.clone()));
+            }
+        }
+        // Defaults come second: an expression may read a parameter that was given.
+        for spec in mechanism.params {
+            if params.get(spec.name).is_some() {
+                continue;
+            }
+            let value = match spec.default {
+                Default::Required => {
+                    return Err(range_error(spec.name, "not given".into(), "a value: it has no default"));
+                }
+                Default::Absent => continue,
+                Default::Int(x) => Value::Int(x),
+                Default::Real(x) => Value::Real(x),
+                Default::Bool(x) => Value::Int(x.into()),
+                Default::Word(x) => Value::Word(x.into()),
+                Default::Ints(x) => Value::Ints(x.into()),
+                Default::Reals(x) => Value::Reals(x.into()),
+                Default::Words(_) => return Err(Error::Internal("a list of words has no default yet")),
+                Default::Expr(text) => Value::Real(params.evaluate(text)?),
+            };
+            params.values.push((spec.name, value));
+        }
+        Ok(params)
+    }
+
+    fn evaluate(&self, text: &str) -> Result<f64> {
+        let root = (self.desc.dim_qk as f64).sqrt().recip();
+        match text {
+            "1/sqrt(D)" => Ok(root),
+            "1 if normalize == denominator else 1/sqrt(D)" => {
+                let normalize = match self.get("normalize") {
+                    Some(Value::Word(word)) => word.as_str(),
+                    _ => "denominator",
+                };
+                Ok(if normalize == "denominator" { 1.0 } else { root })
+            }
+            _ => Err(Error::Internal("a default of the catalogue is an expression that is not known here")),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.values.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
+    }
+
+    /// A real parameter that the mechanism has.
+    pub fn real(&self, name: &'static str) -> Result<f64> {
+        match self.get(name) {
+            Some(Value::Real(x)) => Ok(*x),
+            Some(Value::Int(x)) => Ok(*x as f64),
+            _ => Err(Error::Internal("a real parameter is not in the catalogue")),
+        }
+    }
+
+    /// A truth value; false where the mechanism has no such parameter.
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name) == Some(&Value::Int(1))
+    }
+
+    /// A word, or `None` where the mechanism has no such parameter.
+    pub fn word(&self, name: &str) -> Option<&str> {
+        match self.get(name) {
+            Some(Value::Word(word)) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// A list of reals that the mechanism has.
+    pub fn reals(&self, name: &'static str) -> Result<&[f64]> {
+        match self.get(name) {
+            Some(Value::Reals(list)) => Ok(list),
+            _ => Err(Error::Internal("a list of reals is not in the catalogue")),
+        }
+    }
+}
+
+/// A parameter that is out of range.
+pub fn range_error(name: &str, given: String, expected: &str) -> Error {
+    Error::ParameterRange { name: name.into(), given, expected: expected.into() }
+}
+
+fn convert(name: &str, kind: ParamKind, value: &Value) -> Result<Value> {
+    let expected = match (kind, value) {
+        (ParamKind::Int | ParamKind::U64, Value::Int(_))
+        | (ParamKind::Real, Value::Real(_))
+        | (ParamKind::Bool, Value::Int(0 | 1))
+        | (ParamKind::Word, Value::Word(_))
+        | (ParamKind::Ints, Value::Ints(_))
+        | (ParamKind::Reals, Value::Reals(_)) => return Ok(value.clone()),
+        (ParamKind::Real, Value::Int(x)) => return Ok(Value::Real(*x as f64)),
+        (ParamKind::Reals, Value::Ints(x)) => {
+            return Ok(Value::Reals(x.iter().map(|&x| x as f64).collect()));
+        }
+        (ParamKind::Int | ParamKind::U64, _) => "an integer",
+        (ParamKind::Real, _) => "a real number",
+        (ParamKind::Bool, _) => "0 or 1",
+        (ParamKind::Word, _) => "a word",
+        (ParamKind::Ints | ParamKind::U64s, _) => "a list of integers",
+        (ParamKind::Reals, _) => "a list of reals",
+        (ParamKind::Words, _) => "a list of words",
+    };
+    Err(range_error(name, show(value), expected))
+}
+
+fn check(name: &str, range: Range, value: &Value) -> Result<()> {
+    if let (Range::Words(words), Value::Word(word)) = (range, value) {
+        if !words.contains(&word.as_str()) {
+            return Err(range_error(name, show(value), &format!("one of {}", words.join(", "))));
+        }
+    }
+    let numbers: Vec<f64> = match value {
+        Value::Int(x) => vec![*x as f64],
+        Value::Real(x) => vec![*x],
+        Value::Ints(list) => list.iter().map(|&x| x as f64).collect(),
+        Value::Reals(list) => list.clone(),
+        Value::Word(_) => vec![],
+    };
+    let fail = |expected: String| Err(range_error(name, show(value), &expected));
+    if numbers.iter().any(|x| !x.is_finite()) {
+        return fail("finite numbers".into());
+    }
+    match range {
+        Range::Above(low) if numbers.iter().any(|&x| x <= low) => fail(format!("> {low}")),
+        Range::AtLeast(low) if numbers.iter().any(|&x| x < low) => fail(format!("at least {low}")),
+        Range::Between(low, high) if numbers.iter().any(|x| !(low..=high).contains(&*x)) => {
+            fail(format!("{low} to {high}"))
+        }
+        Range::Count(n) if numbers.len() != n => fail(format!("{n} numbers")),
+        _ => Ok(()),
+    }
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Int(x) => x.to_string(),
+        Value::Real(x) => x.to_string(),
+        Value::Word(x) => format!("`{x}`"),
+        Value::Ints(x) => format!("{x:?}"),
+        Value::Reals(x) => format!("{x:?}"),
+    }
+}

@@ -1,0 +1,106 @@
+//! Shapes of the catalogue: sizes by name, with a little integer arithmetic.
+
+use crate::error::{Error, Result};
+
+/// Sizes that shapes are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    B,
+    T,
+    S,
+    H,
+    Hk,
+    Hv,
+    Hs,
+    Ho,
+    D,
+    E,
+    M,
+}
+
+const NAMES: [(&str, Size, &str); 11] = [
+    ("B", Size::B, "the batch of the call"),
+    ("T", Size::T, "the query length of the call"),
+    ("S", Size::S, "the key length of the call"),
+    ("H", Size::H, "desc.heads_q"),
+    ("Hk", Size::Hk, "desc.heads_k"),
+    ("Hv", Size::Hv, "desc.heads_v"),
+    ("Hs", Size::Hs, "the number of state heads"),
+    ("Ho", Size::Ho, "the number of output heads"),
+    ("D", Size::D, "desc.dim_qk"),
+    ("E", Size::E, "desc.dim_v"),
+    ("M", Size::M, "the number of features"),
+];
+
+/// Values of the sizes; `None` until a tensor of the call binds it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes([Option<i64>; NAMES.len()]);
+
+impl Sizes {
+    pub fn get(&self, size: Size) -> Option<i64> {
+        self.0[size as usize]
+    }
+
+    pub fn set(&mut self, size: Size, value: i64) {
+        self.0[size as usize] = Some(value);
+    }
+}
+
+/// One extent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Dim {
+    Const(i64),
+    Size(Size),
+    Sum(Box<Dim>, Box<Dim>),
+    Product(Box<Dim>, Box<Dim>),
+}
+
+impl Dim {
+    /// Reads `1+D`, `Ho*E`, `2*H`: sums of products of names and numbers.
+    pub fn parse(text: &str) -> Result<Dim> {
+        let text = text.trim();
+        if let Some((left, right)) = text.split_once('+') {
+            return Ok(Dim::Sum(Box::new(Dim::parse(left)?), Box::new(Dim::parse(right)?)));
+        }
+        if let Some((left, right)) = text.split_once('*') {
+            return Ok(Dim::Product(Box::new(Dim::parse(left)?), Box::new(Dim::parse(right)?)));
+        }
+        if let Ok(number) = text.parse() {
+            return Ok(Dim::Const(number));
+        }
+        let known = NAMES.iter().find(|(name, ..)| *name == text);
+        known.map(|&(_, size, _)| Dim::Size(size)).ok_or(Error::Internal("a shape of the catalogue has an unknown size"))
+    }
+
+    /// Its value, if every size in it has one.
+    pub fn value(&self, sizes: &Sizes) -> Option<i64> {
+        match self {
+            Dim::Const(number) => Some(*number),
+            Dim::Size(size) => sizes.get(*size),
+            Dim::Sum(a, b) => a.value(sizes)?.checked_add(b.value(sizes)?),
+            Dim::Product(a, b) => a.value(sizes)?.checked_mul(b.value(sizes)?),
+        }
+    }
+
+    /// Where its value comes from, for messages.
+    pub fn source(&self) -> &'static str {
+        match self {
+            Dim::Size(size) => NAMES[*size as usize].2,
+            _ => "what the catalogue's shape gives",
+        }
+    }
+
+    /// Whether `size` occurs in it.
+    pub fn mentions(&self, size: Size) -> bool {
+        match self {
+            Dim::Const(_) => false,
+            Dim::Size(own) => *own == size,
+            Dim::Sum(a, b) | Dim::Product(a, b) => a.mentions(size) || b.mentions(size),
+        }
+    }
+}
+
+/// The extents of one alternative.
+pub fn parse_shape(text: &str) -> Result<Vec<Dim>> {
+    text.split(',').map(Dim::parse).collect()
+}
