@@ -8,6 +8,8 @@
 //! Everything a SIMD body calls must be `#[inline(always)]`: a helper that is not inlined is compiled
 //! without the target's features, and each vector operation in it becomes a call.
 
+pub mod elementwise;
+
 use crate::simd::Isa;
 use pulp::Simd;
 
