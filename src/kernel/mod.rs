@@ -9,6 +9,12 @@
 //! without the target's features, and each vector operation in it becomes a call.
 
 pub mod elementwise;
+pub mod load_rows;
+pub mod row_l2norm;
+pub mod row_rms;
+pub mod row_softmax;
+pub mod store_rows;
+pub mod transpose_rows;
 
 use crate::simd::Isa;
 use pulp::Simd;
