@@ -101,15 +101,15 @@ claims! {
     tanh: TanhFn, TINY, &[(-INF, INF, 1.6)];
     sigmoid: SigmoidFn, TINY, &[(-INF, INF, 2.5)];
     silu: SiluFn, 2.7e-37, &[(-INF, INF, 2.5)];
-    softplus: SoftplusFn, TINY, &[(-INF, INF, 1.9)];
+    softplus: SoftplusFn, TINY, &[(-INF, INF, 2.0)];
     rsqrt: RsqrtFn, TINY, &[(0.0, INF, 1.5)];
     elu1: Elu1Fn, TINY, &[(-INF, INF, 1.2)];
     elu1_neg: Elu1NegFn, TINY, &[(-INF, INF, 1.2)];
-    tanh1: Tanh1Fn, TINY, &[(-INF, INF, 2.5)];
+    tanh1: Tanh1Fn, TINY, &[(-INF, INF, 2.6)];
     relu: ReluFn, 0.0, &[(-INF, INF, 0.0)];
     relu2: Relu2Fn, TINY, &[(-INF, INF, 0.5)];
-    sin: SinFn, TINY, &[(-INF, INF, 1.5)];
-    cos: CosFn, TINY, &[(-INF, INF, 1.5)];
+    sin: SinFn, TINY, &[(-INF, INF, 1.6)];
+    cos: CosFn, TINY, &[(-INF, INF, 1.6)];
 }
 
 /// The promises of `simd::math` that aren't about rounding.
