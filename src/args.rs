@@ -34,7 +34,11 @@ impl<'a> Args<'a> {
     /// Binds a tensor to read.
     #[must_use]
     pub fn input(mut self, role: Role, view: View<'a>) -> Args<'a> {
-        self.push(role, Side::In, Tensor { data: view.data.cast_mut(), dtype: view.dtype, layout: view.layout });
+        self.push(
+            role,
+            Side::In,
+            Tensor { data: view.data.cast_mut(), dtype: view.dtype, layout: view.layout },
+        );
         self
     }
 

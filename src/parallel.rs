@@ -56,7 +56,11 @@ pub(crate) fn run(runner: &dyn Runner, n_tasks: usize, task: &(dyn Fn(usize, usi
         }
         done.fetch_add(1, SeqCst);
     };
-    if n_tasks == 1 { guarded(0, 0) } else { runner.run(n_tasks, &guarded) }
+    if n_tasks == 1 {
+        guarded(0, 0)
+    } else {
+        runner.run(n_tasks, &guarded)
+    }
     match (panicked.load(SeqCst), done.load(SeqCst) == n_tasks) {
         (true, _) => Err(Error::Internal("a task panicked")),
         (_, false) => Err(Error::Internal("the runner did not run every task once, with a valid worker")),

@@ -10,10 +10,17 @@
 
 pub mod decay_rows;
 pub mod denominator;
+pub mod elementwise;
+pub mod load_rows;
 pub mod matmul;
+pub mod row_l2norm;
+pub mod row_rms;
+pub mod row_softmax;
 pub mod scores;
 pub mod solve;
 pub mod step;
+pub mod store_rows;
+pub mod transpose_rows;
 pub mod value_decay;
 
 use crate::simd::Isa;

@@ -1,6 +1,6 @@
 //! Parameters that several mechanisms share.
 
-use crate::engine::linear::{DenominatorMode, FeatureMap, Features, L2Norm, L2Mode, Normaliser};
+use crate::engine::linear::{DenominatorMode, FeatureMap, Features, L2Mode, L2Norm, Normaliser};
 use crate::error::{Error, Result};
 use crate::plan::Params;
 

@@ -12,7 +12,8 @@ use crate::engine::linear::{Decay, Gain, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
-pub(super) static ENTRY: Entry = Entry { name: "delta_rule", assemble: |params| assemble(params, Decay::None) };
+pub(super) static ENTRY: Entry =
+    Entry { name: "delta_rule", assemble: |params| assemble(params, Decay::None) };
 
 /// The delta rule after a decay.
 pub(super) fn assemble(params: &Params, decay: Decay) -> Result<Recurrence> {

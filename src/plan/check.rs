@@ -243,9 +243,8 @@ impl Bound {
     fn check_lengths(&self, plan: &Inner, mode: Mode) -> Result<()> {
         let (t, s) = (self.size(Size::T), self.size(Size::S));
         let right_aligned = plan.engine.recurrence().right_aligned && self.get(Role::CU_SEQLENS).is_none();
-        let fault = |role, given, expected, from| {
-            Err(Error::WrongExtent { role, axis: 2, given, expected, from })
-        };
+        let fault =
+            |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
         match mode {
             Mode::Step if t != 1 => fault(Role::Q, t, 1, "the tokens of a step"),
             Mode::Step if s != 1 => fault(Role::K, s, 1, "the tokens of a step"),
@@ -282,7 +281,8 @@ impl Bound {
             let (given, from) = (index.len() as i64, "the number of sequences");
             return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
         }
-        let states = [Role::STATE_IN, Role::STATE_OUT, Role::Z_IN, Role::Z_OUT, Role::SHIFT_IN, Role::SHIFT_OUT];
+        let states =
+            [Role::STATE_IN, Role::STATE_OUT, Role::Z_IN, Role::Z_OUT, Role::SHIFT_IN, Role::SHIFT_OUT];
         let slots = states.iter().filter_map(|&role| self.get(role)).map(|t| t.layout.shape[0]).min();
         for i in 0..index.len() {
             let given = index.get(i);
@@ -302,7 +302,11 @@ impl Bound {
         let all = || self.entries.iter().flatten();
         for &(role, _, out) in all().filter(|(_, side, _)| *side == Side::Out) {
             for &(other, _, tensor) in all().filter(|(other, ..)| *other != role) {
-                let carried = [(Role::STATE_OUT, Role::STATE_IN), (Role::Z_OUT, Role::Z_IN), (Role::SHIFT_OUT, Role::SHIFT_IN)];
+                let carried = [
+                    (Role::STATE_OUT, Role::STATE_IN),
+                    (Role::Z_OUT, Role::Z_IN),
+                    (Role::SHIFT_OUT, Role::SHIFT_IN),
+                ];
                 let in_place = carried.contains(&(role, other)) && out == tensor;
                 if !in_place && bytes(&out).zip(bytes(&tensor)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1) {
                     return Err(Error::Overlap { role, other });

@@ -205,7 +205,12 @@ fn check_sizes(desc: &Desc) -> Result<Heads> {
     let pairs = [
         ("desc.heads_q", desc.heads_q, desc.heads_k, "a multiple or a divisor of desc.heads_k"),
         ("desc.heads_v", desc.heads_v, desc.heads_k, "a multiple or a divisor of desc.heads_k"),
-        ("desc.heads_q", desc.heads_q, heads.state as i64, "a multiple or a divisor of max(heads_k, heads_v)"),
+        (
+            "desc.heads_q",
+            desc.heads_q,
+            heads.state as i64,
+            "a multiple or a divisor of max(heads_k, heads_v)",
+        ),
     ];
     for (what, given, other, expected) in pairs {
         if !divides(given, other) {
@@ -256,7 +261,11 @@ fn check_head_counts(mechanism: &Mechanism, desc: &Desc, rules: &[RoleRule]) -> 
     // A state per value head, as Mamba-2's shapes say, leaves no room for fewer values than keys.
     if !mentioned(&[Size::Hs]) && mentioned(&[Size::Hv]) && desc.heads_v < desc.heads_k {
         let (what, given) = ("desc.heads_v", desc.heads_v);
-        return Err(Error::InvalidArgument { what, given, expected: "at least desc.heads_k for this mechanism" });
+        return Err(Error::InvalidArgument {
+            what,
+            given,
+            expected: "at least desc.heads_k for this mechanism",
+        });
     }
     debug_assert!(mechanism.roles.len() == rules.len());
     Ok(())

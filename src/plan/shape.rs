@@ -69,7 +69,9 @@ impl Dim {
             return Ok(Dim::Const(number));
         }
         let known = NAMES.iter().find(|(name, ..)| *name == text);
-        known.map(|&(_, size, _)| Dim::Size(size)).ok_or(Error::Internal("a shape of the catalogue has an unknown size"))
+        known
+            .map(|&(_, size, _)| Dim::Size(size))
+            .ok_or(Error::Internal("a shape of the catalogue has an unknown size"))
     }
 
     /// Its value, if every size in it has one.

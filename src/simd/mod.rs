@@ -1,7 +1,11 @@
 //! Instruction sets and vector mathematics.
 
+pub(crate) mod convert;
 mod denormal;
 mod isa;
+pub mod math;
+pub(crate) mod mem;
+pub(crate) mod reduce;
 
 pub(crate) use denormal::DenormalGuard;
 pub use isa::{Isa, available};

@@ -86,7 +86,13 @@ impl Geometry {
     /// The panel is as wide as keeps the state panel in two thirds of L1 (`docs/spec/linear.md` 1.6), evened out
     /// over the panels. Chunks are prepared in blocks that fill at most half of L2, 16 at most; with a single
     /// panel there is nothing to reuse, and a block is one chunk.
-    pub fn new(recurrence: &Recurrence, heads: &Heads, d: usize, e: usize, caches: Caches) -> Result<Geometry> {
+    pub fn new(
+        recurrence: &Recurrence,
+        heads: &Heads,
+        d: usize,
+        e: usize,
+        caches: Caches,
+    ) -> Result<Geometry> {
         let m = recurrence.n_features(d);
         let ldm = m.next_multiple_of(16);
         let e16 = e.next_multiple_of(16);

@@ -126,11 +126,8 @@ impl Linear {
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
-        let splits = if self.parallel && units > 0 {
-            MIN_TASKS.div_ceil(units).clamp(1, n_panels)
-        } else {
-            1
-        };
+        let splits =
+            if self.parallel && units > 0 { MIN_TASKS.div_ceil(units).clamp(1, n_panels) } else { 1 };
         parallel::run(runner, units * splits, &|task, worker| {
             let (unit, split) = (task / splits, task % splits);
             let panels = split * n_panels / splits..(split + 1) * n_panels / splits;

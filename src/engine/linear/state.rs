@@ -51,7 +51,10 @@ impl Unit<'_> {
                 (Some(tensor), _) => self.each_row(tensor, |inside, value| shift[inside] = *value),
                 // A state in plain scale has shift 0 in the channels that hold anything.
                 (None, Some(_)) => {
-                    shift.iter_mut().zip(z).for_each(|(s, &z)| *s = if z == 0.0 { f32::NEG_INFINITY } else { 0.0 });
+                    shift
+                        .iter_mut()
+                        .zip(z)
+                        .for_each(|(s, &z)| *s = if z == 0.0 { f32::NEG_INFINITY } else { 0.0 });
                 }
                 (None, None) => shift.fill(f32::NEG_INFINITY),
             }

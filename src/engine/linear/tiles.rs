@@ -35,12 +35,12 @@ impl Tiles {
     pub fn new(isa: Isa, recurrence: &Recurrence) -> Tiles {
         let feature = match recurrence.features.map {
             FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
-            FeatureMap::Elu1 => Some(select::<elementwise::Elu1F32>(isa)),
-            FeatureMap::Elu1Neg => Some(select::<elementwise::Elu1NegF32>(isa)),
-            FeatureMap::Tanh1 => Some(select::<elementwise::Tanh1F32>(isa)),
-            FeatureMap::Relu => Some(select::<elementwise::ReluF32>(isa)),
-            FeatureMap::Relu2 => Some(select::<elementwise::Relu2F32>(isa)),
-            FeatureMap::Silu => Some(select::<elementwise::SiluF32>(isa)),
+            FeatureMap::Elu1 => Some(select::<elementwise::Elu1>(isa)),
+            FeatureMap::Elu1Neg => Some(select::<elementwise::Elu1Neg>(isa)),
+            FeatureMap::Tanh1 => Some(select::<elementwise::Tanh1>(isa)),
+            FeatureMap::Relu => Some(select::<elementwise::Relu>(isa)),
+            FeatureMap::Relu2 => Some(select::<elementwise::Relu2>(isa)),
+            FeatureMap::Silu => Some(select::<elementwise::Silu>(isa)),
         };
         Tiles {
             matmul: select::<matmul::Matmul>(isa),
@@ -51,8 +51,8 @@ impl Tiles {
             denominator: select::<denominator::Denominator>(isa),
             value_decay: select::<value_decay::ValueDecay>(isa),
             step: select::<step::Step>(isa),
-            exp: select::<elementwise::ExpF32>(isa),
-            softplus: select::<elementwise::SoftplusF32>(isa),
+            exp: select::<elementwise::Exp>(isa),
+            softplus: select::<elementwise::Softplus>(isa),
             rms: select::<row_rms::RowRms>(isa),
             load: select::<load_rows::LoadRows<f32>>(isa),
             store: select::<store_rows::StoreRows<f32>>(isa),
@@ -132,7 +132,14 @@ impl Tiles {
     ///
     /// # Safety
     /// `x` has `n · ld` elements; columns past `d` are zero, and `ld > d` if there is a constant feature.
-    pub unsafe fn features(&self, recurrence: &Recurrence, x: *mut f32, (n, d): (usize, usize), ld: usize, scale: f32) {
+    pub unsafe fn features(
+        &self,
+        recurrence: &Recurrence,
+        x: *mut f32,
+        (n, d): (usize, usize),
+        ld: usize,
+        scale: f32,
+    ) {
         let features = &recurrence.features;
         let rows = if d == ld { (1, n * d) } else { (n, d) };
         let mut scale = scale;

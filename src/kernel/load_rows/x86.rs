@@ -1,0 +1,74 @@
+//! `f16` by `vcvtph2ps`.
+
+use super::simd::each;
+use super::{Args, LoadRows};
+use crate::kernel::{Kernel, Row, generic_avx2};
+use crate::simd::Isa;
+use half::f16;
+use std::arch::x86_64::*;
+
+pub(super) const ROWS: [Row<Args<f16>>; 3] = [
+    Row { isa: Isa::Scalar, by_hand: false, run: LoadRows::<f16>::reference },
+    Row { isa: Isa::Avx2, by_hand: true, run: avx2 },
+    Row { isa: Isa::Avx512, by_hand: true, run: avx512 },
+];
+
+/// # Safety
+/// The contract of [`Args`], and AVX2 must be there.
+unsafe fn avx2(args: &Args<f16>) {
+    // `Isa::Avx2` doesn't promise F16C, though every processor with AVX2 has had it.
+    // SAFETY: checked here; the rest is the contract.
+    unsafe {
+        if is_x86_feature_detected!("f16c") { avx2_f16c(args) } else { generic_avx2::<LoadRows<f16>>(args) }
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2_f16c(args: &Args<f16>) {
+    let d = args.d;
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and d − j < 8 elements are copied.
+    unsafe {
+        each(args, |src, dst, factor| {
+            let factor = _mm256_set1_ps(factor);
+            let mut j = 0;
+            while j + 8 <= d {
+                let x = _mm256_cvtph_ps(_mm_loadu_si128(src.add(j).cast()));
+                _mm256_storeu_ps(dst.add(j), _mm256_mul_ps(x, factor));
+                j += 8;
+            }
+            if j < d {
+                let (mut h, mut f) = ([0u16; 8], [0f32; 8]);
+                h.as_mut_ptr().copy_from_nonoverlapping(src.add(j).cast(), d - j);
+                let x = _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast()));
+                _mm256_storeu_ps(f.as_mut_ptr(), _mm256_mul_ps(x, factor));
+                dst.add(j).copy_from_nonoverlapping(f.as_ptr(), d - j);
+            }
+        });
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`], and AVX-512 (`x86-64-v4`) must be there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn avx512(args: &Args<f16>) {
+    let d = args.d;
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 16 ≤ d, and the mask covers d − j < 16.
+    unsafe {
+        each(args, |src, dst, factor| {
+            let factor = _mm512_set1_ps(factor);
+            let mut j = 0;
+            while j + 16 <= d {
+                let x = _mm512_cvtph_ps(_mm256_loadu_si256(src.add(j).cast()));
+                _mm512_storeu_ps(dst.add(j), _mm512_mul_ps(x, factor));
+                j += 16;
+            }
+            if j < d {
+                let mask = (1u16 << (d - j)) - 1;
+                let x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src.add(j).cast()));
+                _mm512_mask_storeu_ps(dst.add(j), mask, _mm512_mul_ps(x, factor));
+            }
+        });
+    }
+}

@@ -1,0 +1,73 @@
+//! `f16` by `vcvtps2ph`.
+
+use super::simd::each;
+use super::{Args, StoreRows};
+use crate::kernel::{Kernel, Row, generic_avx2};
+use crate::simd::Isa;
+use half::f16;
+use std::arch::x86_64::*;
+
+pub(super) const ROWS: [Row<Args<f16>>; 3] = [
+    Row { isa: Isa::Scalar, by_hand: false, run: StoreRows::<f16>::reference },
+    Row { isa: Isa::Avx2, by_hand: true, run: avx2 },
+    Row { isa: Isa::Avx512, by_hand: true, run: avx512 },
+];
+
+/// # Safety
+/// The contract of [`Args`], and AVX2 must be there.
+unsafe fn avx2(args: &Args<f16>) {
+    // `Isa::Avx2` doesn't promise F16C, though every processor with AVX2 has had it.
+    // SAFETY: checked here; the rest is the contract.
+    unsafe {
+        if is_x86_feature_detected!("f16c") { avx2_f16c(args) } else { generic_avx2::<StoreRows<f16>>(args) }
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2_f16c(args: &Args<f16>) {
+    let d = args.d;
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and d − j < 8 elements are copied.
+    unsafe {
+        each(args, |src, dst| {
+            let mut j = 0;
+            while j + 8 <= d {
+                let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(src.add(j)));
+                _mm_storeu_si128(dst.add(j).cast(), h);
+                j += 8;
+            }
+            if j < d {
+                let (mut f, mut h) = ([0f32; 8], [0u16; 8]);
+                f.as_mut_ptr().copy_from_nonoverlapping(src.add(j), d - j);
+                let x = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(f.as_ptr()));
+                _mm_storeu_si128(h.as_mut_ptr().cast(), x);
+                dst.add(j).cast::<u16>().copy_from_nonoverlapping(h.as_ptr(), d - j);
+            }
+        });
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`], and AVX-512 (`x86-64-v4`) must be there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn avx512(args: &Args<f16>) {
+    let d = args.d;
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 16 ≤ d, and the mask covers d − j < 16.
+    unsafe {
+        each(args, |src, dst| {
+            let mut j = 0;
+            while j + 16 <= d {
+                let h = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(src.add(j)));
+                _mm256_storeu_si256(dst.add(j).cast(), h);
+                j += 16;
+            }
+            if j < d {
+                let mask = (1u16 << (d - j)) - 1;
+                let x = _mm512_maskz_loadu_ps(mask, src.add(j));
+                let h = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+                _mm256_mask_storeu_epi16(dst.add(j).cast(), mask, h);
+            }
+        });
+    }
+}

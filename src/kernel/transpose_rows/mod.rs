@@ -1,0 +1,89 @@
+//! Up to 16 packed rows, transposed into columns of 16: `dst[j][i] = src[i][j]`, zero for `n ≤ i < 16`.
+//!
+//! * **Shapes.** `src [n ≤ 16][ld]` of which `d` columns count; `dst [d][16]`. They don't overlap.
+//! * **Numerics.** Copies bits.
+//! * **Cost.** 128 bytes per column.
+//! * **Overrides.** All of them go four columns at a time: a register holds, in each 128-bit lane, four columns of one
+//!   row, lane `l` of register `r` those of row `4l + r`. Loads with a memory operand put the lanes together, which
+//!   takes no shuffle; a 4×4 transposition within lanes by 8 shuffles then gives whole rows of `dst`.
+//!   AVX-512 has 16 rows in such a group, AVX2 8, NEON 4.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod reference;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::kernel::{Kernel, Row};
+use pulp::Simd;
+
+/// Rows of a tile, columns of its transpose.
+pub const TILE: usize = 16;
+
+/// One call.
+///
+/// `src` is readable for `n ≤ 16` rows of `d` elements, `ld ≥ d` apart; `dst` is writable for `16·d` elements.
+#[derive(Clone, Copy, Debug)]
+pub struct Args {
+    /// Rows, at most [`TILE`].
+    pub n: usize,
+    /// Elements of a row.
+    pub d: usize,
+    /// The packed rows.
+    pub src: *const f32,
+    /// Elements from one packed row to the next.
+    pub ld: usize,
+    /// The transpose.
+    pub dst: *mut f32,
+}
+
+/// The kernel.
+pub struct TransposeRows;
+
+impl Kernel for TransposeRows {
+    type Args = Args;
+    const NAME: &'static str = "transpose_rows_f32";
+    #[cfg(target_arch = "x86_64")]
+    const ROWS: &'static [Row<Args>] = &x86::ROWS;
+    #[cfg(target_arch = "aarch64")]
+    const ROWS: &'static [Row<Args>] = &aarch64::ROWS;
+
+    unsafe fn reference(args: &Args) {
+        // SAFETY: the contract is the same.
+        unsafe { reference::run(args) }
+    }
+
+    // No row uses it: a transposition has no form for any width.
+    #[inline(always)]
+    unsafe fn simd<S: Simd>(_: S, args: &Args) {
+        // SAFETY: the contract is the same.
+        unsafe { reference::run(args) }
+    }
+}
+
+/// Where the 16 rows start, and 1 or 0: what a column adds to it. Rows that aren't there are `zeros`, standing still.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+struct Rows {
+    start: [*const f32; TILE],
+    step: [usize; TILE],
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+impl Rows {
+    #[inline(always)]
+    fn new(args: &Args, zeros: &[f32; 4]) -> Self {
+        debug_assert!(args.n <= TILE && args.d <= args.ld);
+        let mut rows = Rows { start: [zeros.as_ptr(); TILE], step: [0; TILE] };
+        for i in 0..args.n.min(TILE) {
+            rows.start[i] = args.src.wrapping_add(i * args.ld);
+            rows.step[i] = 1;
+        }
+        rows
+    }
+
+    /// Four or fewer elements of row `i` from column `j` on.
+    #[inline(always)]
+    fn at(&self, i: usize, j: usize) -> *const f32 {
+        self.start[i].wrapping_add(j * self.step[i])
+    }
+}

@@ -1,0 +1,19 @@
+//! Every kernel on every instruction set of this machine against its reference.
+//!
+//! Random shapes, strides, alignments and remainders, hostile values, canaries or unreadable pages around every buffer.
+//! A failure prints the seed; `SUBQUAD_SEED=<seed> cargo test --test checkasm <test>` runs the same cases again.
+//! `SUBQUAD_CASES=<percent>` changes how many there are. A kernel is added with a `#[test]` that calls
+//! [`support::cases`], in a module of its own.
+
+#[path = "checkasm/convert.rs"]
+mod convert;
+#[path = "checkasm/elementwise.rs"]
+mod elementwise;
+#[path = "checkasm/guarded.rs"]
+mod guarded;
+#[path = "checkasm/norms.rs"]
+mod norms;
+#[path = "checkasm/support.rs"]
+mod support;
+#[path = "checkasm/transpose.rs"]
+mod transpose;

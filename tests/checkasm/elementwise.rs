@@ -1,0 +1,65 @@
+//! Model: ULP of the result, the bounds of `tests/math.rs` and half of one for the reference's rounding.
+
+use crate::guarded::Guarded;
+use crate::support::{TINY, assert_close, assert_same, cases, ulp};
+use subquad::kernel::Kernel;
+use subquad::kernel::elementwise::{self as ew, Args, Elementwise, Function};
+
+/// `floor`: results smaller than this may be anything smaller.
+fn check<F: Function>(max_ulp: f64, floor: f64) {
+    cases::<Elementwise<F>>(400, |rng, run| {
+        let n = rng.len();
+        let values: Vec<f32> =
+            if rng.one_in(4) { (0..n).map(|_| rng.finite()).collect() } else { rng.mixed(n) };
+        let src = Guarded::new(rng, &values);
+        let mut want = Guarded::<f32>::unset(rng, n);
+        let mut got = if rng.one_in(2) { src.copy(rng) } else { Guarded::unset(rng, n) };
+        let in_place = got.first().is_some_and(|x| x.to_bits() == src[0].to_bits());
+        let from = if in_place { got.as_ptr() } else { src.as_ptr() };
+        // SAFETY: every buffer holds n elements.
+        unsafe {
+            Elementwise::<F>::reference(&Args { n, src: src.as_ptr(), dst: want.as_mut_ptr() });
+            run(&Args { n, src: from, dst: got.as_mut_ptr() });
+        }
+        for i in 0..n {
+            let tolerance = ((max_ulp + 0.5) * ulp(want[i])).max(floor);
+            // Near overflow the reference may be finite where the kernel isn't, and the reverse.
+            if got[i].is_infinite() != want[i].is_infinite() && want[i].abs().min(got[i].abs()) > 3.402_82e38
+            {
+                continue;
+            }
+            assert_close(got[i], want[i], tolerance, || {
+                format!("element {i} of {n}: {} of {:e}", F::NAME, src[i])
+            });
+        }
+        got.check();
+        src.check();
+        assert_same(&src, &values, || "source".into());
+    });
+}
+
+macro_rules! checks {
+    ($($name:ident: $marker:ident, $ulp:expr, $floor:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            check::<ew::$marker>($ulp, $floor);
+        }
+    )*};
+}
+
+checks! {
+    exp: ExpFn, 2.3, TINY;
+    log: LogFn, 1.0, TINY;
+    tanh: TanhFn, 1.6, TINY;
+    sigmoid: SigmoidFn, 2.5, TINY;
+    silu: SiluFn, 2.5, 2.7e-37;
+    softplus: SoftplusFn, 2.0, TINY;
+    rsqrt: RsqrtFn, 1.5, TINY;
+    elu1: Elu1Fn, 1.2, TINY;
+    elu1_neg: Elu1NegFn, 1.2, TINY;
+    tanh1: Tanh1Fn, 2.6, TINY;
+    relu: ReluFn, 0.0, 0.0;
+    relu2: Relu2Fn, 0.5, TINY;
+    sin: SinFn, 1.6, TINY;
+    cos: CosFn, 1.6, TINY;
+}
