@@ -53,14 +53,23 @@ pub fn memory() -> Option<Memory> {
     Some(Memory { total: field("MemTotal:")?, available: field("MemAvailable:")? })
 }
 
-/// Bytes of the third cache level, where the system tells.
+/// Bytes of the third cache level that this processor shares with its neighbours, where the system tells.
+/// (`sysconf` adds up all of a socket, which on a virtual machine is the host's.)
 pub fn l3_cache() -> Option<usize> {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    let text = fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/size").ok()?;
+    let kib: usize = text.trim().strip_suffix('K')?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Seconds of CPU that the calling thread has used; less than the clock's if others took the processor.
+pub fn thread_cpu_seconds() -> Option<f64> {
+    #[cfg(unix)]
     {
-        // SAFETY: `sysconf` only reads; it gives 0 or −1 where it does not know.
-        let bytes = unsafe { libc::sysconf(libc::_SC_LEVEL3_CACHE_SIZE) };
-        usize::try_from(bytes).ok().filter(|&n| n > 0)
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes the struct that it is given.
+        let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        (status == 0).then(|| time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
     }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    #[cfg(not(unix))]
     None
 }

@@ -156,6 +156,11 @@ impl Tensors {
         plan.execute(mode, &args, workspace)
     }
 
+    /// Roles that the call only reads.
+    pub fn inputs(&self) -> impl Iterator<Item = Role> {
+        self.0.iter().filter(|tensor| !tensor.output && tensor.role_out.is_none()).map(|tensor| tensor.role)
+    }
+
     /// What the call wrote: role and values.
     pub fn results(&self) -> impl Iterator<Item = (Role, &[f32])> {
         let written = self.0.iter().filter(|tensor| tensor.output || tensor.role_out.is_some());

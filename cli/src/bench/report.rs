@@ -40,6 +40,7 @@ impl Row {
             "samples": measured.samples,
             "spread": measured.spread,
             "void": measured.void,
+            "cpu_share": measured.cpu_share,
             "check_error": check_error,
         })
     }
@@ -54,7 +55,13 @@ impl Row {
         let Row { problem, measured, check_error } = self;
         let [q, k, v] = problem.heads;
         let heads = if q == k && k == v { q.to_string() } else { format!("{q}/{k}/{v}") };
-        let void = if measured.void { "void" } else { "" };
+        let busy = measured.cpu_share.is_some_and(|share| share < BUSY);
+        let remark = match (self.right(), measured.void, busy) {
+            (false, ..) => "WRONG",
+            (true, true, _) => "void",
+            (true, false, true) => "busy",
+            (true, false, false) => "",
+        };
         vec![
             problem.mechanism.name.to_owned(),
             problem.mode.to_string(),
@@ -72,10 +79,13 @@ impl Row {
             bytes(measured.state_bytes),
             format!("{:.1}", 100.0 * measured.spread),
             check_error.map_or("-".into(), |error| format!("{error:.0e}")),
-            if self.right() { void.to_owned() } else { "WRONG".to_owned() },
+            remark.to_owned(),
         ]
     }
 }
+
+/// A thread that had less of the processor than this shared it with something else.
+const BUSY: f64 = 0.95;
 
 /// The table that the rows go into.
 pub fn table() -> Table {
@@ -105,4 +115,5 @@ pub const LEGEND: &str = "\
 head: of the most of H, Hk, Hv. GFLOP/s: 4DE+(C+1)(D+E) per token and head, delta rule 6DE+2C(D+E), step 5DE
 and 7DE. x bound: times the 4DE (6DE) that a recurrence can't avoid, at the peak measured before and after.
 state: of one sequence. +-%: interquartile range. error: largest difference from the scalar reference over the
-largest value, on at most 128 tokens; up to 1e-4 is right. void: the peak moved by more than 5 % four times.";
+largest value, on at most 128 tokens; up to 1e-4 is right. void: the peak moved by more than 5 % four times;
+busy: other programs took more than 5 % of the time.";

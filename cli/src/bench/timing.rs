@@ -3,7 +3,7 @@
 use super::count::Count;
 use super::inputs::{Given, Roles, Tensors};
 use super::problem::Problem;
-use crate::peak;
+use crate::{machine, peak};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
 use subquad::{Args, Plan};
@@ -32,6 +32,8 @@ pub struct Measured {
     pub peak_gflops: f64,
     /// The peak moved between before and after, in every attempt.
     pub void: bool,
+    /// Part of the time that the calling thread really had the processor; low on a busy machine.
+    pub cpu_share: Option<f64>,
     /// Operations of one call.
     pub count: Count,
     /// Bytes of the tensors of one call.
@@ -97,7 +99,11 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
         attempts += 1;
         let before = peak::threads(info.isa, problem.threads, peak::SPAN);
         let args = tensors.args()?;
+        let (clock, cpu) = (Instant::now(), machine::thread_cpu_seconds());
         let samples = sample(&plan, problem, &args, &mut workspace, seconds)?;
+        let clock = clock.elapsed().as_secs_f64();
+        // With a pool the calling thread waits for the others, which says nothing of the machine.
+        let cpu = cpu.filter(|_| problem.threads == 1).zip(machine::thread_cpu_seconds());
         let after = peak::threads(info.isa, problem.threads, peak::SPAN);
         let void = (before / after - 1.0).abs() > PEAK_DRIFT;
         if void && attempts < ATTEMPTS {
@@ -110,6 +116,7 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
             samples: samples.len(),
             peak_gflops: (before + after) / 2.0,
             void,
+            cpu_share: cpu.map(|(start, end)| (end - start) / clock),
             count,
             bytes,
             isa: info.isa,
