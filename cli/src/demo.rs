@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use subquad::catalog::{self, RoleKind};
+use subquad::catalog;
 use subquad::{Mode, Role};
 
 /// The file in the data folder.
@@ -231,17 +231,4 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
     let norm = |list: &mut dyn Iterator<Item = f64>| list.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
     difference / norm(&mut b.iter().map(|b| f64::from(*b)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_mechanism_has_a_required_input_that_the_sample_holds() {
-        for mechanism in subquad::mechanisms().filter_map(catalog::find) {
-            let inputs = mechanism.roles.iter().filter(|spec| spec.kind == RoleKind::Input);
-            assert!(inputs.map(|spec| spec.role).any(|role| role == Role::Q), "{}", mechanism.name);
-        }
-    }
 }

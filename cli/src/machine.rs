@@ -73,3 +73,12 @@ pub fn thread_cpu_seconds() -> Option<f64> {
     #[cfg(not(unix))]
     None
 }
+
+/// `subquad list | head` ends as other commands do, not with a panic about a broken pipe.
+pub fn end_quietly_when_the_pipe_closes() {
+    #[cfg(unix)]
+    // SAFETY: the default action of a signal, set before there are other threads.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

@@ -40,6 +40,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    machine::end_quietly_when_the_pipe_closes();
     let outcome = match Cli::parse().command {
         Command::Info(options) => info::run(&options),
         Command::List(options) => list::run(&options),

@@ -14,6 +14,11 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// What is wrong, without the status.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Whether it says that something known is not in this version.
     pub fn is_unsupported(&self) -> bool {
         [c::SUBQUAD_ERROR_UNSUPPORTED, c::SUBQUAD_ERROR_UNKNOWN_MECHANISM].contains(&self.status)
@@ -32,8 +37,7 @@ fn check(status: i32, error: &c::subquad_error) -> Result<(), Fault> {
     if status == c::SUBQUAD_OK {
         return Ok(());
     }
-    let bytes: Vec<u8> = error.message.iter().map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
-    Err(Fault { status, text: String::from_utf8_lossy(&bytes).into_owned() })
+    Err(Fault { status, text: error.text() })
 }
 
 /// A context, and the pool that it runs on.

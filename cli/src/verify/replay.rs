@@ -41,7 +41,7 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
     let names = sizes(reference, mechanism, &roles);
     let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
     let plan = Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
-        true => Stop::Skip(fault.to_string()),
+        true => Stop::Skip(fault.text().to_owned()),
         false => Stop::Fail(fault.to_string()),
     })?;
     if settings.dtype != DType::F32 {
