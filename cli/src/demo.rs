@@ -82,11 +82,11 @@ fn causal(name: &str) -> bool {
 fn table() -> Table {
     Table::new(vec![
         word("mechanism", 16),
-        number("ns/token/head", 13),
+        number("ns/tok/head", 11),
         number("GFLOP/s", 7),
         number("% peak", 6),
         number("step us", 7),
-        number("state", 9),
+        number("state", 8),
         word("isa", 6),
         number("vs softmax", 10),
         word("made up", 10),

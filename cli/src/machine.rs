@@ -68,7 +68,7 @@ pub fn thread_cpu_seconds() -> Option<f64> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the call writes the struct that it is given.
         let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        (status == 0).then(|| time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
+        (status == 0).then_some(time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64)
     }
     #[cfg(not(unix))]
     None

@@ -36,6 +36,7 @@ impl Roles {
     /// What the plan asks for: required roles, one of every group, the state in mode step, and whatever else
     /// the library reports as missing when it runs on a few tokens.
     pub fn of(problem: &Problem) -> Result<Roles> {
+        problem.plan()?;
         let small = problem.reduced(4);
         let plan = small.plan()?;
         let mut roles = Roles::first_guess(problem, &plan);
@@ -173,8 +174,8 @@ fn len(shape: &[i64]) -> usize {
 }
 
 fn extents(problem: &Problem, plan: &Plan, spec: &RoleSpec, alternative: usize) -> Result<Vec<i64>> {
-    let components = plan.state_layout().components.iter();
-    for component in components.filter(|c| [c.role_in, c.role_out].contains(&spec.role)) {
+    let mut components = plan.state_layout().components.iter();
+    if let Some(component) = components.find(|c| [c.role_in, c.role_out].contains(&spec.role)) {
         let own = &component.shape[..component.rank];
         return Ok([&[problem.batch], own].concat());
     }

@@ -66,16 +66,13 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<ExitCode> {
     let problems = problems(options)?;
     let table = report::table();
-    if !options.json {
-        println!("{}", table.header());
-    }
     let mut rows = Vec::new();
     for problem in problems {
         let row = bench(problem, options)?;
-        if options.json {
-            println!("{}", row.json());
-        } else {
-            println!("{}", table.line(&row.cells()));
+        match (options.json, rows.is_empty()) {
+            (true, _) => println!("{}", row.json()),
+            (false, true) => println!("{}\n{}", table.header(), table.line(&row.cells())),
+            (false, false) => println!("{}", table.line(&row.cells())),
         }
         rows.push(row);
     }

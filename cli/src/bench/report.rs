@@ -32,6 +32,7 @@ impl Row {
             "gflops": measured.gflops(),
             "peak_gflops": measured.peak_gflops,
             "peak_fraction": measured.peak_fraction(),
+            "threads_peak_ratio": measured.peak_ratio,
             "bound_ratio": measured.bound_ratio(),
             "bytes_per_s": measured.bytes_per_s(),
             "workspace_bytes": measured.workspace_bytes,

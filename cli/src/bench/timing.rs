@@ -30,6 +30,9 @@ pub struct Measured {
     pub samples: usize,
     /// Billions of operations per second of the problem's threads on registers, mean of before and after.
     pub peak_gflops: f64,
+    /// Peak of the problem's threads over that of one: 2 for two cores, little more than 1 for two threads of
+    /// one core.
+    pub peak_ratio: Option<f64>,
     /// The peak moved between before and after, in every attempt.
     pub void: bool,
     /// Part of the time that the calling thread really had the processor; low on a busy machine.
@@ -115,6 +118,7 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
             spread: (quartile(3) - quartile(1)) / quartile(2),
             samples: samples.len(),
             peak_gflops: (before + after) / 2.0,
+            peak_ratio: (problem.threads > 1).then(|| after / peak::one_thread(info.isa, peak::SPAN)),
             void,
             cpu_share: cpu.map(|(start, end)| (end - start) / clock),
             count,

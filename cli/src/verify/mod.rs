@@ -78,6 +78,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     for settings in settings(options)? {
         let engine = cabi::Engine::new(settings.isa, settings.threads)
             .map_err(|fault| anyhow::anyhow!("the context can't be made: {fault}"))?;
+        // SUBQUAD_MAX_ISA lowers what was asked for: `all` has had that already.
+        if options.isa.as_deref() == Some("all") && settings.isa != Some(engine.isa()) {
+            continue;
+        }
         for path in &files {
             let report = verify(path, &engine, &settings, options.no_grad);
             summary.add(&report);
