@@ -33,7 +33,10 @@ fn sweep<F: Function>(claim: Claim) {
     const CHUNK: usize = 1 << 14;
     let mut src = Vec::with_capacity(CHUNK);
     let mut dst = vec![0f32; CHUNK];
-    let rows: Vec<_> = Elementwise::<F>::ROWS.iter().filter(|row| row.isa.available() && row.isa != subquad::Isa::Scalar).collect();
+    let rows: Vec<_> = Elementwise::<F>::ROWS
+        .iter()
+        .filter(|row| row.isa.available() && row.isa != subquad::Isa::Scalar)
+        .collect();
     let mut worst = vec![vec![(0f64, 0f32, 0f32); claim.bounds.len()]; rows.len()];
     let mut patterns = (0..=u64::from(u32::MAX)).step_by(stride).map(|bits| bits as u32).chain(specials());
     loop {
@@ -47,17 +50,26 @@ fn sweep<F: Function>(claim: Claim) {
             // SAFETY: both hold `src.len()` elements.
             unsafe { (row.run)(&Args { n: src.len(), src: src.as_ptr(), dst: dst.as_mut_ptr() }) };
             for ((&x, &got), &exact) in src.iter().zip(&dst).zip(&exact) {
-                let at = || format!("{} {} at {x:e} ({:#x}): {got:e} for {exact:e}", F::NAME, row.isa, x.to_bits());
+                let at = || {
+                    format!("{} {} at {x:e} ({:#x}): {got:e} for {exact:e}", F::NAME, row.isa, x.to_bits())
+                };
                 if exact.is_nan() {
                     assert!(got.is_nan(), "{}", at());
                 } else if got.is_infinite() || (exact as f32).is_infinite() {
                     // The last number before overflow may round to infinity.
-                    assert!(f64::from(got) == exact || (got.signum() as f64 == exact.signum() && exact.abs() > 3.402_822e38), "{}", at());
+                    assert!(
+                        f64::from(got) == exact
+                            || (got.signum() as f64 == exact.signum() && exact.abs() > 3.402_822e38),
+                        "{}",
+                        at()
+                    );
                 } else if flushes(exact, claim.floor) {
                     assert!(f64::from(got).abs() <= claim.floor, "{}", at());
                 } else {
                     let error = ulps(got, exact);
-                    let Some(k) = claim.bounds.iter().position(|&(lo, hi, _)| lo <= x && x <= hi) else { continue };
+                    let Some(k) = claim.bounds.iter().position(|&(lo, hi, _)| lo <= x && x <= hi) else {
+                        continue;
+                    };
                     if !(error <= worst[k].0) {
                         worst[k] = (error, x, got);
                     }
@@ -67,7 +79,12 @@ fn sweep<F: Function>(claim: Claim) {
     }
     for (row, worst) in rows.iter().zip(&worst) {
         for (&(lo, hi, bound), &(error, x, got)) in claim.bounds.iter().zip(worst) {
-            println!("{:24} {:7} [{lo:e}, {hi:e}]: {error:.3} ULP at {x:e} ({:#x}), bound {bound}", F::NAME, row.isa.name(), x.to_bits());
+            println!(
+                "{:24} {:7} [{lo:e}, {hi:e}]: {error:.3} ULP at {x:e} ({:#x}), bound {bound}",
+                F::NAME,
+                row.isa.name(),
+                x.to_bits()
+            );
             assert!(error <= bound, "{} {}: {error} ULP at {x:e}: {got:e}", F::NAME, row.isa);
         }
     }
@@ -76,8 +93,26 @@ fn sweep<F: Function>(claim: Claim) {
 /// Patterns that a stride may miss: the ends of the classes and of the ranges that the functions distinguish.
 fn specials() -> impl Iterator<Item = u32> {
     let values = [
-        0.0, f32::MIN_POSITIVE, INF, f32::MAX, 1.0, 0.625, 88.0, 88.375_93, 88.722_83, 87.336_54, 87.683_1, 131_072.0, 1e4, 17.0, 9.0,
-        1.570_796_4, 3.141_592_7, 0.881_373_6, std::f32::consts::SQRT_2, std::f32::consts::FRAC_1_SQRT_2,
+        0.0,
+        f32::MIN_POSITIVE,
+        INF,
+        f32::MAX,
+        1.0,
+        0.625,
+        88.0,
+        88.375_93,
+        88.722_83,
+        87.336_54,
+        87.683_1,
+        131_072.0,
+        1e4,
+        17.0,
+        9.0,
+        1.570_796_4,
+        3.141_592_7,
+        0.881_373_6,
+        std::f32::consts::SQRT_2,
+        std::f32::consts::FRAC_1_SQRT_2,
     ];
     let near = values.into_iter().flat_map(|v: f32| {
         let bits = v.to_bits();
@@ -126,7 +161,15 @@ fn exact_values() {
             }
         }
     }
-    check::<ew::ExpFn>(&[(0.0, 1.0), (-0.0, 1.0), (-INF, 0.0), (INF, INF), (-1e-8, 1.0), (-200.0, 0.0), (200.0, INF)]);
+    check::<ew::ExpFn>(&[
+        (0.0, 1.0),
+        (-0.0, 1.0),
+        (-INF, 0.0),
+        (INF, INF),
+        (-1e-8, 1.0),
+        (-200.0, 0.0),
+        (200.0, INF),
+    ]);
     check::<ew::LogFn>(&[(0.0, -INF), (-0.0, -INF), (1.0, 0.0), (INF, INF)]);
     check::<ew::TanhFn>(&[(INF, 1.0), (-INF, -1.0), (10.0, 1.0), (-10.0, -1.0), (0.0, 0.0), (1e-30, 1e-30)]);
     check::<ew::SigmoidFn>(&[(INF, 1.0), (-INF, 0.0), (20.0, 1.0), (0.0, 0.5), (-200.0, 0.0)]);

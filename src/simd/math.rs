@@ -144,8 +144,7 @@ pub fn log<S: Simd>(s: S, x: S::f32s) -> S::f32s {
     let inf = s.splat_f32s(f32::INFINITY);
     let y = select(s, s.less_than_f32s(x, inf), y, inf);
     let zero = s.splat_f32s(0.0);
-    let pole =
-        select(s, s.equal_f32s(x, zero), s.splat_f32s(f32::NEG_INFINITY), s.splat_f32s(f32::NAN));
+    let pole = select(s, s.equal_f32s(x, zero), s.splat_f32s(f32::NEG_INFINITY), s.splat_f32s(f32::NAN));
     select(s, s.greater_than_f32s(x, zero), y, pole)
 }
 
@@ -252,10 +251,7 @@ pub fn sincos<S: Simd>(s: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let bit = s.splat_u32s(SIGN);
     let sin_sign = s.and_u32s(s.wrapping_dyn_shl_u32s(q, thirty), bit);
     let cos_sign = s.and_u32s(s.wrapping_dyn_shl_u32s(s.add_u32s(q, one), thirty), bit);
-    (
-        from_bits(s, s.xor_u32s(to_bits(s, sin), sin_sign)),
-        from_bits(s, s.xor_u32s(to_bits(s, cos), cos_sign)),
-    )
+    (from_bits(s, s.xor_u32s(to_bits(s, sin), sin_sign)), from_bits(s, s.xor_u32s(to_bits(s, cos), cos_sign)))
 }
 
 /// Replaces each element of both by its sine and its cosine.

@@ -127,7 +127,9 @@ fn store<E: Target + Value>() {
         }
         got.check();
         let show = |x: &[E]| x.iter().map(|x| x.show()).collect::<Vec<f32>>();
-        assert_same(&show(&got), &show(&want), || format!("n {n}, d {d}, ld {ld}, strides {} {}", at.row, at.col));
+        assert_same(&show(&got), &show(&want), || {
+            format!("n {n}, d {d}, ld {ld}, strides {} {}", at.row, at.col)
+        });
     });
 }
 
@@ -178,10 +180,8 @@ fn load_all<E: Source>(from_bits: fn(u16) -> E, to_f32: fn(E) -> f32) {
             // SAFETY: one row of as many elements.
             flushing(flush, || unsafe { run(&args) });
             // A denormal bf16 is a denormal f32: flushed.
-            let want: Vec<f32> = want
-                .iter()
-                .map(|&x| if flush && x.is_subnormal() { 0f32.copysign(x) } else { x })
-                .collect();
+            let want: Vec<f32> =
+                want.iter().map(|&x| if flush && x.is_subnormal() { 0f32.copysign(x) } else { x }).collect();
             assert_same(&got, &want, || format!("{isa}, flushing {flush}"));
         }
     });
@@ -195,7 +195,16 @@ fn store_all<E: Target>(from_bits: fn(u16) -> E, to_f32: fn(E) -> f32, narrow: f
         let middle = ((f64::from(a) + f64::from(b)) / 2.0) as f32;
         src.extend([a, middle.next_down(), middle, middle.next_up()]);
     }
-    src.extend([65519.996, 65520.0, 65536.0, 1e38, f32::MAX, -65520.0, f32::from_bits(0x7f80_0001), f32::NAN]);
+    src.extend([
+        65519.996,
+        65520.0,
+        65536.0,
+        1e38,
+        f32::MAX,
+        -65520.0,
+        f32::from_bits(0x7f80_0001),
+        f32::NAN,
+    ]);
     let want: Vec<f32> = src.iter().map(|&x| to_f32(narrow(x))).collect();
     for_each_row::<StoreRows<E>>(|isa, run| {
         for flush in [false, true] {

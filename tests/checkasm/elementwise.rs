@@ -9,7 +9,8 @@ use subquad::kernel::elementwise::{self as ew, Args, Elementwise, Function};
 fn check<F: Function>(max_ulp: f64, floor: f64) {
     cases::<Elementwise<F>>(400, |rng, run| {
         let n = rng.len();
-        let values: Vec<f32> = if rng.one_in(4) { (0..n).map(|_| rng.finite()).collect() } else { rng.mixed(n) };
+        let values: Vec<f32> =
+            if rng.one_in(4) { (0..n).map(|_| rng.finite()).collect() } else { rng.mixed(n) };
         let src = Guarded::new(rng, &values);
         let mut want = Guarded::<f32>::unset(rng, n);
         let mut got = if rng.one_in(2) { src.copy(rng) } else { Guarded::unset(rng, n) };
@@ -23,10 +24,13 @@ fn check<F: Function>(max_ulp: f64, floor: f64) {
         for i in 0..n {
             let tolerance = ((max_ulp + 0.5) * ulp(want[i])).max(floor);
             // Near overflow the reference may be finite where the kernel isn't, and the reverse.
-            if got[i].is_infinite() != want[i].is_infinite() && want[i].abs().min(got[i].abs()) > 3.402_82e38 {
+            if got[i].is_infinite() != want[i].is_infinite() && want[i].abs().min(got[i].abs()) > 3.402_82e38
+            {
                 continue;
             }
-            assert_close(got[i], want[i], tolerance, || format!("element {i} of {n}: {} of {:e}", F::NAME, src[i]));
+            assert_close(got[i], want[i], tolerance, || {
+                format!("element {i} of {n}: {} of {:e}", F::NAME, src[i])
+            });
         }
         got.check();
         src.check();

@@ -48,7 +48,8 @@ impl<T: Copy> Guarded<T> {
             assert_eq!(libc::mprotect(map.cast::<u8>().add(PAGE + inner).cast(), PAGE, libc::PROT_NONE), 0);
             map.cast::<u8>()
         };
-        let mut buffer = Guarded { map, map_len, start, len: values.len(), element: std::marker::PhantomData };
+        let mut buffer =
+            Guarded { map, map_len, start, len: values.len(), element: std::marker::PhantomData };
         buffer.copy_from_slice(values);
         buffer
     }

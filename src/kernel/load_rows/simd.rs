@@ -11,15 +11,19 @@ use pulp::Simd;
 pub(super) unsafe fn run<S: Simd, E: Source>(s: S, args: &Args<E>) {
     // SAFETY: `each` gives the pointers of a row of `d` elements.
     unsafe {
-        each(args, #[inline(always)] |src, dst, factor| {
-            if E::DTYPE == DType::F32 {
-                contiguous(s, args.d, src.cast::<f32>(), dst, factor);
-            } else {
-                for j in 0..args.d {
-                    *dst.add(j) = (*src.add(j)).widen() * factor;
+        each(
+            args,
+            #[inline(always)]
+            |src, dst, factor| {
+                if E::DTYPE == DType::F32 {
+                    contiguous(s, args.d, src.cast::<f32>(), dst, factor);
+                } else {
+                    for j in 0..args.d {
+                        *dst.add(j) = (*src.add(j)).widen() * factor;
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 }
 

@@ -14,7 +14,13 @@ pub(super) unsafe fn run(args: &Args) {
         let divisor = match args.mode {
             Mode::SquareAdd => (sum + eps).sqrt(),
             // Not `max`, which would hide a NaN.
-            Mode::Floor => if norm < eps { eps } else { norm },
+            Mode::Floor => {
+                if norm < eps {
+                    eps
+                } else {
+                    norm
+                }
+            }
             Mode::Add => norm + eps,
         };
         for x in row {

@@ -14,9 +14,14 @@ pub(super) unsafe fn run<S: Simd>(s: S, args: &Args) {
     for i in 0..args.n {
         // SAFETY: row i of n.
         let x = unsafe { args.x.add(i * args.ld) };
-        let eps_is_tiny = args.eps < if args.mode == Mode::SquareAdd { 2f32.powi(-80) } else { 2f32.powi(-40) };
+        let eps_is_tiny =
+            args.eps < if args.mode == Mode::SquareAdd { 2f32.powi(-80) } else { 2f32.powi(-40) };
         // SAFETY: the row has d elements.
-        let (f, sum) = in_range(eps_is_tiny, #[inline(always)] |f| unsafe { sum_squares(s, x, d, f) });
+        let (f, sum) = in_range(
+            eps_is_tiny,
+            #[inline(always)]
+            |f| unsafe { sum_squares(s, x, d, f) },
+        );
         let factors = (s.splat_f32s(f), s.splat_f32s(factor(args, f, sum)));
         let mut j = 0;
         while j + S::F32_LANES <= d {

@@ -78,7 +78,11 @@ unsafe fn rows<S: Simd, const WEIGHT: bool, const GATE: u8>(s: S, args: &Args) {
                 unsafe {
                     let w = if WEIGHT { tail.load(s, weight.add(e)) } else { zero };
                     let g = if GATE != NONE { tail.load(s, gate.add(e)) } else { zero };
-                    tail.store(s, y.add(e), finish::<S, WEIGHT, GATE>(s, tail.load(s, y.add(e)), factors, w, g));
+                    tail.store(
+                        s,
+                        y.add(e),
+                        finish::<S, WEIGHT, GATE>(s, tail.load(s, y.add(e)), factors, w, g),
+                    );
                 }
             }
         }

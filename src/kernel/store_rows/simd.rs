@@ -8,11 +8,15 @@ use super::{Args, Target};
 pub(super) unsafe fn run<E: Target>(args: &Args<E>) {
     // SAFETY: `each` gives the pointers of a row of `d` elements.
     unsafe {
-        each(args, #[inline(always)] |src, dst| {
-            for j in 0..args.d {
-                *dst.add(j) = E::narrow(*src.add(j));
-            }
-        });
+        each(
+            args,
+            #[inline(always)]
+            |src, dst| {
+                for j in 0..args.d {
+                    *dst.add(j) = E::narrow(*src.add(j));
+                }
+            },
+        );
     }
 }
 
