@@ -45,7 +45,15 @@ fn softmax(n: usize, d: usize) -> row_softmax::Args {
 }
 
 fn l2norm(n: usize, d: usize) -> row_l2norm::Args {
-    row_l2norm::Args { n, d, x: numbers(n * d), ld: d, mode: row_l2norm::Mode::SquareAdd, eps: 1e-6, scale: 1.0 }
+    row_l2norm::Args {
+        n,
+        d,
+        x: numbers(n * d),
+        ld: d,
+        mode: row_l2norm::Mode::SquareAdd,
+        eps: 1e-6,
+        scale: 1.0,
+    }
 }
 
 fn rms(n: usize, d: usize, gate: bool) -> row_rms::Args {
