@@ -73,7 +73,7 @@ struct Rows<'a, const FULL: bool> {
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<const FULL: bool> Rows<'_, FULL> {
-    /// Four or fewer elements of row `i` from column `j` on.
+    /// Four elements of row `i` from column `j` on.
     #[inline(always)]
     fn at(&self, i: usize, j: usize) -> *const f32 {
         if FULL || i < self.args.n {
