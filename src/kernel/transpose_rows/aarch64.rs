@@ -35,17 +35,14 @@ unsafe fn neon_rows<const FULL: bool>(args: &Args) {
         }
     };
     let d = args.d;
-    let mut j = 0;
-    while j + 4 <= d {
-        four_columns(j);
-        j += 4;
-    }
-    if j < d && d >= 4 {
-        // Some of them for the second time.
-        four_columns(d - 4);
-    } else if j < d {
+    if d < 4 {
         // SAFETY: the contract is the same.
         unsafe { reference::run(args) };
+        return;
+    }
+    for j in (0..d).step_by(4) {
+        // The last four may have columns that are there already.
+        four_columns(j.min(d - 4));
     }
 }
 
