@@ -8,8 +8,8 @@
 //!   4×4 transposition within lanes by 8 shuffles then gives whole rows of `dst`. AVX2 has 8 rows in such a group, NEON
 //!   4. At the end the last four columns are done, some of them again: masked loads would do, but not under QEMU, which
 //!   reads what they mask. On a Zen 4 core a tile of 16×128 takes 360 to 400 cycles, about 50 per 16×16. The same with
-//!   16 rows in 512-bit registers took 15 % more (a quarter with masked broadcasts for the insertions), so AVX-512 runs
-//!   the AVX2 code. Looking up the start of each row in a table, so that short tiles need no code of their own, took
+//!   16 rows in 512-bit registers took 12 to 16 % more, with insertions or masked broadcasts, so AVX-512 runs the AVX2
+//!   code. Looking up the start of each row in a table, so that short tiles need no code of their own, took
 //!   twice as long.
 
 #[cfg(target_arch = "aarch64")]
