@@ -53,3 +53,14 @@ fn every_mechanism() {
         println!("{}: worst error {worst:.3} of the tolerance", mechanism.name);
     }
 }
+
+/// The features of the map `exp` are scaled once, after the exponential.
+#[test]
+fn exp_with_scale() {
+    let mut rng = Rng::new(seed());
+    for (scale, eps) in [(0.3, 0.3), (2.0, 1e-6), (0.01, 0.3)] {
+        let p = Problem::named("linear").param("feature_map", "exp");
+        let p = p.param("scale", scale).param("den_eps", eps).fill(&mut rng, true);
+        compare(&p, &problem::isas());
+    }
+}
