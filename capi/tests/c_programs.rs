@@ -29,7 +29,7 @@ fn build_and_run(mut compiler: Command, name: &str, sources: &[&str], with: Link
 
 fn both(standard: &str, name: &str) {
     for with in [Link::Shared, Link::Static] {
-        build_and_run(cc(standard), name, &[&format!("{name}.c")], with);
+        build_and_run(cc(standard), name, &[&format!("{name}.c"), "support.c"], with);
     }
 }
 
@@ -85,7 +85,7 @@ fn cxx_host() {
 #[ignore = "slow; needs valgrind"]
 fn under_valgrind() {
     for name in ["abi", "negative", "threads"] {
-        let exe = build_and_run(cc("c99"), &format!("{name}-valgrind"), &[&format!("{name}.c")], Link::Shared);
+        let exe = build_and_run(cc("c99"), &format!("{name}-valgrind"), &[&format!("{name}.c"), "support.c"], Link::Shared);
         valgrind(&exe);
     }
 }

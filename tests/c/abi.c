@@ -1,7 +1,5 @@
 /* Small problems with answers that can be checked by hand. */
-#include "check.h"
-#include "subquad.h"
-#include "tensors.h"
+#include "support.h"
 #include <stdlib.h>
 
 static subquad_error err;

@@ -1,35 +1,20 @@
-/* Checks of the C tests: each failure is printed with its place, and main returns `check_failures != 0`. */
-#ifndef CHECK_H
-#define CHECK_H
+/* What the C tests share: checks, and row-major tensors.
+ *
+ * A failed check is printed with its place; main returns check_report(). The macros for calls expect the call
+ * to take the address of a variable `err`. */
+#ifndef SUPPORT_H
+#define SUPPORT_H
 
+#include "subquad.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static int check_failures = 0;
-static int check_count = 0;
-
-static void check_that(int holds, const char *what, const char *file, int line) {
-    check_count += 1;
-    if (!holds) {
-        check_failures += 1;
-        printf("%s:%d: %s\n", file, line, what);
-    }
-}
-
+void check_that(int holds, const char *what, const char *file, int line);
 /* Compares n values with a relative and absolute bound. */
-static void check_close(const float *is, const double *should, size_t n, const char *what, const char *file,
-                        int line) {
-    size_t i;
-    for (i = 0; i < n; i++) {
-        double difference = fabs((double)is[i] - should[i]);
-        check_count += 1;
-        if (!(difference <= 1e-5 + 1e-5 * fabs(should[i]))) {
-            check_failures += 1;
-            printf("%s:%d: %s[%d] is %.9g, expected %.9g\n", file, line, what, (int)i, (double)is[i], should[i]);
-        }
-    }
-}
+void check_close(const float *is, const double *should, size_t n, const char *what, const char *file, int line);
+/* 1 if a check failed. */
+int check_report(const char *name);
 
 #define CHECK(condition) check_that((condition) != 0, #condition, __FILE__, __LINE__)
 #define CHECK_CLOSE(is, should) check_close(is, should, sizeof(should) / sizeof(*(should)), #is, __FILE__, __LINE__)
@@ -38,9 +23,9 @@ static void check_close(const float *is, const double *should, size_t n, const c
     do {                                                                                                     \
         subquad_status check_status = (call);                                                                \
         check_that(check_status == (expected) && err.status == (expected), #call, __FILE__, __LINE__);       \
-        check_that(strstr(err.message, text) != NULL, #call ": " text, __FILE__, __LINE__);                  \
+        check_that(strstr(err.message, text) != NULL, #call, __FILE__, __LINE__);                  \
         if (check_status != (expected) || strstr(err.message, text) == NULL) {                               \
-            printf("    status %d (%s): %s\n", (int)check_status, subquad_status_string(check_status),       \
+            printf("    expected %d and \"%s\", got %d and \"%s\"\n", (int)(expected), text, (int)check_status,  \
                    err.message);                                                                             \
         }                                                                                                    \
     } while (0)
@@ -52,9 +37,11 @@ static void check_close(const float *is, const double *should, size_t n, const c
         if (check_status != SUBQUAD_OK) printf("    %s\n", err.message);                                     \
     } while (0)
 
-static int check_report(const char *name) {
-    printf("%s: %d checks, %d failures\n", name, check_count, check_failures);
-    return check_failures != 0;
-}
 
-#endif /* CHECK_H */
+subquad_in input(uint32_t role, const void *data, uint32_t rank, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+subquad_out output(uint32_t role, void *data, uint32_t rank, int64_t n0, int64_t n1, int64_t n2, int64_t n3);
+subquad_param word_param(const char *name, const char *word);
+subquad_param real_param(const char *name, double value);
+subquad_param int_param(const char *name, int64_t value);
+
+#endif /* SUPPORT_H */
