@@ -2,8 +2,10 @@
 
 use crate::boundary;
 use crate::desc::{self, subquad_desc};
+use crate::fault::Result;
 use crate::status::{subquad_error, subquad_status};
 use crate::tensor::{self, subquad_in, subquad_out};
+use std::alloc::{Layout, alloc_zeroed};
 use subquad::{Context, ContextOptions, Error, Plan};
 
 /// Plans and executes once, on the calling thread with the machine's best instruction set; for tests and
@@ -34,12 +36,24 @@ pub unsafe extern "C" fn subquad_run(
         // SAFETY: as the caller says of arrays and tensors.
         let args = unsafe { tensor::convert(r#in, n_in, out, n_out) }?;
         let plan = Plan::new(&Context::new(ContextOptions::new())?, &desc)?;
-        let bytes = plan.workspace_size();
-        let mut workspace = Vec::new();
-        workspace.try_reserve_exact(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
-        workspace.resize(bytes, 0u8);
+        let mut workspace = zeroed(plan.workspace_size())?;
         Ok(plan.execute(mode, &args, &mut workspace)?)
     };
     // SAFETY: `err` is null or writable.
     unsafe { boundary::status(err, body) }
+}
+
+/// Memory that costs nothing until it is used, or a status instead of an abort.
+fn zeroed(bytes: usize) -> Result<Box<[u8]>> {
+    let layout = Layout::array::<u8>(bytes).map_err(|_| Error::OutOfMemory { bytes })?;
+    if bytes == 0 {
+        return Ok(Box::default());
+    }
+    // SAFETY: the layout has a size.
+    let memory = unsafe { alloc_zeroed(layout) };
+    if memory.is_null() {
+        return Err(Error::OutOfMemory { bytes }.into());
+    }
+    // SAFETY: allocated with the layout that the box frees it with, and every byte is a value.
+    Ok(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory, bytes)) })
 }
