@@ -1,6 +1,6 @@
 //! `subquad demo`: every mechanism on real queries, keys and values.
 
-use crate::bench::inputs::{Given, Roles, Tensors};
+use crate::bench::inputs::{self, Given, Roles, Tensors};
 use crate::bench::problem::{Overrides, Problem};
 use crate::bench::timing::{self, Measured};
 use crate::table::{Table, bytes, digits, number, word};
@@ -114,7 +114,7 @@ impl Row {
         let error = out.filter(|_| made_up.is_empty()).map(|(_, out)| relative(out, &sample.out.data));
         let step = problem.mechanism.modes.contains(&Mode::Step).then(|| {
             let step = Problem { mode: Mode::Step, n_queries: 1, n_keys: 1, ..problem.clone() };
-            timing::measure(&step, &Roles::of(&step)?, &Given::new(), seconds / 2.0)
+            timing::measure(&step, &Roles::of(&step)?, &inputs::past(&step)?, seconds / 2.0)
         });
         Ok(Row {
             prefill: timing::measure(&problem, &roles, &given, seconds)?,

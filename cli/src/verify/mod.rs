@@ -18,8 +18,8 @@ use std::process::ExitCode;
 use subquad::{DType, Isa};
 
 const HELP: &str = "\
-A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode or \
-type is not in this version is skipped, with the reason; so are gradients, where a file has some.
+A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode \
+or type is not in this version is skipped, with the reason; so are gradients, where a file has some.
 
 Examples:
   subquad verify tests/golden
@@ -27,8 +27,8 @@ Examples:
   subquad verify tests/golden --isa all --threads 2 --split 16 --strict
   subquad verify tests/golden --step
 
-Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or the \
-command line is wrong.";
+Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or \
+the command line is wrong.";
 
 /// Options of `subquad verify`.
 #[derive(clap::Args)]
