@@ -85,7 +85,12 @@ fn cxx_host() {
 #[ignore = "slow; needs valgrind"]
 fn under_valgrind() {
     for name in ["abi", "negative", "threads"] {
-        let exe = build_and_run(cc("c99"), &format!("{name}-valgrind"), &[&format!("{name}.c"), "support.c"], Link::Shared);
+        let exe = build_and_run(
+            cc("c99"),
+            &format!("{name}-valgrind"),
+            &[&format!("{name}.c"), "support.c"],
+            Link::Shared,
+        );
         valgrind(&exe);
     }
 }
