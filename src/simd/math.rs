@@ -107,20 +107,14 @@ pub fn exp<S: Simd>(s: S, x: S::f32s) -> S::f32s {
 const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
 
 /// `log(1 + f) − f` for `f` in `[√½ − 1, √2 − 1]`: `f² (−½ + f P(f))`, `P` minimax of degree 7, 0.1 ULP.
+///
+/// Even and odd powers apart: as many operations as Horner's rule, since `f²` is needed anyway, in 5 steps for 8.
 #[inline(always)]
 fn log1p_tail<S: Simd>(s: S, f: S::f32s) -> S::f32s {
-    const C: [f32; 9] = [
-        -0.5,
-        0.333_333_3,
-        -0.250_008_2,
-        0.200_012_4,
-        -0.166_234_05,
-        0.142_016_19,
-        -0.131_597_18,
-        0.127_619_77,
-        -0.076_358_01,
-    ];
-    s.mul_f32s(s.mul_f32s(f, f), polynomial(s, f, C))
+    const EVEN: [f32; 5] = [-0.5, -0.250_008_2, -0.166_234_05, -0.131_597_18, -0.076_358_01];
+    const ODD: [f32; 4] = [0.333_333_3, 0.200_012_4, 0.142_016_19, 0.127_619_77];
+    let f2 = s.mul_f32s(f, f);
+    s.mul_f32s(f2, s.mul_add_f32s(polynomial(s, f2, ODD), f, polynomial(s, f2, EVEN)))
 }
 
 /// `ln x`.

@@ -14,8 +14,16 @@ pub(super) const ROWS: [Row<Args>; 2] = [
 /// The contract of [`Args`], and NEON must be there.
 #[target_feature(enable = "neon")]
 unsafe fn neon(args: &Args) {
-    let zeros = [0f32; 4];
-    let rows = Rows::new(args, &zeros);
+    // SAFETY: the contract is the same.
+    unsafe { if args.n == TILE { neon_rows::<true>(args) } else { neon_rows::<false>(args) } }
+}
+
+/// # Safety
+/// As above; `FULL` if there are 16 rows.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn neon_rows<const FULL: bool>(args: &Args) {
+    let rows = Rows::<FULL> { args, zeros: [0.0; 4] };
     let whole = args.d - args.d % 4;
     for j in (0..whole).step_by(4) {
         for i in (0..TILE).step_by(4) {
