@@ -34,19 +34,26 @@ impl<'a> Args<'a> {
     /// Binds a tensor to read.
     #[must_use]
     pub fn input(mut self, role: Role, view: View<'a>) -> Args<'a> {
-        self.push(
-            role,
-            Side::In,
-            Tensor { data: view.data.cast_mut(), dtype: view.dtype, layout: view.layout },
-        );
+        self.bind_input(role, view);
         self
+    }
+
+    /// [`Args::input`] in a loop.
+    pub fn bind_input(&mut self, role: Role, view: View<'a>) {
+        let tensor = Tensor { data: view.data.cast_mut(), dtype: view.dtype, layout: view.layout };
+        self.push(role, Side::In, tensor);
     }
 
     /// Binds a tensor to write.
     #[must_use]
     pub fn output(mut self, role: Role, view: ViewMut<'a>) -> Args<'a> {
-        self.push(role, Side::Out, Tensor { data: view.data, dtype: view.dtype, layout: view.layout });
+        self.bind_output(role, view);
         self
+    }
+
+    /// [`Args::output`] in a loop.
+    pub fn bind_output(&mut self, role: Role, view: ViewMut<'a>) {
+        self.push(role, Side::Out, Tensor { data: view.data, dtype: view.dtype, layout: view.layout });
     }
 
     /// Binds one piece of memory as what is carried in and out: `in_place(STATE_IN, STATE_OUT, state)`.

@@ -132,7 +132,7 @@ macro_rules! claims {
 
 claims! {
     exp: ExpFn, TINY, &[(-INF, 88.37, 1.2), (88.37, INF, 2.3)];
-    log: LogFn, TINY, &[(0.0, INF, 1.0)];
+    log: LogFn, TINY, &[(0.0, INF, 1.1)];
     tanh: TanhFn, TINY, &[(-INF, INF, 1.6)];
     sigmoid: SigmoidFn, TINY, &[(-INF, INF, 2.5)];
     silu: SiluFn, 2.7e-37, &[(-INF, INF, 2.5)];

@@ -16,7 +16,7 @@ pub use state::{StateComponent, StateLayout};
 use crate::args::Args;
 use crate::catalog::{self, Mechanism, Mode, RoleKind, RoleSpec};
 use crate::context::Context;
-use crate::desc::Desc;
+use crate::desc::{Desc, Modes};
 use crate::engine::linear::{Heads, Linear, Recurrence};
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Use};
@@ -106,6 +106,11 @@ impl Plan {
     /// The mechanism's row of the catalogue.
     pub fn mechanism(&self) -> &'static Mechanism {
         self.inner.mechanism
+    }
+
+    /// Modes it was made for.
+    pub fn modes(&self) -> Modes {
+        self.inner.desc.modes
     }
 
     /// What will run.

@@ -7,15 +7,15 @@
 //!
 //! | function | max ULP | vector operations | notes |
 //! | --- | --- | --- | --- |
-//! | [`exp`] | 1.2 (2.3 above 88.4) | 14 | `exp(x) ≤ 1` for `x ≤ 0`; 0 below −87.7, `inf` above 88.73 |
-//! | [`log`] | 1.0 | 29 | denormals are right; 0 gives `−inf`, negative `NaN` |
+//! | [`exp`] | 1.2 (2.3 above 88.37) | 14 | `exp(x) ≤ 1` for `x ≤ 0`; 0 below −87.7, `inf` above 88.73 |
+//! | [`log`] | 1.1 | 28 | denormals are right; 0 gives `−inf`, negative `NaN` |
 //! | [`tanh`] | 1.6 | 29, 1 division | relative accuracy near 0; exactly ±1 beyond 9.1 |
-//! | [`sigmoid`] | 2.5 | 17, 1 division | ~ `exp(x)` for very negative `x`; exactly 1 above 17 |
-//! | [`silu`] | 2.5 | 17, 1 division | 0 below −88.8, where the exact value is above −2.7e-37; `NaN` at `−inf` |
-//! | [`softplus`] | 1.9 | 33 | `max(x, 0) + log1p(exp(−|x|))` |
+//! | [`sigmoid`] | 2.5 | 16, 1 division | ~ `exp(x)` for very negative `x`; exactly 1 above 17 |
+//! | [`silu`] | 2.5 | 16, 1 division | 0 below −88.73, where the exact value is above −2.7e-37; `NaN` at `−inf` |
+//! | [`softplus`] | 2.0 | 32 | `max(x, 0) + log1p(exp(−|x|))` |
 //! | [`elu1`] | 1.2 | 17 | `x + 1` if `x > 0`, else `exp(x)` |
-//! | [`rsqrt`] | 1.0 | 2 | a square root and a division |
-//! | [`sincos`] | 1.0 | 33 | below 2¹⁷; larger arguments take a slow exact path |
+//! | [`rsqrt`] | 1.5 | 2 | a square root and a division |
+//! | [`sincos`] | 1.6 | 39 | below 2¹⁷; vectors with a larger argument take a slow exact path |
 //!
 //! `NaN` gives `NaN` everywhere. Results below the smallest normal number (1.18e-38) may be flushed to zero. With
 //! denormals-are-zero set in the processor's mode, a denormal argument counts as zero (also for [`log`]).

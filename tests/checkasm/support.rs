@@ -200,6 +200,18 @@ pub fn assert_same(got: &[f32], want: &[f32], what: impl Fn() -> String) {
     }
 }
 
+/// Whether an emulator runs this that flushes half-precision denormals (QEMU's `vcvtph2ps`; processors don't).
+pub fn is_qemu() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+        return [leaf.ebx, leaf.ecx, leaf.edx]
+            == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")];
+    }
+    #[allow(unreachable_code)]
+    false
+}
+
 /// Runs `f` with denormals flushed to zero, as the engines do.
 pub fn flushing(on: bool, f: impl FnOnce()) {
     if !on {

@@ -19,14 +19,36 @@ impl Array {
         Array { shape: shape.to_vec(), data: vec![value; shape.iter().product::<i64>() as usize] }
     }
 
-    /// Entry `t` of axis 2, which stays as an axis of extent 1.
-    fn token(&self, t: usize) -> Array {
-        let (outer, n) = (self.shape[..2].iter().product::<i64>() as usize, self.shape[2] as usize);
-        let inner: usize = self.shape[3..].iter().product::<i64>() as usize;
+    /// The array made of these entries of an axis, in this order.
+    pub fn pick(&self, axis: usize, entries: impl IntoIterator<Item = usize> + Clone) -> Array {
+        let n = self.shape[axis] as usize;
+        let outer = self.shape[..axis].iter().product::<i64>() as usize;
+        let inner = self.shape[axis + 1..].iter().product::<i64>() as usize;
         let mut shape = self.shape.clone();
-        shape[2] = 1;
-        let data = (0..outer).flat_map(|o| &self.data[(o * n + t) * inner..(o * n + t + 1) * inner]);
-        Array { shape, data: data.copied().collect() }
+        shape[axis] = entries.clone().into_iter().count() as i64;
+        let mut data = Vec::new();
+        for o in 0..outer {
+            for i in entries.clone() {
+                assert!(i < n);
+                data.extend_from_slice(&self.data[(o * n + i) * inner..][..inner]);
+            }
+        }
+        Array { shape, data }
+    }
+
+    /// Arrays one after the other along an axis.
+    pub fn join(axis: usize, parts: &[Array]) -> Array {
+        let mut shape = parts[0].shape.clone();
+        shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
+        let outer = shape[..axis].iter().product::<i64>() as usize;
+        let mut data = Vec::new();
+        for o in 0..outer {
+            for part in parts {
+                let len = part.shape[axis..].iter().product::<i64>() as usize;
+                data.extend_from_slice(&part.data[o * len..][..len]);
+            }
+        }
+        Array { shape, data }
     }
 }
 
@@ -135,7 +157,7 @@ impl Golden {
             let token = inputs.iter().map(|(name, array)| {
                 // What has a token axis is cut along it; states and per-head values are not.
                 let cut = !name.ends_with("_in") && array.shape.len() >= 3;
-                (name.clone(), if cut { array.token(t) } else { array.clone() })
+                (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
             });
             last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)))?;
             let e = out.shape[3] as usize;

@@ -107,9 +107,13 @@ impl Unit<'_> {
             // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
             unsafe {
                 let src = q.f32_at(&[self.sequence.batch, head, chunk.q0]);
-                let scale = self.recurrence().scale;
-                let (early, late) =
-                    if self.recurrence().features.is_linear() { (scale, 1.0) } else { (1.0, scale) };
+                let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
+                let (early, late) = match features.map {
+                    _ if features.is_linear() => (scale, 1.0),
+                    // `shift.rs` makes the features, and scales them.
+                    FeatureMap::Exp => (1.0, 1.0),
+                    _ => (1.0, scale),
+                };
                 tiles.load_scaled(&q, src, 2, 3, rows, early, ptr::null(), dst, g.ldm);
                 tiles.features(self.recurrence(), dst, rows, g.ldm, late);
             }

@@ -38,21 +38,8 @@ unsafe fn row<S: Simd>(s: S, x: *mut f32, d: usize, tail: Head<S>) {
     }
     let max = s.splat_f32s(s.reduce_max_f32s(max));
 
-    // Two vectors at a time: their chains of dependent operations overlap.
-    let (mut sum, mut odd) = (s.splat_f32s(0.0), s.splat_f32s(0.0));
-    let mut j = 0;
-    while j + 2 * lanes <= d {
-        // SAFETY: j + 2 LANES ≤ d.
-        unsafe {
-            let (a, b) = (load(s, x.add(j)), load(s, x.add(j + lanes)));
-            let (a, b) = (math::exp(s, s.sub_f32s(a, max)), math::exp(s, s.sub_f32s(b, max)));
-            store(s, x.add(j), a);
-            store(s, x.add(j + lanes), b);
-            (sum, odd) = (s.add_f32s(sum, a), s.add_f32s(odd, b));
-        }
-        j += 2 * lanes;
-    }
-    if j + lanes <= d {
+    let mut sum = s.splat_f32s(0.0);
+    for j in (0..whole).step_by(lanes) {
         // SAFETY: j + LANES ≤ d.
         unsafe {
             let e = math::exp(s, s.sub_f32s(load(s, x.add(j)), max));
@@ -65,11 +52,11 @@ unsafe fn row<S: Simd>(s: S, x: *mut f32, d: usize, tail: Head<S>) {
         unsafe {
             let e = math::exp(s, s.sub_f32s(tail.load(s, x.add(whole)), max));
             tail.store(s, x.add(whole), e);
-            odd = s.add_f32s(odd, tail.select(s, e, s.splat_f32s(0.0)));
+            sum = s.add_f32s(sum, tail.select(s, e, s.splat_f32s(0.0)));
         }
     }
 
-    let factor = s.splat_f32s(1.0 / s.reduce_sum_f32s(s.add_f32s(sum, odd)));
+    let factor = s.splat_f32s(1.0 / s.reduce_sum_f32s(sum));
     for j in (0..whole).step_by(lanes) {
         // SAFETY: j + LANES ≤ d.
         unsafe { store(s, x.add(j), s.mul_f32s(load(s, x.add(j)), factor)) };

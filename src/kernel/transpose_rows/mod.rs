@@ -6,9 +6,11 @@
 //! * **Overrides.** Four columns at a time: each 128-bit lane of a register holds four columns of one row, lane `l` of
 //!   register `r` those of row `4l + r`. Loads with a memory operand put the lanes together, which takes no shuffle; a
 //!   4×4 transposition within lanes by 8 shuffles then gives whole rows of `dst`. AVX2 has 8 rows in such a group, NEON
-//!   4. On a Zen 4 core a tile of 16×128 takes 350 cycles, 44 per 16×16. The same with 16 rows in 512-bit registers took
-//!   400 (435 with masked broadcasts for the insertions), so AVX-512 runs the AVX2 code. Looking up the start of each
-//!   row in a table, so that short tiles need no code of their own, took 780.
+//!   4. At the end the last four columns are done, some of them again: masked loads would do, but not under QEMU, which
+//!   reads what they mask. On a Zen 4 core a tile of 16×128 takes 360 to 400 cycles, about 50 per 16×16. The same with
+//!   16 rows in 512-bit registers took 12 to 16 % more, with insertions or masked broadcasts, so AVX-512 runs the AVX2
+//!   code. Looking up the start of each row in a table, so that short tiles need no code of their own, took
+//!   twice as long.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -73,7 +75,7 @@ struct Rows<'a, const FULL: bool> {
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 impl<const FULL: bool> Rows<'_, FULL> {
-    /// Four or fewer elements of row `i` from column `j` on.
+    /// Four elements of row `i` from column `j` on.
     #[inline(always)]
     fn at(&self, i: usize, j: usize) -> *const f32 {
         if FULL || i < self.args.n {

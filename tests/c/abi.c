@@ -1,0 +1,324 @@
+/* Small problems with answers that can be checked by hand. */
+#include "support.h"
+#include <stdlib.h>
+
+static subquad_error err;
+static subquad_context *context = NULL;
+
+static subquad_plan *make(const char *mechanism, uint32_t modes, int64_t heads, int64_t d, int64_t e,
+                          const subquad_param *params, size_t n_params) {
+    subquad_desc desc;
+    subquad_plan *plan = NULL;
+    subquad_desc_init(&desc);
+    desc.mechanism = mechanism;
+    desc.modes = modes;
+    desc.heads_q = desc.heads_k = desc.heads_v = heads;
+    desc.dim_qk = d;
+    desc.dim_v = e;
+    desc.params = params;
+    desc.n_params = n_params;
+    CHECK_OK(subquad_plan_create(context, &desc, &plan, &err));
+    return plan;
+}
+
+static void run(const subquad_plan *plan, uint32_t mode, const subquad_in *in, size_t n_in, const subquad_out *out,
+                size_t n_out) {
+    size_t size = 0;
+    void *workspace;
+    CHECK_OK(subquad_plan_workspace_size(plan, mode, &size, &err));
+    workspace = malloc(size);
+    CHECK_OK(subquad_plan_execute(plan, mode, in, n_in, out, n_out, workspace, size, &err));
+    free(workspace);
+}
+
+/* Two tokens, D = E = 2. */
+static const float Q[4] = {1, 1, 1, 2};
+static const float K[4] = {1, 0, 0, 1};
+static const float V[4] = {1, 2, 3, 4};
+
+/* S_t = S_{t-1} + k_t v_t^T, o_t = q_t S_t. The state is the sum of the outer products. */
+static void linear_without_normaliser(void) {
+    subquad_param params[3];
+    subquad_plan *plan;
+    subquad_in in[3];
+    subquad_out out[2];
+    float o[4], state[4];
+    static const double causal[4] = {1, 2, 7, 10}, all[4] = {4, 6, 7, 10}, sum[4] = {1, 2, 3, 4};
+    static const double crossed[2] = {7, 10};
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL | SUBQUAD_MODE_BIDIRECTIONAL | SUBQUAD_MODE_CROSS, 1, 2, 2, params, 3);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    out[1] = output(SUBQUAD_ROLE_STATE_OUT, state, 4, 1, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 3, out, 2);
+    CHECK_CLOSE(o, causal);
+    CHECK_CLOSE(state, sum);
+    run(plan, SUBQUAD_MODE_BIDIRECTIONAL, in, 3, out, 1);
+    CHECK_CLOSE(o, all);
+    /* One query of its own, the second. */
+    in[0] = input(SUBQUAD_ROLE_Q, Q + 2, 4, 1, 1, 1, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 1, 2);
+    run(plan, SUBQUAD_MODE_CROSS, in, 3, out, 1);
+    CHECK_CLOSE(o, crossed);
+    subquad_plan_destroy(plan);
+}
+
+/* Equal keys weigh all tokens alike: the output is the mean of the values so far. */
+static void linear_with_defaults(void) {
+    subquad_plan *plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, NULL, 0);
+    static const float zero[4] = {0, 0, 0, 0};
+    static const double mean[4] = {1, 2, 2, 3}, z_sum[2] = {2, 2};
+    float o[4], state[4], z[2];
+    subquad_in in[3];
+    subquad_out out[3];
+    in[0] = input(SUBQUAD_ROLE_Q, zero, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, zero, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    out[1] = output(SUBQUAD_ROLE_STATE_OUT, state, 4, 1, 1, 2, 2);
+    out[2] = output(SUBQUAD_ROLE_Z_OUT, z, 3, 1, 1, 2, 0);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 3, out, 3);
+    CHECK_CLOSE(o, mean);
+    CHECK_CLOSE(z, z_sum);
+    subquad_plan_destroy(plan);
+}
+
+/* A decay of one half before each token. */
+static void decay(void) {
+    subquad_param scale = real_param("scale", 1.0);
+    subquad_plan *plan = make("simple_gla", SUBQUAD_MODE_CAUSAL, 1, 2, 2, &scale, 1);
+    float g[2], o[4];
+    static const double expected[4] = {1, 2, 6.5, 9};
+    subquad_in in[4];
+    subquad_out out[1];
+    g[0] = g[1] = (float)log(0.5);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    in[3] = input(SUBQUAD_ROLE_G, g, 3, 1, 1, 2, 0);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 4, out, 1);
+    CHECK_CLOSE(o, expected);
+    subquad_plan_destroy(plan);
+}
+
+/* With beta = 1 a key that comes again overwrites its value. Also: strides, tensors in any order. */
+static void delta_rule(void) {
+    subquad_param scale = real_param("scale", 1.0);
+    subquad_plan *plan = make("delta_rule", SUBQUAD_MODE_CAUSAL, 1, 2, 2, &scale, 1);
+    static const float key[2] = {1, 0}, one = 1;
+    static const double expected[4] = {1, 2, 3, 4};
+    float reversed[4], o[4];
+    subquad_in in[4];
+    subquad_out out[1];
+    in[3] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, key, 4, 1, 1, 2, 2);
+    in[1].stride[2] = 0; /* both tokens have this key */
+    in[2] = input(SUBQUAD_ROLE_BETA, &one, 3, 1, 1, 2, 0);
+    in[2].stride[2] = 0;
+    in[0] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    in[0].shape[4] = -7; /* past the rank */
+    out[0] = output(SUBQUAD_ROLE_OUT, reversed + 2, 4, 1, 1, 2, 2);
+    out[0].stride[2] = -2; /* the first token is written last */
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 4, out, 1);
+    memcpy(o, reversed + 2, 2 * sizeof *o);
+    memcpy(o + 2, reversed, 2 * sizeof *o);
+    CHECK_CLOSE(o, expected);
+    subquad_plan_destroy(plan);
+}
+
+/* Prefill of one token and a step in place are as good as a prefill of both; and a pool of states. */
+static void state_in_place(void) {
+    subquad_plan *plan = make("linear", SUBQUAD_MODE_CAUSAL | SUBQUAD_MODE_STEP, 1, 2, 2, NULL, 0);
+    subquad_state_component part[2];
+    subquad_plan_info info;
+    size_t bytes = 0;
+    float o[4], both[4], *state;
+    uint32_t i;
+    int64_t pool;
+    subquad_in in[5];
+    subquad_out out[3];
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, both, 4, 1, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 3, out, 1);
+
+    info.struct_size = sizeof info;
+    CHECK_OK(subquad_plan_get_info(plan, &info, &err));
+    CHECK(info.n_state == 2 && info.isa == subquad_context_isa(context));
+    CHECK(strcmp(info.mechanism, "linear") == 0 && strchr(info.kernel, ':') != NULL);
+    CHECK_OK(subquad_plan_state_size(plan, &bytes, &err));
+    CHECK(bytes == info.state_bytes && bytes == 128); /* [2, 2] and [2], each rounded up to 64 bytes */
+    for (i = 0; i < 2; i++) {
+        part[i].struct_size = sizeof *part;
+        CHECK_OK(subquad_plan_state_component(plan, i, &part[i], &err));
+        CHECK(part[i].dtype == SUBQUAD_DTYPE_F32 && part[i].initial == 0.0f && part[i].offset_bytes == 64 * i);
+    }
+    CHECK(part[0].role_in == SUBQUAD_ROLE_STATE_IN && part[0].role_out == SUBQUAD_ROLE_STATE_OUT);
+    CHECK(part[0].rank == 3 && part[0].shape[0] == 1 && part[0].shape[1] == 2 && part[0].shape[2] == 2);
+    CHECK(part[1].role_in == SUBQUAD_ROLE_Z_IN && part[1].rank == 2 && part[1].shape[1] == 2);
+
+    /* Three sequences, of which the middle one is stepped; the others must stay as they are. */
+    state = (float *)malloc(3 * bytes + 4);
+    memset(state, 0x7f, 3 * bytes + 4);
+    CHECK_OK(subquad_state_init(plan, state, 3 * bytes, 3, &err));
+    CHECK(state[0] == 0.0f && state[95] == 0.0f && state[96] > 1e38f);
+    state[0] = state[64] = 5;
+    pool = (int64_t)(bytes / sizeof *state);
+    for (i = 0; i < 2; i++) {
+        in[0] = input(SUBQUAD_ROLE_Q, Q + 2 * i, 4, 1, 1, 1, 2);
+        in[1] = input(SUBQUAD_ROLE_K, K + 2 * i, 4, 1, 1, 1, 2);
+        in[2] = input(SUBQUAD_ROLE_V, V + 2 * i, 4, 1, 1, 1, 2);
+        in[3] = input(SUBQUAD_ROLE_STATE_IN, state + pool, 4, 1, 1, 2, 2);
+        in[4] = input(SUBQUAD_ROLE_Z_IN, state + pool + part[1].offset_bytes / 4, 3, 1, 1, 2, 0);
+        out[0] = output(SUBQUAD_ROLE_OUT, o + 2 * i, 4, 1, 1, 1, 2);
+        out[1] = output(SUBQUAD_ROLE_STATE_OUT, state + pool, 4, 1, 1, 2, 2);
+        out[2] = output(SUBQUAD_ROLE_Z_OUT, state + pool + part[1].offset_bytes / 4, 3, 1, 1, 2, 0);
+        run(plan, i == 0 ? SUBQUAD_MODE_CAUSAL : SUBQUAD_MODE_STEP, in, 5, out, 3);
+    }
+    for (i = 0; i < 4; i++) CHECK(fabs((double)o[i] - (double)both[i]) < 1e-5);
+    CHECK(state[0] == 5 && state[1] == 0 && state[64] == 5 && state[65] == 0);
+    free(state);
+    subquad_plan_destroy(plan);
+}
+
+/* A running maximum starts at minus infinity, and subquad_state_init says so. */
+static void initial_values(void) {
+    subquad_param map = word_param("feature_map", "exp");
+    subquad_plan *plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, &map, 1);
+    subquad_state_component part;
+    float state[64];
+    size_t bytes = 0;
+    uint32_t i, j, n_infinite = 0;
+    CHECK_OK(subquad_plan_state_size(plan, &bytes, &err));
+    CHECK(bytes <= sizeof state);
+    CHECK_OK(subquad_state_init(plan, state, sizeof state, 1, &err));
+    for (i = 0; i < 3; i++) {
+        part.struct_size = sizeof part;
+        CHECK_OK(subquad_plan_state_component(plan, i, &part, &err));
+        for (j = 0; j < part.shape[0] * part.shape[1] * part.shape[2]; j++) {
+            CHECK(state[part.offset_bytes / 4 + j] == part.initial);
+            n_infinite += part.initial < -1e38f;
+        }
+    }
+    CHECK(n_infinite == 2);
+    subquad_plan_destroy(plan);
+}
+
+/* [2, 2, 3] to [2, 3, 2] and back. */
+static void transposition(void) {
+    static const float here[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+    static const double there[12] = {1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12};
+    float moved[13], back[12], large[40 * 33], turned[40 * 33];
+    int r, c, same = 1;
+    moved[12] = 99;
+    CHECK_OK(subquad_state_convert(here, sizeof here, moved, sizeof moved, 2, 2, 3, &err));
+    CHECK_CLOSE(moved, there);
+    CHECK(moved[12] == 99);
+    CHECK_OK(subquad_state_convert(moved, sizeof here, back, sizeof back, 2, 3, 2, &err));
+    CHECK(memcmp(here, back, sizeof here) == 0);
+    for (r = 0; r < 40 * 33; r++) large[r] = (float)r;
+    CHECK_OK(subquad_state_convert(large, sizeof large, turned, sizeof turned, 1, 40, 33, &err));
+    for (r = 0; r < 40; r++) {
+        for (c = 0; c < 33; c++) same = same && turned[c * 40 + r] == large[r * 33 + c];
+    }
+    CHECK(same);
+    CHECK_OK(subquad_state_convert(NULL, 0, NULL, 0, 0, 2, 3, &err));
+}
+
+/* Two sequences of one and two tokens in one batch, their states in slots of a pool. */
+static void ragged(void) {
+    subquad_param params[3];
+    subquad_plan *plan;
+    static const float q[6] = {1, 1, 1, 1, 1, 2}, k[6] = {1, 1, 1, 0, 0, 1}, v[6] = {8, 9, 1, 2, 3, 4};
+    static const int32_t offsets[3] = {0, 1, 3}, slots[2] = {2, 0};
+    static const double expected[6] = {16, 18, 1, 2, 7, 10};
+    float o[6], pool[12];
+    subquad_in in[6];
+    subquad_out out[2];
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, params, 3);
+    memset(pool, 0, sizeof pool);
+    pool[4] = 77;
+    in[0] = input(SUBQUAD_ROLE_Q, q, 4, 1, 1, 3, 2);
+    in[1] = input(SUBQUAD_ROLE_K, k, 4, 1, 1, 3, 2);
+    in[2] = input(SUBQUAD_ROLE_V, v, 4, 1, 1, 3, 2);
+    in[3] = input(SUBQUAD_ROLE_CU_SEQLENS, offsets, 1, 3, 0, 0, 0);
+    in[3].dtype = SUBQUAD_DTYPE_I32;
+    in[4] = input(SUBQUAD_ROLE_STATE_INDEX, slots, 1, 2, 0, 0, 0);
+    in[4].dtype = SUBQUAD_DTYPE_I32;
+    in[5] = input(SUBQUAD_ROLE_STATE_IN, pool, 4, 3, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 3, 2);
+    out[1] = output(SUBQUAD_ROLE_STATE_OUT, pool, 4, 3, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 6, out, 2);
+    CHECK_CLOSE(o, expected);
+    CHECK(pool[0] == 1 && pool[3] == 4 && pool[4] == 77 && pool[8] == 8 && pool[11] == 9);
+    subquad_plan_destroy(plan);
+}
+
+/* The same in one call, and lengths of zero. */
+static void in_one_call(void) {
+    subquad_desc desc;
+    subquad_in in[3];
+    subquad_out out[1];
+    subquad_param params[3];
+    float o[4];
+    static const double expected[4] = {1, 2, 7, 10};
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = int_param("scale", 1);
+    subquad_desc_init(&desc);
+    desc.mechanism = "linear";
+    desc.dim_qk = desc.dim_v = 2;
+    desc.params = params;
+    desc.n_params = 3;
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    CHECK_OK(subquad_run(&desc, SUBQUAD_MODE_CAUSAL, in, 3, out, 1, &err));
+    CHECK_CLOSE(o, expected);
+    in[0] = input(SUBQUAD_ROLE_Q, NULL, 4, 1, 1, 0, 2);
+    in[1] = input(SUBQUAD_ROLE_K, NULL, 4, 1, 1, 0, 2);
+    in[2] = input(SUBQUAD_ROLE_V, NULL, 4, 1, 1, 0, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, NULL, 4, 1, 1, 0, 2);
+    CHECK_OK(subquad_run(&desc, SUBQUAD_MODE_CAUSAL, in, 3, out, 1, &err));
+    CHECK(subquad_run(&desc, SUBQUAD_MODE_CAUSAL, in, 3, out, 1, NULL) == SUBQUAD_OK);
+}
+
+static void names(void) {
+    CHECK(subquad_version() == SUBQUAD_VERSION_NUMBER);
+    CHECK(strcmp(subquad_version_string(), SUBQUAD_VERSION_STRING) == 0);
+    CHECK(subquad_role_id("q") == SUBQUAD_ROLE_Q && subquad_role_id("dq") == (SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD));
+    CHECK(strcmp(subquad_role_name(SUBQUAD_ROLE_STATE_IN), "state_in") == 0);
+    CHECK(subquad_role_name(0) == NULL && subquad_role_id("no_such_role") == 0 && subquad_role_id(NULL) == 0);
+    CHECK(strcmp(subquad_status_string(SUBQUAD_ERROR_OVERLAP), "overlapping output") == 0);
+    CHECK(strcmp(subquad_isa_name(SUBQUAD_ISA_AVX2), "avx2") == 0);
+    CHECK(subquad_cpu_isa() >= SUBQUAD_ISA_SCALAR);
+}
+
+int main(void) {
+    CHECK_OK(subquad_context_create(NULL, &context, &err));
+    names();
+    linear_without_normaliser();
+    linear_with_defaults();
+    decay();
+    delta_rule();
+    state_in_place();
+    initial_values();
+    transposition();
+    ragged();
+    in_one_call();
+    subquad_context_destroy(context);
+    subquad_context_destroy(NULL);
+    subquad_plan_destroy(NULL);
+    subquad_threadpool_destroy(NULL);
+    return check_report("abi");
+}
