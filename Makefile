@@ -44,8 +44,9 @@ header: ## write include/subquad.h and the generated tables anew
 	SUBQUAD_BLESS=1 $(CARGO) test --test catalog
 	SUBQUAD_BLESS=1 $(CARGO) test --package subquad-capi --test roles --test header
 
-install: ## header, libraries, command, pkg-config and CMake files under $(DESTDIR)$(PREFIX)
-	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' tools/install.sh
+install: ## header, shared and static library, pkg-config and CMake files
+	$(CARGO) build --release --package libsubquad
+	BUILD_DIR='$(RELEASE)' tools/install.sh '$(PREFIX)' '$(DESTDIR)'
 
 fmt: ## format the sources
 	$(CARGO) fmt --all
