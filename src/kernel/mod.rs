@@ -26,6 +26,21 @@ pub mod value_decay;
 use crate::simd::Isa;
 use pulp::Simd;
 
+/// Repeats a block for `$i` = 0 .. 15, a constant in each copy, so that an array indexed by it stays in
+/// registers. A plain loop of this length over such an array is left rolled, and the array in memory.
+macro_rules! unroll16 {
+    ($i:ident, $body:block) => {
+        unroll16!(@ $i, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $i:ident, $body:block, $($n:literal)*) => {
+        $({
+            const $i: usize = $n;
+            $body
+        })*
+    };
+}
+pub(crate) use unroll16;
+
 /// The form of every kernel: one call, one block of arguments.
 ///
 /// # Safety

@@ -100,7 +100,7 @@ fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<()> {
         return Err(Error::NullData(role));
     }
     let size = tensor.dtype.size();
-    if tensor.data.addr() % size != 0 {
+    if !tensor.data.addr().is_multiple_of(size) {
         return Err(Error::Misaligned { role, align: size });
     }
     let fits = |offset: i64| {

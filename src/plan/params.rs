@@ -138,10 +138,10 @@ fn convert(name: &str, kind: ParamKind, value: &Value) -> Result<Value> {
 }
 
 fn check(name: &str, range: Range, value: &Value) -> Result<()> {
-    if let (Range::Words(words), Value::Word(word)) = (range, value) {
-        if !words.contains(&word.as_str()) {
-            return Err(range_error(name, show(value), &format!("one of {}", words.join(", "))));
-        }
+    if let (Range::Words(words), Value::Word(word)) = (range, value)
+        && !words.contains(&word.as_str())
+    {
+        return Err(range_error(name, show(value), &format!("one of {}", words.join(", "))));
     }
     let numbers: Vec<f64> = match value {
         Value::Int(x) => vec![*x as f64],
@@ -157,7 +157,7 @@ fn check(name: &str, range: Range, value: &Value) -> Result<()> {
     match range {
         Range::Above(low) if numbers.iter().any(|&x| x <= low) => fail(format!("> {low}")),
         Range::AtLeast(low) if numbers.iter().any(|&x| x < low) => fail(format!("at least {low}")),
-        Range::Between(low, high) if numbers.iter().any(|x| !(low..=high).contains(&*x)) => {
+        Range::Between(low, high) if numbers.iter().any(|x| !(low..=high).contains(x)) => {
             fail(format!("{low} to {high}"))
         }
         Range::Count(n) if numbers.len() != n => fail(format!("{n} numbers")),

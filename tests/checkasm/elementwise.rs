@@ -49,7 +49,7 @@ macro_rules! checks {
 
 checks! {
     exp: ExpFn, 2.3, TINY;
-    log: LogFn, 1.0, TINY;
+    log: LogFn, 1.1, TINY;
     tanh: TanhFn, 1.6, TINY;
     sigmoid: SigmoidFn, 2.5, TINY;
     silu: SiluFn, 2.5, 2.7e-37;

@@ -23,7 +23,7 @@ impl<T: Copy> Guarded<T> {
     /// A copy of `values`, somewhere.
     pub fn new(rng: &mut Rng, values: &[T]) -> Guarded<T> {
         let size = size_of::<T>();
-        let bytes = size * values.len();
+        let bytes = size_of_val(values);
         let inner = (bytes + 512).next_multiple_of(PAGE);
         let map_len = inner + 2 * PAGE;
         let start = PAGE

@@ -1,7 +1,8 @@
 //! Random numbers, iteration over kernels' rows, comparison.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use subquad::Isa;
 use subquad::kernel::{Kernel, KernelFn};
 
@@ -114,9 +115,12 @@ pub fn for_each_row<K: Kernel>(mut f: impl FnMut(Isa, KernelFn<K::Args>)) {
 pub fn cases<K: Kernel>(n: usize, mut case: impl FnMut(&mut Rng, KernelFn<K::Args>)) {
     let percent: usize =
         std::env::var("SUBQUAD_CASES").map_or(100, |p| p.parse().expect("SUBQUAD_CASES is a number"));
+    report_faults();
     for_each_row::<K>(|isa, run| {
         for i in 0..(n * percent).div_ceil(100) {
-            let _report = Report { kernel: K::NAME, isa, case: i };
+            let report =
+                Report { what: format!("{} {isa} failed in case {i}, SUBQUAD_SEED={}", K::NAME, seed()) };
+            CURRENT.set((report.what.as_ptr(), report.what.len()));
             // The test's own numbers don't depend on which other tests run.
             let mut rng = Rng::new(seed().wrapping_add((i as u64) << 32));
             case(&mut rng, run);
@@ -126,23 +130,45 @@ pub fn cases<K: Kernel>(n: usize, mut case: impl FnMut(&mut Rng, KernelFn<K::Arg
 
 /// Prints how to repeat a case that panics.
 struct Report {
-    kernel: &'static str,
-    isa: Isa,
-    case: usize,
+    what: String,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!(
-                "checkasm: {} {} failed in case {}, SUBQUAD_SEED={}",
-                self.kernel,
-                self.isa,
-                self.case,
-                seed()
-            );
+            println!("checkasm: {}", self.what);
         }
     }
+}
+
+thread_local! {
+    /// The report of the case that this thread runs.
+    static CURRENT: Cell<(*const u8, usize)> = const { Cell::new((std::ptr::null(), 0)) };
+}
+
+/// An access beyond a buffer, or an instruction that isn't there, ends the process: says first in which case.
+fn report_faults() {
+    extern "C" fn handler(signal: libc::c_int) {
+        let (text, len) = CURRENT.get();
+        // SAFETY: only calls that signal handlers may make; `text` is alive while the case runs.
+        unsafe {
+            let name: &[u8] = if signal == libc::SIGILL { b"\nSIGILL: " } else { b"\nSIGSEGV: " };
+            libc::write(2, name.as_ptr().cast(), name.len());
+            libc::write(2, text.cast(), len);
+            libc::write(2, b"\n".as_ptr().cast(), 1);
+            libc::signal(signal, libc::SIG_DFL);
+        }
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let handler = handler as extern "C" fn(libc::c_int);
+        // SAFETY: the handler is as above; returning to the fault raises it again, then by default.
+        unsafe {
+            for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL] {
+                libc::signal(signal, handler as libc::sighandler_t);
+            }
+        }
+    });
 }
 
 /// Smallest normal number: results below may be flushed.
@@ -172,6 +198,18 @@ pub fn assert_same(got: &[f32], want: &[f32], what: impl Fn() -> String) {
         let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         assert!(same, "{} at {i}: {a:e} for {b:e}", what());
     }
+}
+
+/// Whether an emulator runs this that flushes half-precision denormals (QEMU's `vcvtph2ps`; processors don't).
+pub fn is_qemu() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+        return [leaf.ebx, leaf.ecx, leaf.edx]
+            == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")];
+    }
+    #[allow(unreachable_code)]
+    false
 }
 
 /// Runs `f` with denormals flushed to zero, as the engines do.

@@ -96,7 +96,7 @@ impl Geometry {
         let m = recurrence.n_features(d);
         let ldm = m.next_multiple_of(16);
         let e16 = e.next_multiple_of(16);
-        let widest = (caches.l1 * 2 / 3 / 4 / m / 16 * 16).clamp(16, 256);
+        let widest = (caches.l1 * 2 / 3 / 4 / m / 16 * 16).clamp(32, 256);
         let n_panels = e16.div_ceil(widest);
         let panel = e.div_ceil(n_panels).next_multiple_of(16);
         let n_panels = e16.div_ceil(panel);

@@ -72,7 +72,9 @@ impl Unit<'_> {
             chunk.n = shift::apply(self, &p, &chunk);
         }
         let alpha = self.load_gates(&p, &chunk);
-        if chunk.read && chunk.write {
+        if chunk.read && chunk.write && chunk.n == 1 {
+            self.score_of_one(&p);
+        } else if chunk.read && chunk.write {
             self.scores(&p, &chunk, alpha);
         }
         self.decay(&p, &chunk, alpha);
@@ -105,8 +107,15 @@ impl Unit<'_> {
             // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
             unsafe {
                 let src = q.f32_at(&[self.sequence.batch, head, chunk.q0]);
-                tiles.load(&q, src, 2, 3, rows, ptr::null(), dst, g.ldm);
-                tiles.features(self.recurrence(), dst, rows, g.ldm, self.recurrence().scale);
+                let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
+                let (early, late) = match features.map {
+                    _ if features.is_linear() => (scale, 1.0),
+                    // `shift.rs` makes the features, and scales them.
+                    FeatureMap::Exp => (1.0, 1.0),
+                    _ => (1.0, scale),
+                };
+                tiles.load_scaled(&q, src, 2, 3, rows, early, ptr::null(), dst, g.ldm);
+                tiles.features(self.recurrence(), dst, rows, g.ldm, late);
             }
         }
     }
@@ -165,6 +174,36 @@ impl Unit<'_> {
             tiles.exp_in_place(alpha, n);
         }
         alpha
+    }
+
+    /// The same for a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
+    fn score_of_one(&self, p: &Prepared) {
+        let (g, block) = (self.geometry(), CHUNK * CHUNK);
+        let dots = self.buffer(g.at.y);
+        let args = denominator::Args {
+            n: 1,
+            d: g.m,
+            ld: g.ldm,
+            q: p.q,
+            n_sets: g.n_sets,
+            a: ptr::null(),
+            den: dots,
+            k: ptr::null(),
+            end: ptr::null(),
+            z: p.k,
+        };
+        // SAFETY: buffers have the extents that `Offsets` names; products and scores are both one set to 16.
+        unsafe {
+            (self.tiles().denominator)(&args);
+            for set in 0..g.n_sets {
+                ptr::write_bytes(p.a.add(set * block), 0, CHUNK);
+                *p.a.add(set * block) = *dots.add(set * CHUNK);
+            }
+            if self.recurrence().correction {
+                ptr::write_bytes(p.correction, 0, block);
+                *self.buffer(g.at.row) = -*p.gain;
+            }
+        }
     }
 
     /// `A` of every set, and the negated `B` of the correction.

@@ -77,6 +77,13 @@ pub struct Features {
     pub constant: Option<(f32, f32)>,
 }
 
+impl Features {
+    /// Whether a factor of the row is a factor of its features.
+    pub fn is_linear(&self) -> bool {
+        self.map == FeatureMap::Identity && self.l2norm.is_none() && self.constant.is_none()
+    }
+}
+
 /// How a denominator is guarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DenominatorMode {

@@ -75,11 +75,11 @@ fn difference(row: &mut [f32], shift: &[f32]) {
 /// Largest difference, over channels and tokens, between the final maximum and a token's running one.
 fn gap(k: &[f32], shift: &[f32], ld: usize, d: usize) -> f32 {
     let mut widest = 0.0f32;
-    for c in 0..d {
+    for (c, &before) in shift[..d].iter().enumerate() {
         let column = || k.iter().skip(c).step_by(ld).copied();
         // The first token's running maximum is the smallest, and every later one is at least that.
-        let first = column().next().unwrap_or(0.0).max(shift[c]);
-        let last = column().fold(shift[c], f32::max);
+        let first = column().next().unwrap_or(0.0).max(before);
+        let last = column().fold(before, f32::max);
         if last > first {
             widest = widest.max(last - first);
         }

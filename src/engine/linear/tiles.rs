@@ -80,6 +80,27 @@ impl Tiles {
         dst: *mut f32,
         ld: usize,
     ) {
+        // SAFETY: the caller's contract.
+        unsafe { self.load_scaled(tensor, src, rows, columns, (n, d), 1.0, row_scale, dst, ld) }
+    }
+
+    /// [`Tiles::load`] with a factor for all.
+    ///
+    /// # Safety
+    /// As there.
+    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
+    pub unsafe fn load_scaled(
+        &self,
+        tensor: &Tensor,
+        src: *const f32,
+        rows: usize,
+        columns: usize,
+        (n, d): (usize, usize),
+        scale: f32,
+        row_scale: *const f32,
+        dst: *mut f32,
+        ld: usize,
+    ) {
         let args = load_rows::Args {
             n,
             d,
@@ -88,7 +109,7 @@ impl Tiles {
             col_stride: tensor.stride(columns),
             row_scale,
             row_scale_stride: 1,
-            scale: 1.0,
+            scale,
             dst,
             ld,
         };

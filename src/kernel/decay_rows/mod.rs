@@ -86,24 +86,76 @@ impl Kernel for DecayRows {
     unsafe fn simd<S: Simd>(simd: S, t: &Args) {
         // SAFETY: the caller's contract.
         unsafe {
-            match (t.alpha.is_null(), t.by_channel) {
-                (true, _) if t.erase.is_null() => {}
-                (true, _) => columns(simd, t, |_, _| simd.splat_f32s(1.0)),
-                (_, false) => columns(simd, t, |i, _| simd.splat_f32s(*t.alpha.add(i))),
-                (_, true) => {
-                    columns(simd, t, |i, c| t.alpha.add(i * t.ld + c).cast::<S::f32s>().read_unaligned())
-                }
+            if t.by_channel && !t.alpha.is_null() {
+                by_channel(simd, t);
+            } else {
+                by_token(simd, t);
             }
         }
     }
 }
 
-/// Every vector of channels, with `alpha(i, c)` the factors of token `i`.
+/// `p[0 .. columns] = x[0 .. columns] · factor`, whole vectors.
+///
+/// # Safety
+/// Both rows have `columns` elements, a multiple of 16.
+#[inline(always)]
+unsafe fn scale_row<S: Simd>(simd: S, columns: usize, x: *const f32, factor: f32, p: *mut f32) {
+    let factor = simd.splat_f32s(factor);
+    for c in (0..columns).step_by(S::F32_LANES) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let x = x.add(c).cast::<S::f32s>().read_unaligned();
+            p.add(c).cast::<S::f32s>().write_unaligned(simd.mul_f32s(x, factor));
+        }
+    }
+}
+
+/// One factor per token, or none: the products are scalars, and rows are scaled one after the other.
 ///
 /// # Safety
 /// The contract of [`Args`].
 #[inline(always)]
-unsafe fn columns<S: Simd>(simd: S, t: &Args, alpha: impl Fn(usize, usize) -> S::f32s) {
+unsafe fn by_token<S: Simd>(simd: S, t: &Args) {
+    let columns = t.d.next_multiple_of(16);
+    // SAFETY: the caller's contract; `i < n ≤ 16`.
+    unsafe {
+        let alpha = |i: usize| if t.alpha.is_null() { 1.0 } else { *t.alpha.add(i) };
+        let mut p = 1.0;
+        for i in 0..t.n {
+            p *= alpha(i);
+            let at = i * t.ld;
+            for set in 0..if t.alpha.is_null() { 0 } else { t.n_sets } {
+                let q = t.q.add(set * CHUNK * t.ld + at);
+                scale_row(simd, columns, q, p, q);
+            }
+            if !t.erase.is_null() {
+                scale_row(simd, columns, t.k.add(at), p * *t.erase_row.add(i), t.erase.add(at));
+            }
+        }
+        if t.alpha.is_null() {
+            return;
+        }
+        if !t.end.is_null() {
+            std::slice::from_raw_parts_mut(t.end, columns).fill(p);
+        }
+        let mut f = 1.0;
+        for i in (0..t.n).rev() {
+            let k = t.k.add(i * t.ld);
+            if i + 1 < t.n {
+                scale_row(simd, columns, k, f, k);
+            }
+            f *= alpha(i);
+        }
+    }
+}
+
+/// One factor per token and channel: products run down the columns.
+///
+/// # Safety
+/// The contract of [`Args`].
+#[inline(always)]
+unsafe fn by_channel<S: Simd>(simd: S, t: &Args) {
     let scale = |p: *mut f32, factor: S::f32s| {
         let p = p.cast::<S::f32s>();
         // SAFETY: a vector never leaves the 16-column group it starts in, and the row has those columns.
@@ -112,9 +164,10 @@ unsafe fn columns<S: Simd>(simd: S, t: &Args, alpha: impl Fn(usize, usize) -> S:
     for c in (0..t.d.next_multiple_of(16)).step_by(S::F32_LANES) {
         // SAFETY: the caller's contract.
         unsafe {
+            let alpha = |i: usize| t.alpha.add(i * t.ld + c).cast::<S::f32s>().read_unaligned();
             let mut p = simd.splat_f32s(1.0);
             for i in 0..t.n {
-                p = simd.mul_f32s(p, alpha(i, c));
+                p = simd.mul_f32s(p, alpha(i));
                 let at = i * t.ld + c;
                 for set in 0..t.n_sets {
                     scale(t.q.add(set * CHUNK * t.ld + at), p);
@@ -125,16 +178,13 @@ unsafe fn columns<S: Simd>(simd: S, t: &Args, alpha: impl Fn(usize, usize) -> S:
                     t.erase.add(at).cast::<S::f32s>().write_unaligned(simd.mul_f32s(row, k));
                 }
             }
-            if t.alpha.is_null() {
-                continue;
-            }
             if !t.end.is_null() {
                 t.end.add(c).cast::<S::f32s>().write_unaligned(p);
             }
             let mut f = simd.splat_f32s(1.0);
             for i in (0..t.n).rev() {
                 scale(t.k.add(i * t.ld + c), f);
-                f = simd.mul_f32s(f, alpha(i, c));
+                f = simd.mul_f32s(f, alpha(i));
             }
         }
     }

@@ -28,22 +28,27 @@ unsafe fn avx2(args: &Args<f16>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2_f16c(args: &Args<f16>) {
     let d = args.d;
-    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and d − j < 8 elements are copied.
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and short rows are copied.
     unsafe {
         each(args, |src, dst, factor| {
             let factor = _mm256_set1_ps(factor);
+            let eight = |src: *const f16, dst: *mut f32| {
+                let x = _mm256_cvtph_ps(_mm_loadu_si128(src.cast()));
+                _mm256_storeu_ps(dst, _mm256_mul_ps(x, factor));
+            };
             let mut j = 0;
             while j + 8 <= d {
-                let x = _mm256_cvtph_ps(_mm_loadu_si128(src.add(j).cast()));
-                _mm256_storeu_ps(dst.add(j), _mm256_mul_ps(x, factor));
+                eight(src.add(j), dst.add(j));
                 j += 8;
             }
-            if j < d {
-                let (mut h, mut f) = ([0u16; 8], [0f32; 8]);
-                h.as_mut_ptr().copy_from_nonoverlapping(src.add(j).cast(), d - j);
-                let x = _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast()));
-                _mm256_storeu_ps(f.as_mut_ptr(), _mm256_mul_ps(x, factor));
-                dst.add(j).copy_from_nonoverlapping(f.as_ptr(), d - j);
+            if j < d && d >= 8 {
+                // Some of them for the second time.
+                eight(src.add(d - 8), dst.add(d - 8));
+            } else if j < d {
+                let (mut h, mut f) = ([f16::ZERO; 8], [0f32; 8]);
+                h.as_mut_ptr().copy_from_nonoverlapping(src, d);
+                eight(h.as_ptr(), f.as_mut_ptr());
+                dst.copy_from_nonoverlapping(f.as_ptr(), d);
             }
         });
     }

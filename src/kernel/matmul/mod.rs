@@ -11,8 +11,7 @@
 //! *Aliasing*: `C0` may be `C` itself (same pointer, same stride); nothing else may overlap `C`.
 //! *Numerics*: products are accumulated by fused multiply-add in `f32`, in index order of `k`, then of
 //! `j`; a column's bits do not depend on `n` nor on the columns beside it. `L` must hold zeros above its
-//! diagonal within blocks of [`ROW_BLOCK`] rows: they are multiplied, so a NaN in `U` can reach the rows
-//! of its own block.
+//! diagonal: blocks of rows multiply some of them, so a NaN in `U` can reach rows before it.
 //! *Cost*: `2·m·n·k` FLOPs; `B` is read `⌈m / MR⌉` times.
 //!
 //! **Blocking.** `MR × NR` accumulators of one vector each. Measured figures and what lost: see `simd.rs`.
@@ -22,9 +21,6 @@ mod simd;
 
 use super::Kernel;
 use pulp::Simd;
-
-/// Rows of `L` above whose diagonal zeros are read.
-pub const ROW_BLOCK: usize = 8;
 
 /// Operands of one call. Strides are in elements. `n` rounded up to 16 columns of `b`, `u`, `c0` and `col`
 /// must be readable; exactly `n` columns of `c` are written.

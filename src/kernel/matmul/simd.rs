@@ -3,6 +3,9 @@
 use super::Args;
 use pulp::{MemMask, Simd};
 
+/// Steps of the product per turn of the loop, which share the addresses of the rows of `A`.
+const UNROLL: usize = 4;
+
 /// # Safety
 /// The contract of [`Args`].
 #[inline(always)]
@@ -52,6 +55,11 @@ unsafe fn row_blocks<S: Simd, const NR: usize, const BY_COLUMNS: bool>(simd: S, 
                 block::<S, 8, NR, BY_COLUMNS>(simd, t, i, j);
                 i += 8;
             }
+        } else {
+            while i + 6 <= t.m {
+                block::<S, 6, NR, BY_COLUMNS>(simd, t, i, j);
+                i += 6;
+            }
         }
         while i + 4 <= t.m {
             block::<S, 4, NR, BY_COLUMNS>(simd, t, i, j);
@@ -95,9 +103,18 @@ unsafe fn block<S: Simd, const MR: usize, const NR: usize, const BY_COLUMNS: boo
         }
         let mut a = if BY_COLUMNS { t.a.add(i) } else { t.a.wrapping_add(i * t.lda) };
         let mut b = t.b.wrapping_add(j);
-        for _ in 0..t.k {
-            multiply::<S, MR, NR>(simd, &mut acc, a, if BY_COLUMNS { 1 } else { t.lda }, b);
-            a = a.wrapping_add(if BY_COLUMNS { t.lda } else { 1 });
+        let (row, next) = if BY_COLUMNS { (1, t.lda) } else { (t.lda, 1) };
+        for _ in 0..t.k / UNROLL {
+            for step in 0..UNROLL {
+                let (a, b) = (a.wrapping_add(step * next), b.wrapping_add(step * t.ldb));
+                multiply::<S, MR, NR>(simd, &mut acc, a, row, b);
+            }
+            a = a.wrapping_add(UNROLL * next);
+            b = b.wrapping_add(UNROLL * t.ldb);
+        }
+        for _ in 0..t.k % UNROLL {
+            multiply::<S, MR, NR>(simd, &mut acc, a, row, b);
+            a = a.wrapping_add(next);
             b = b.wrapping_add(t.ldb);
         }
         if !t.l.is_null() {

@@ -7,7 +7,7 @@
 //! * **Numerics.** Relative error `n_pieces (piece_len / (4 LANES) + 2) + 8` roundings (2⁻²⁴), 4 more with a gate.
 //!   Rows whose sum of squares would leave `f32`'s range are measured again after a multiplication by a power of two.
 //!   A `NaN` makes its row `NaN`; an infinity gives `NaN` there and 0 elsewhere. `silu(gate)` is `NaN` at `−inf` and
-//!   0 below −88.8, like [`crate::simd::math::silu`].
+//!   0 below −88.73, like [`crate::simd::math::silu`].
 //! * **Cost.** 12 bytes and 2 multiply-adds per element, 4 bytes more per weight, 4 bytes and 17 operations with a
 //!   division more per gate.
 

@@ -65,33 +65,55 @@ impl Kernel for ScoresToken {
             (product.a, product.lda) = (t.x, t.ldx);
             (product.b, product.ldb) = (t.kt, CHUNK);
             matmul::matmul_body(simd, &product);
-            let zero = simd.splat_f32s(0.0);
-            let one = simd.splat_f32s(1.0);
             for first in (0..CHUNK).step_by(S::F32_LANES) {
-                let mut decay = zero;
-                for i in 0..CHUNK {
-                    let at = t.s.add(i * CHUNK + first).cast::<S::f32s>();
-                    if i >= t.n {
-                        at.write_unaligned(zero);
-                        continue;
-                    }
-                    let below = i.saturating_sub(first) as u32;
-                    let upto = if i < first { 0 } else { below + 1 };
-                    let through = simd.mask_between_m32s(0, upto).mask();
-                    let before = simd.mask_between_m32s(0, below).mask();
-                    if !t.alpha.is_null() {
-                        decay = simd.mul_f32s(decay, simd.splat_f32s(*t.alpha.add(i)));
-                    } else {
-                        decay = one;
-                    }
-                    decay = simd.select_f32s(before, decay, simd.select_f32s(through, one, zero));
-                    let row = if t.row.is_null() { 1.0 } else { *t.row.add(i) };
-                    let factor = simd.mul_f32s(decay, simd.splat_f32s(row));
-                    let keep = if t.strict { before } else { through };
-                    let value = simd.mul_f32s(at.read_unaligned(), factor);
-                    at.write_unaligned(simd.select_f32s(keep, value, zero));
-                }
+                decay_and_mask(simd, t, first);
             }
         }
     }
+}
+
+/// Multiplies the columns `first .. first + lanes` of the raw products by `L` and the row factors, and
+/// selects the triangle.
+///
+/// # Safety
+/// The contract of [`TokenArgs`].
+#[inline(always)]
+unsafe fn decay_and_mask<S: Simd>(simd: S, t: &TokenArgs, first: usize) {
+    let (zero, one) = (simd.splat_f32s(0.0), simd.splat_f32s(1.0));
+    let column = lane_numbers(simd, first);
+    let mut decay = zero;
+    for i in 0..CHUNK {
+        // SAFETY: rows and columns below 16 exist; factors up to `n` do.
+        unsafe {
+            let at = t.s.add(i * CHUNK + first).cast::<S::f32s>();
+            if i >= t.n {
+                at.write_unaligned(zero);
+                continue;
+            }
+            let before = simd.less_than_u32s(column, simd.splat_u32s(i as u32));
+            let through = simd.less_than_u32s(column, simd.splat_u32s(i as u32 + 1));
+            if t.alpha.is_null() {
+                decay = one;
+            } else {
+                // Columns past the diagonal hold 1, ready for the row in which they enter.
+                decay = simd.mul_f32s(decay, simd.splat_f32s(*t.alpha.add(i)));
+                decay = simd.select_f32s(before, decay, one);
+            }
+            let mut value = simd.mul_f32s(at.read_unaligned(), decay);
+            if !t.row.is_null() {
+                value = simd.mul_f32s(value, simd.splat_f32s(*t.row.add(i)));
+            }
+            let keep = if t.strict { before } else { through };
+            at.write_unaligned(simd.select_f32s(keep, value, zero));
+        }
+    }
+}
+
+/// `first, first + 1, …`, one per lane.
+#[inline(always)]
+fn lane_numbers<S: Simd>(simd: S, first: usize) -> S::u32s {
+    const NUMBERS: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    // SAFETY: no vector has more than 16 lanes.
+    let numbers = unsafe { NUMBERS.as_ptr().cast::<S::u32s>().read_unaligned() };
+    simd.add_u32s(numbers, simd.splat_u32s(first as u32))
 }

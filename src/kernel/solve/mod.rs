@@ -14,7 +14,7 @@
 //! 16: each solved row is at once subtracted from all rows below it, so the dependent chain is one fused
 //! multiply-add per row.
 
-use super::Kernel;
+use super::{Kernel, unroll16};
 use crate::CHUNK;
 use pulp::Simd;
 
@@ -91,11 +91,14 @@ unsafe fn rows<S: Simd, const R: usize>(simd: S, t: &Args, c: usize, i0: usize) 
                 *u = simd.mul_add_f32s(coef(i0 + r, j), above, *u);
             }
         }
-        for j in 0..R {
-            for i in j + 1..R {
-                u[i] = simd.mul_add_f32s(coef(i0 + i, i0 + j), u[j], u[i]);
+        unroll16!(J, {
+            if J < R {
+                let solved = u[J];
+                for (i, u) in u.iter_mut().enumerate().skip(J + 1) {
+                    *u = simd.mul_add_f32s(coef(i0 + i, i0 + J), solved, *u);
+                }
             }
-        }
+        });
         for (r, &u) in u.iter().enumerate() {
             at(i0 + r).write_unaligned(u);
         }

@@ -20,7 +20,7 @@ mod simd;
 use super::Kernel;
 use pulp::Simd;
 
-/// Columns of one strip: four AVX-512 vectors, eight of AVX2.
+/// Columns of one strip.
 pub const STRIP: usize = 64;
 
 /// Operands of one call. `x` and `y` rows need no padding.

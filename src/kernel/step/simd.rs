@@ -19,67 +19,107 @@ pub unsafe fn step<S: Simd>(simd: S, t: &Args) {
     }
 }
 
-/// Work on `NR` vectors of columns from `c` on; `last` masks the last of them.
+/// The columns that one block works on: `NR` vectors from `first` on, the last of them masked if `TAIL`.
+///
+/// Whole vectors never take the masked path: masked stores cost several times a plain one on AMD.
+#[derive(Clone, Copy)]
+struct Columns<S: Simd, const NR: usize, const TAIL: bool> {
+    simd: S,
+    first: usize,
+    last: MemMask<S::m32s>,
+}
+
 trait Block {
     /// # Safety
     /// The columns exist.
-    unsafe fn run<S: Simd, const NR: usize>(&self, simd: S, c: usize, last: MemMask<S::m32s>);
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>);
 }
 
 /// # Safety
 /// Columns `first .. end` exist.
 #[inline(always)]
-unsafe fn blocks<S: Simd, B: Block>(simd: S, first: usize, end: usize, block: B) {
-    let mut c = first;
+unsafe fn blocks<S: Simd, B: Block>(simd: S, mut first: usize, end: usize, block: B) {
     let lanes = S::F32_LANES;
-    while c < end {
-        let left = end - c;
-        let mask = |vectors: usize| {
-            let last = left - (vectors - 1) * lanes;
-            MemMask::new(simd.mask_between_m32s(0, last.min(lanes) as u32).mask())
-        };
-        // SAFETY: the caller's contract.
-        unsafe {
-            match left.div_ceil(lanes) {
-                1 => block.run::<S, 1>(simd, c, mask(1)),
-                2 | 3 => block.run::<S, 2>(simd, c, mask(2)),
-                _ => block.run::<S, 4>(simd, c, mask(4)),
-            }
+    // SAFETY: the caller's contract; whole vectors as long as there are some, then a masked one.
+    unsafe {
+        while first + 4 * lanes <= end {
+            block.run(Columns::<S, 4, false>::new(simd, first, end));
+            first += 4 * lanes;
         }
-        c += lanes
-            * match left.div_ceil(lanes) {
-                1 => 1,
-                2 | 3 => 2,
-                _ => 4,
+        while first + lanes <= end {
+            block.run(Columns::<S, 1, false>::new(simd, first, end));
+            first += lanes;
+        }
+        if first < end {
+            block.run(Columns::<S, 1, true>::new(simd, first, end));
+        }
+    }
+}
+
+impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
+    #[inline(always)]
+    fn new(simd: S, first: usize, end: usize) -> Self {
+        let left = (end - first).min(S::F32_LANES) as u32;
+        Columns { simd, first, last: MemMask::new(simd.mask_between_m32s(0, left).mask()) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [S::f32s; NR] {
+        [self.simd.splat_f32s(x); NR]
+    }
+
+    /// # Safety
+    /// The columns of `row` exist.
+    #[inline(always)]
+    unsafe fn load(self, row: *const f32) -> [S::f32s; NR] {
+        let mut out = self.splat(0.0);
+        for (v, out) in out.iter_mut().enumerate() {
+            let p = row.wrapping_add(self.first + v * S::F32_LANES);
+            // SAFETY: the caller's contract; a tail is one vector, and its mask ends with the columns.
+            *out = unsafe {
+                if TAIL {
+                    self.simd.mask_load_ptr_f32s(self.last, p)
+                } else {
+                    p.cast::<S::f32s>().read_unaligned()
+                }
             };
+        }
+        out
     }
-}
 
-#[inline(always)]
-unsafe fn load<S: Simd, const NR: usize>(simd: S, p: *const f32, last: MemMask<S::m32s>) -> [S::f32s; NR] {
-    let mut out = [simd.splat_f32s(0.0); NR];
-    for (v, out) in out.iter_mut().enumerate() {
-        let p = p.wrapping_add(v * S::F32_LANES);
-        // SAFETY: only the last vector can be partial, and its mask covers the columns that exist.
-        *out = unsafe {
-            if v + 1 < NR { p.cast::<S::f32s>().read_unaligned() } else { simd.mask_load_ptr_f32s(last, p) }
-        };
-    }
-    out
-}
-
-#[inline(always)]
-unsafe fn store<S: Simd, const NR: usize>(simd: S, p: *mut f32, last: MemMask<S::m32s>, x: [S::f32s; NR]) {
-    for (v, x) in x.into_iter().enumerate() {
-        let p = p.wrapping_add(v * S::F32_LANES);
-        // SAFETY: as in `load`.
-        unsafe {
-            if v + 1 < NR {
-                p.cast::<S::f32s>().write_unaligned(x);
-            } else {
-                simd.mask_store_ptr_f32s(last, p, x);
+    /// # Safety
+    /// The columns of `row` exist.
+    #[inline(always)]
+    unsafe fn store(self, row: *mut f32, x: [S::f32s; NR]) {
+        for (v, x) in x.into_iter().enumerate() {
+            let p = row.wrapping_add(self.first + v * S::F32_LANES);
+            // SAFETY: as in `load`.
+            unsafe {
+                if TAIL {
+                    self.simd.mask_store_ptr_f32s(self.last, p, x);
+                } else {
+                    p.cast::<S::f32s>().write_unaligned(x);
+                }
             }
         }
+    }
+
+    /// `acc + a · x`.
+    #[inline(always)]
+    fn add_scaled(self, acc: [S::f32s; NR], a: f32, x: [S::f32s; NR]) -> [S::f32s; NR] {
+        let (a, mut acc) = (self.simd.splat_f32s(a), acc);
+        for (acc, x) in acc.iter_mut().zip(x) {
+            *acc = self.simd.mul_add_f32s(a, x, *acc);
+        }
+        acc
+    }
+
+    #[inline(always)]
+    fn multiply(self, mut x: [S::f32s; NR], y: [S::f32s; NR]) -> [S::f32s; NR] {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = self.simd.mul_f32s(*x, y);
+        }
+        x
     }
 }
 
@@ -88,55 +128,38 @@ struct Read<'a>(&'a Args);
 
 impl Block for Read<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const NR: usize>(&self, simd: S, c: usize, last: MemMask<S::m32s>) {
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>) {
         let t = self.0;
-        let zero = [simd.splat_f32s(0.0); NR];
-        // SAFETY: rows `0 .. d` and the masked columns exist.
+        // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
-            let gamma = if t.gamma.is_null() {
-                [simd.splat_f32s(1.0); NR]
+            let state = |i: usize| columns.load(t.s.offset(i as isize * t.lds));
+            let gamma = if t.gamma.is_null() { columns.splat(1.0) } else { columns.load(t.gamma) };
+            let mut p = columns.splat(0.0);
+            let mut w = columns.load(t.x);
+            if t.erase.is_null() {
+                for i in 0..t.d {
+                    p = columns.add_scaled(p, *t.q.add(i), state(i));
+                }
             } else {
-                load::<S, NR>(simd, t.gamma.add(c), last)
-            };
-            let mut w = load::<S, NR>(simd, t.x.add(c), last);
-            let (mut r, mut p) = (zero, zero);
-            let query = |set: usize| if set < t.n_sets { t.q.add(set * t.ldq) } else { t.k };
-            let first = query(0);
-            for i in 0..t.d {
-                let s = load::<S, NR>(simd, t.s.offset(i as isize * t.lds).add(c), last);
-                let q = simd.splat_f32s(*first.add(i));
-                for v in 0..NR {
-                    p[v] = simd.mul_add_f32s(q, s[v], p[v]);
+                let mut r = columns.splat(0.0);
+                for i in 0..t.d {
+                    let s = state(i);
+                    p = columns.add_scaled(p, *t.q.add(i), s);
+                    r = columns.add_scaled(r, *t.erase.add(i), s);
                 }
-                if !t.erase.is_null() {
-                    let e = simd.splat_f32s(*t.erase.add(i));
-                    for v in 0..NR {
-                        r[v] = simd.mul_add_f32s(e, s[v], r[v]);
-                    }
-                }
+                r = columns.multiply(r, gamma);
+                w = columns.add_scaled(w, 1.0, r);
+                columns.store(t.x, w);
             }
-            for v in 0..NR {
-                w[v] = simd.mul_add_f32s(gamma[v], r[v], w[v]);
-            }
-            store::<S, NR>(simd, t.x.add(c), last, w);
             for set in 0..t.n_sets {
                 if set > 0 {
-                    p = zero;
-                    let q = query(set);
+                    p = columns.splat(0.0);
                     for i in 0..t.d {
-                        let s = load::<S, NR>(simd, t.s.offset(i as isize * t.lds).add(c), last);
-                        let q = simd.splat_f32s(*q.add(i));
-                        for v in 0..NR {
-                            p[v] = simd.mul_add_f32s(q, s[v], p[v]);
-                        }
+                        p = columns.add_scaled(p, *t.q.add(set * t.ldq + i), state(i));
                     }
                 }
-                let a = simd.splat_f32s(*t.a.add(set * t.lda));
-                let mut y = zero;
-                for v in 0..NR {
-                    y[v] = simd.mul_add_f32s(a, w[v], simd.mul_f32s(gamma[v], p[v]));
-                }
-                store::<S, NR>(simd, t.y.add(set * t.ldy + c), last, y);
+                let y = columns.add_scaled(columns.multiply(p, gamma), *t.a.add(set * t.lda), w);
+                columns.store(t.y.add(set * t.ldy), y);
             }
         }
     }
@@ -147,31 +170,22 @@ struct Update<'a>(&'a Args);
 
 impl Block for Update<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const NR: usize>(&self, simd: S, c: usize, last: MemMask<S::m32s>) {
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>) {
         let t = self.0;
-        // SAFETY: rows `0 .. d` and the masked columns exist.
+        // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
-            let w = load::<S, NR>(simd, t.x.add(c), last);
-            let gamma =
-                if t.gamma.is_null() { None } else { Some(load::<S, NR>(simd, t.gamma.add(c), last)) };
+            let w = columns.load(t.x);
+            let gamma = if t.gamma.is_null() { None } else { Some(columns.load(t.gamma)) };
             for i in 0..t.d {
-                let mut s = load::<S, NR>(simd, t.s.offset(i as isize * t.lds).add(c), last);
-                let k = simd.splat_f32s(*t.k.add(i));
+                let mut s = columns.load(t.s.offset(i as isize * t.lds));
                 if !t.end.is_null() {
-                    let end = simd.splat_f32s(*t.end.add(i));
-                    for v in 0..NR {
-                        s[v] = simd.mul_f32s(s[v], end);
-                    }
+                    s = columns.multiply(s, columns.splat(*t.end.add(i)));
                 }
                 if let Some(gamma) = gamma {
-                    for v in 0..NR {
-                        s[v] = simd.mul_f32s(s[v], gamma[v]);
-                    }
+                    s = columns.multiply(s, gamma);
                 }
-                for v in 0..NR {
-                    s[v] = simd.mul_add_f32s(k, w[v], s[v]);
-                }
-                store::<S, NR>(simd, t.s_new.offset(i as isize * t.lds_new).add(c), last, s);
+                s = columns.add_scaled(s, *t.k.add(i), w);
+                columns.store(t.s_new.offset(i as isize * t.lds_new), s);
             }
         }
     }

@@ -28,21 +28,26 @@ unsafe fn avx2(args: &Args<f16>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2_f16c(args: &Args<f16>) {
     let d = args.d;
-    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and d − j < 8 elements are copied.
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 8 ≤ d, and short rows are copied.
     unsafe {
         each(args, |src, dst| {
+            let eight = |src: *const f32, dst: *mut f16| {
+                let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(src));
+                _mm_storeu_si128(dst.cast(), h);
+            };
             let mut j = 0;
             while j + 8 <= d {
-                let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(src.add(j)));
-                _mm_storeu_si128(dst.add(j).cast(), h);
+                eight(src.add(j), dst.add(j));
                 j += 8;
             }
-            if j < d {
-                let (mut f, mut h) = ([0f32; 8], [0u16; 8]);
-                f.as_mut_ptr().copy_from_nonoverlapping(src.add(j), d - j);
-                let x = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(f.as_ptr()));
-                _mm_storeu_si128(h.as_mut_ptr().cast(), x);
-                dst.add(j).cast::<u16>().copy_from_nonoverlapping(h.as_ptr(), d - j);
+            if j < d && d >= 8 {
+                // Some of them for the second time.
+                eight(src.add(d - 8), dst.add(d - 8));
+            } else if j < d {
+                let (mut f, mut h) = ([0f32; 8], [f16::ZERO; 8]);
+                f.as_mut_ptr().copy_from_nonoverlapping(src, d);
+                eight(f.as_ptr(), h.as_mut_ptr());
+                dst.copy_from_nonoverlapping(h.as_ptr(), d);
             }
         });
     }

@@ -1,6 +1,6 @@
 //! 4×4 transpositions in registers.
 
-use super::{Args, Rows, TILE, TransposeRows};
+use super::{Args, Rows, TILE, TransposeRows, reference};
 use crate::kernel::{Kernel, Row};
 use crate::simd::Isa;
 use std::arch::aarch64::*;
@@ -14,10 +14,17 @@ pub(super) const ROWS: [Row<Args>; 2] = [
 /// The contract of [`Args`], and NEON must be there.
 #[target_feature(enable = "neon")]
 unsafe fn neon(args: &Args) {
-    let zeros = [0f32; 4];
-    let rows = Rows::new(args, &zeros);
-    let whole = args.d - args.d % 4;
-    for j in (0..whole).step_by(4) {
+    // SAFETY: the contract is the same.
+    unsafe { if args.n == TILE { neon_rows::<true>(args) } else { neon_rows::<false>(args) } }
+}
+
+/// # Safety
+/// As above; `FULL` if there are 16 rows.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn neon_rows<const FULL: bool>(args: &Args) {
+    let rows = Rows::<FULL> { args, zeros: [0.0; 4] };
+    let four_columns = |j: usize| {
         for i in (0..TILE).step_by(4) {
             // SAFETY: j + 4 ≤ d, or these are the zeros.
             let columns = transpose([0, 1, 2, 3].map(|r| unsafe { vld1q_f32(rows.at(i + r, j)) }));
@@ -26,15 +33,20 @@ unsafe fn neon(args: &Args) {
                 unsafe { vst1q_f32(args.dst.add((j + k) * TILE + i), column) };
             }
         }
+    };
+    let d = args.d;
+    if d < 4 {
+        // SAFETY: the contract is the same.
+        unsafe { reference::run(args) };
+        return;
     }
-    for j in whole..args.d {
-        for i in 0..TILE {
-            // SAFETY: j < d, or these are the zeros.
-            unsafe { *args.dst.add(j * TILE + i) = *rows.at(i, j) };
-        }
+    for j in (0..d).step_by(4) {
+        // The last four may have columns that are there already.
+        four_columns(j.min(d - 4));
     }
 }
 
+/// The 4×4 transposition.
 #[inline]
 #[target_feature(enable = "neon")]
 fn transpose([a, b, c, d]: [float32x4_t; 4]) -> [float32x4_t; 4] {

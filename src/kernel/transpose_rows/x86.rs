@@ -1,6 +1,6 @@
 //! Lanes put together by loads, then transposed.
 
-use super::{Args, Rows, TILE, TransposeRows};
+use super::{Args, Rows, TILE, TransposeRows, reference};
 use crate::kernel::{Kernel, Row};
 use crate::simd::Isa;
 use std::arch::x86_64::*;
@@ -8,17 +8,25 @@ use std::arch::x86_64::*;
 pub(super) const ROWS: [Row<Args>; 3] = [
     Row { isa: Isa::Scalar, by_hand: false, run: TransposeRows::reference },
     Row { isa: Isa::Avx2, by_hand: true, run: avx2 },
-    Row { isa: Isa::Avx512, by_hand: true, run: avx512 },
+    // 512-bit registers measured slower, see the module.
+    Row { isa: Isa::Avx512, by_hand: true, run: avx2 },
 ];
 
 /// # Safety
 /// The contract of [`Args`], and AVX2 must be there.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(args: &Args) {
-    let zeros = [0f32; 4];
-    let rows = Rows::new(args, &zeros);
-    let whole = args.d - args.d % 4;
-    for j in (0..whole).step_by(4) {
+    // SAFETY: the contract is the same.
+    unsafe { if args.n == TILE { avx2_rows::<true>(args) } else { avx2_rows::<false>(args) } }
+}
+
+/// # Safety
+/// As above; `FULL` if there are 16 rows.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2_rows<const FULL: bool>(args: &Args) {
+    let rows = Rows::<FULL> { args, zeros: [0.0; 4] };
+    let four_columns = |j: usize| {
         for half in [0, 8] {
             let load = |r: usize| {
                 // SAFETY: j + 4 ≤ d, or these are the zeros.
@@ -28,38 +36,29 @@ unsafe fn avx2(args: &Args) {
                     _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
                 }
             };
-            let columns = transpose_256([load(0), load(1), load(2), load(3)]);
+            let columns = transpose_lanes([load(0), load(1), load(2), load(3)]);
             for (k, column) in columns.into_iter().enumerate() {
                 // SAFETY: j + k < d; half + 8 ≤ 16.
                 unsafe { _mm256_storeu_ps(args.dst.add((j + k) * TILE + half), column) };
             }
         }
+    };
+    let d = args.d;
+    if d < 4 {
+        // SAFETY: the contract is the same.
+        unsafe { reference::run(args) };
+        return;
     }
-    let left = args.d - whole;
-    if left > 0 {
-        let mask = _mm_cmpgt_epi32(_mm_set1_epi32(left as i32), _mm_setr_epi32(0, 1, 2, 3));
-        for half in [0, 8] {
-            let load = |r: usize| {
-                // SAFETY: the mask covers the d − whole columns that are left.
-                unsafe {
-                    let low = _mm_maskload_ps(rows.at(half + r, whole), mask);
-                    let high = _mm_maskload_ps(rows.at(half + r + 4, whole), mask);
-                    _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(low), high)
-                }
-            };
-            let columns = transpose_256([load(0), load(1), load(2), load(3)]);
-            for (k, &column) in columns[..left].iter().enumerate() {
-                // SAFETY: whole + k < d; half + 8 ≤ 16.
-                unsafe { _mm256_storeu_ps(args.dst.add((whole + k) * TILE + half), column) };
-            }
-        }
+    for j in (0..d).step_by(4) {
+        // The last four may have columns that are there already.
+        four_columns(j.min(d - 4));
     }
 }
 
 /// 4×4 transpositions of each 128-bit lane.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn transpose_256([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+fn transpose_lanes([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
     let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
     let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
     [
@@ -67,60 +66,5 @@ fn transpose_256([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
         _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
         _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
         _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
-    ]
-}
-
-/// # Safety
-/// The contract of [`Args`], and AVX-512 (`x86-64-v4`) must be there.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn avx512(args: &Args) {
-    let zeros = [0f32; 4];
-    let rows = Rows::new(args, &zeros);
-    let whole = args.d - args.d % 4;
-    for j in (0..whole).step_by(4) {
-        let load = |r: usize| {
-            // SAFETY: j + 4 ≤ d, or these are the zeros.
-            unsafe { lanes([0, 4, 8, 12].map(|lane| _mm_loadu_ps(rows.at(lane + r, j)))) }
-        };
-        let columns = transpose_512([load(0), load(1), load(2), load(3)]);
-        for (k, column) in columns.into_iter().enumerate() {
-            // SAFETY: j + k < d.
-            unsafe { _mm512_storeu_ps(args.dst.add((j + k) * TILE), column) };
-        }
-    }
-    let left = args.d - whole;
-    if left > 0 {
-        let mask = (1u8 << left) - 1;
-        let load = |r: usize| {
-            // SAFETY: the mask covers the d − whole columns that are left.
-            unsafe { lanes([0, 4, 8, 12].map(|lane| _mm_maskz_loadu_ps(mask, rows.at(lane + r, whole)))) }
-        };
-        let columns = transpose_512([load(0), load(1), load(2), load(3)]);
-        for (k, &column) in columns[..left].iter().enumerate() {
-            // SAFETY: whole + k < d.
-            unsafe { _mm512_storeu_ps(args.dst.add((whole + k) * TILE), column) };
-        }
-    }
-}
-
-/// Four lanes as one register.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn lanes([a, b, c, d]: [__m128; 4]) -> __m512 {
-    let x = _mm512_insertf32x4::<1>(_mm512_castps128_ps512(a), b);
-    _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(x, c), d)
-}
-
-/// 4×4 transpositions of each 128-bit lane.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn transpose_512([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
-    let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    [
-        _mm512_shuffle_ps::<0x44>(ab_low, cd_low),
-        _mm512_shuffle_ps::<0xee>(ab_low, cd_low),
-        _mm512_shuffle_ps::<0x44>(ab_high, cd_high),
-        _mm512_shuffle_ps::<0xee>(ab_high, cd_high),
     ]
 }

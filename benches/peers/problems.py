@@ -1,0 +1,26 @@
+"""What is compared, and what we aim for.
+
+`aims` are ratios of tokens per second, ours to the peer's; `avx2_aims` the same with our kernels held to AVX2.
+`bound` counts the FLOPs per token and head that no algorithm here avoids, in units of D x E; `bound_aim` is our
+time against that bound at the core's measured peak.
+"""
+
+SHAPE = "B=1,H=16,D=128,E=128"
+
+
+def entry(mechanism, mode, aims=None, avx2_aims=None, bound=None, bound_aim=None):
+    tokens = 1 if mode == "step" else 2048
+    return {
+        "problem": f"mechanism={mechanism},mode={mode},{SHAPE},T={tokens},threads=1",
+        "aims": aims or {}, "avx2_aims": avx2_aims or {}, "bound": bound, "bound_aim": bound_aim,
+    }
+
+
+PROBLEMS = [
+    entry("gated_delta_rule", "causal", {"ort": 2.5, "ggml": 6.0}, {"ort": 1.3}, 6, 1.5),
+    entry("simple_gla", "causal", {"ggml": 6.0}, bound=4, bound_aim=1.35),
+    entry("gla", "causal", {"ggml": 5.0}),
+    entry("gated_delta_rule", "step", {"ort": 1.0}),
+    entry("simple_gla", "step"),
+    entry("gla", "step"),
+]

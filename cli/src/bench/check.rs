@@ -1,0 +1,55 @@
+//! Whether a problem's result is right, before anybody looks at its speed.
+
+use super::inputs::{Given, Roles, Tensors};
+use super::problem::Problem;
+use anyhow::{Context as _, Result};
+use subquad::Isa;
+
+/// Tokens of the checked problem at most: eight chunks of today's length.
+const MAX_TOKENS: i64 = 128;
+
+/// Largest error that counts as right, relative to the largest value of the tensor. Rounding in `f32` over
+/// 128 tokens and some hundred channels leaves some 1e-6; a wrong term leaves 1e-2 and more.
+pub const TOLERANCE: f64 = 1e-4;
+
+/// Largest difference between the problem's plan and the plan of the scalar reference, on the same inputs,
+/// relative to each output's largest value. The problem is reduced to few tokens, heads and sequences.
+pub fn error(problem: &Problem, roles: &Roles) -> Result<f64> {
+    let small = problem.reduced(MAX_TOKENS);
+    let reference = Problem { isa: Some(Isa::Scalar), threads: 1, ..small.clone() };
+    let run = |problem: &Problem| -> Result<Tensors> {
+        let plan = problem.plan()?;
+        let mut tensors = Tensors::generate(problem, &plan, roles, &Given::new())?;
+        let mut workspace = vec![0; plan.workspace_size()];
+        tensors.run(&plan, problem.mode, &mut workspace).with_context(|| format!("problem `{problem}`"))?;
+        Ok(tensors)
+    };
+    let (ours, reference) = (run(&small)?, run(&reference)?);
+    Ok(ours.results().zip(reference.results()).map(|((_, a), (_, b))| relative(a, b)).fold(0.0, f64::max))
+}
+
+/// `max |a − b| / max |b|`; infinite where either is not finite.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    let (mut difference, mut size) = (0f64, 0f64);
+    for (&a, &b) in a.iter().zip(b) {
+        if !a.is_finite() || !b.is_finite() {
+            return f64::INFINITY;
+        }
+        difference = difference.max((f64::from(a) - f64::from(b)).abs());
+        size = size.max(f64::from(b).abs());
+    }
+    if difference == 0.0 { 0.0 } else { difference / size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::relative;
+
+    #[test]
+    fn only_finite_numbers_can_agree() {
+        assert_eq!(relative(&[1.0, 2.0], &[1.0, 4.0]), 0.5);
+        assert_eq!(relative(&[0.0], &[0.0]), 0.0);
+        assert_eq!(relative(&[f32::NAN], &[f32::NAN]), f64::INFINITY);
+        assert_eq!(relative(&[1.0], &[0.0]), f64::INFINITY);
+    }
+}

@@ -1,0 +1,247 @@
+//! Tensors for a problem: which roles it needs, their shapes, and plausible values for each.
+
+use super::problem::Problem;
+use crate::machine;
+use crate::random::Random;
+use crate::shape;
+use crate::table;
+use anyhow::{Context as _, Result, anyhow, bail};
+use std::collections::BTreeMap;
+use subquad::catalog::{RoleKind, RoleSpec};
+use subquad::{Args, Error, Mode, Plan, Role, View, ViewMut};
+
+/// Values that the caller has, in place of generated ones.
+pub type Given = BTreeMap<Role, Vec<f32>>;
+
+/// The roles of a call, each with the index of its shape among the catalogue's alternatives.
+#[derive(Clone, Debug)]
+pub struct Roles(Vec<(Role, usize)>);
+
+/// A tensor of a call.
+#[derive(Clone, Debug)]
+struct Tensor {
+    role: Role,
+    /// Where the same memory is bound as output: what is carried is updated in place.
+    role_out: Option<Role>,
+    output: bool,
+    shape: Vec<i64>,
+    data: Vec<f32>,
+}
+
+/// All tensors of a problem.
+#[derive(Clone, Debug)]
+pub struct Tensors(Vec<Tensor>);
+
+impl Roles {
+    /// What the plan asks for: required roles, one of every group, the state in mode step, and whatever else
+    /// the library reports as missing when it runs on a few tokens.
+    pub fn of(problem: &Problem) -> Result<Roles> {
+        problem.plan()?;
+        let small = problem.reduced(4);
+        let plan = small.plan()?;
+        let mut roles = Roles::first_guess(problem, &plan);
+        // Each turn settles one role, so there are no more turns than roles and alternatives.
+        for _ in 0..4 * problem.mechanism.roles.len() {
+            let mut tensors = Tensors::generate(&small, &plan, &roles, &Given::new())?;
+            let mut workspace = vec![0; plan.workspace_size()];
+            let fault = match tensors.run(&plan, small.mode, &mut workspace) {
+                Ok(()) => return Ok(roles),
+                Err(fault) => fault,
+            };
+            if !roles.mend(problem, &fault) {
+                return Err(fault).with_context(|| format!("problem `{problem}`"));
+            }
+        }
+        bail!("problem `{problem}`: no set of roles satisfies the library")
+    }
+
+    fn first_guess(problem: &Problem, plan: &Plan) -> Roles {
+        let mut roles = Vec::new();
+        let mut groups: Vec<&str> = Vec::new();
+        let carried = |role| problem.mode == Mode::Step || problem.with.contains(&role);
+        for spec in problem.mechanism.roles {
+            let is_first = !spec.one_of.is_empty() && !groups.contains(&spec.one_of);
+            let wanted = match spec.kind {
+                RoleKind::Input => spec.required || is_first || problem.with.contains(&spec.role),
+                RoleKind::Output => true,
+                RoleKind::StateIn | RoleKind::StateOut => {
+                    let components = &plan.state_layout().components;
+                    let kept = components.iter().any(|c| [c.role_in, c.role_out].contains(&spec.role));
+                    kept && carried(spec.role)
+                }
+                RoleKind::GradOutput => false,
+            };
+            if wanted {
+                groups.push(spec.one_of);
+                roles.push((spec.role, 0));
+            }
+        }
+        Roles(roles)
+    }
+
+    /// Takes up a role that is missing, or the next shape of one that does not fit.
+    fn mend(&mut self, problem: &Problem, fault: &Error) -> bool {
+        match *fault {
+            Error::MissingRole { role, .. } if self.0.iter().all(|(own, _)| *own != role) => {
+                self.0.push((role, 0));
+                true
+            }
+            Error::WrongRank { role, .. } | Error::WrongExtent { role, .. } => {
+                let alternatives = problem.mechanism.role(role).map_or(0, |spec| spec.shapes.len());
+                match self.0.iter_mut().find(|(own, _)| *own == role) {
+                    Some((_, index)) if *index + 1 < alternatives => {
+                        *index += 1;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Tensors {
+    /// Allocates and fills the tensors of a problem. Equal problems have equal values.
+    pub fn generate(problem: &Problem, plan: &Plan, roles: &Roles, given: &Given) -> Result<Tensors> {
+        let mut list = Vec::new();
+        for &(role, alternative) in &roles.0 {
+            let spec = problem.mechanism.role(role).ok_or_else(|| anyhow!("no role {role}"))?;
+            let shape = extents(problem, plan, spec, alternative)?;
+            list.push((spec, shape));
+        }
+        check_memory(problem, list.iter().map(|(_, shape)| len(shape)).sum())?;
+        let mut tensors = Tensors(Vec::new());
+        for (seed, (spec, shape)) in list.into_iter().enumerate() {
+            let output = matches!(spec.kind, RoleKind::Output | RoleKind::StateOut);
+            let component = plan.state_layout().components.iter().find(|c| c.role_out == spec.role);
+            let input = component.and_then(|c| tensors.0.iter_mut().find(|t| t.role == c.role_in));
+            if let Some(input) = input {
+                input.role_out = Some(spec.role);
+                continue;
+            }
+            let data = match given.get(&spec.role) {
+                Some(data) if data.len() == len(&shape) => data.clone(),
+                Some(data) => bail!("{} has {} values, its shape {shape:?}", spec.role, data.len()),
+                None if output => vec![0.0; len(&shape)],
+                None => values(problem, plan, spec, &shape, seed as u64),
+            };
+            tensors.0.push(Tensor { role: spec.role, role_out: None, output, shape, data });
+        }
+        Ok(tensors)
+    }
+
+    /// Bytes that one call reads and writes.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|t| 4 * t.data.len() * if t.role_out.is_some() { 2 } else { 1 }).sum()
+    }
+
+    /// Binds everything.
+    pub fn args(&mut self) -> subquad::Result<Args<'_>> {
+        let mut args = Args::new();
+        for tensor in &mut self.0 {
+            args = match tensor.role_out {
+                Some(out) => args.in_place(tensor.role, out, ViewMut::new(&mut tensor.data, &tensor.shape)?),
+                None if tensor.output => {
+                    args.output(tensor.role, ViewMut::new(&mut tensor.data, &tensor.shape)?)
+                }
+                None => args.input(tensor.role, View::new(&tensor.data, &tensor.shape)?),
+            };
+        }
+        Ok(args)
+    }
+
+    /// One call.
+    pub fn run(&mut self, plan: &Plan, mode: Mode, workspace: &mut [u8]) -> subquad::Result<()> {
+        let args = self.args()?;
+        plan.execute(mode, &args, workspace)
+    }
+
+    /// Roles that the call only reads.
+    pub fn inputs(&self) -> impl Iterator<Item = Role> {
+        self.0.iter().filter(|tensor| !tensor.output && tensor.role_out.is_none()).map(|tensor| tensor.role)
+    }
+
+    /// What the call wrote: role and values.
+    pub fn results(&self) -> impl Iterator<Item = (Role, &[f32])> {
+        let written = self.0.iter().filter(|tensor| tensor.output || tensor.role_out.is_some());
+        written.map(|tensor| (tensor.role_out.unwrap_or(tensor.role), &tensor.data[..]))
+    }
+}
+
+fn len(shape: &[i64]) -> usize {
+    shape.iter().map(|&n| n as usize).product()
+}
+
+fn extents(problem: &Problem, plan: &Plan, spec: &RoleSpec, alternative: usize) -> Result<Vec<i64>> {
+    let mut components = plan.state_layout().components.iter();
+    if let Some(component) = components.find(|c| [c.role_in, c.role_out].contains(&spec.role)) {
+        let own = &component.shape[..component.rank];
+        return Ok([&[problem.batch], own].concat());
+    }
+    let text = spec.shapes[alternative];
+    let axes =
+        shape::parse(text).ok_or_else(|| anyhow!("the shape {text} of {} is not understood", spec.role))?;
+    let names = problem.names();
+    let value = |axis: &shape::Axis| {
+        axis.value(&names).ok_or_else(|| anyhow!("the shape {text} of {} has an unknown size", spec.role))
+    };
+    axes.iter().map(value).collect()
+}
+
+/// Three quarters of the memory that is free: beyond, the machine swaps and times mean nothing.
+fn check_memory(problem: &Problem, n_elements: usize) -> Result<()> {
+    let needed = n_elements.saturating_mul(4);
+    let Some(memory) = machine::memory() else { return Ok(()) };
+    let limit = memory.available / 4 * 3;
+    if needed > limit {
+        bail!(
+            "problem `{problem}` needs {} for its tensors, but at most {} (3/4 of what is available) are used; \
+             take fewer heads or tokens",
+            table::bytes(needed),
+            table::bytes(limit)
+        );
+    }
+    Ok(())
+}
+
+fn values(problem: &Problem, plan: &Plan, spec: &RoleSpec, shape: &[i64], seed: u64) -> Vec<f32> {
+    let mut random = Random::new(seed + 1);
+    let n = len(shape);
+    let mut fill = |draw: &mut dyn FnMut(&mut Random) -> f32| (0..n).map(|_| draw(&mut random)).collect();
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+    match spec.role.base_name() {
+        "q" | "k" => {
+            let mut rows: Vec<f32> = fill(&mut Random::normal);
+            if unit_rows(problem, spec.role) {
+                rows.chunks_exact_mut(problem.dim_qk as usize).for_each(normalise);
+            }
+            rows
+        }
+        "g" | "gv" | "decay" => fill(&mut |r| -(0.1 * r.normal()).abs()),
+        "decay_rate" => fill(&mut |r| -1.0 - 15.0 * r.uniform()),
+        "dt" => fill(&mut |r| 0.001 * 100f32.powf(r.uniform())),
+        "dt_bias" => fill(&mut |r| -5.0 + r.normal()),
+        "beta" | "erase" | "write" | "slot_write" => fill(&mut |r| sigmoid(r.normal())),
+        "d_skip" => fill(&mut |_| 1.0),
+        "state_in" => fill(&mut |r| 0.1 * r.normal()),
+        "z_in" => fill(&mut |r| 1.0 + r.uniform()),
+        name if name.ends_with("norm_weight") => fill(&mut |r| 1.0 + 0.1 * r.normal()),
+        _ => match plan.state_layout().components.iter().find(|c| c.role_in == spec.role) {
+            Some(component) => fill(&mut |_| component.initial.max(0.0)),
+            None => fill(&mut Random::normal),
+        },
+    }
+}
+
+/// Keys of the delta rule are unit vectors in every model: with longer ones the recurrence explodes. The
+/// same for q and k where the mechanism could do it itself.
+fn unit_rows(problem: &Problem, role: Role) -> bool {
+    let corrects = problem.mechanism.role(Role::BETA).is_some();
+    problem.mechanism.param("l2norm_qk").is_some() || (corrects && role == Role::K)
+}
+
+fn normalise(row: &mut [f32]) {
+    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
+    row.iter_mut().for_each(|x| *x /= norm);
+}

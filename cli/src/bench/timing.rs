@@ -1,0 +1,161 @@
+//! Median time of a call, between two measurements of the peak.
+
+use super::count::Count;
+use super::inputs::{Given, Roles, Tensors};
+use super::problem::Problem;
+use crate::{machine, peak};
+use anyhow::{Context as _, Result, bail};
+use std::time::{Duration, Instant};
+use subquad::{Args, Plan};
+
+/// The peak may move by this much between before and after; beyond, the run is void.
+const PEAK_DRIFT: f64 = 0.05;
+/// Times a run is repeated when the peak moved.
+const ATTEMPTS: usize = 4;
+/// A sample lasts at least this long, so that the clock's own cost of some 30 ns does not show.
+const SAMPLE: Duration = Duration::from_micros(20);
+/// Samples at least, however long one takes.
+const MIN_SAMPLES: usize = 5;
+/// Samples at most.
+const MAX_SAMPLES: usize = 20_000;
+
+/// What was measured of one problem.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Seconds of one call, the median.
+    pub seconds: f64,
+    /// Interquartile range over the median.
+    pub spread: f64,
+    /// Calls that were timed.
+    pub samples: usize,
+    /// Billions of operations per second of the problem's threads on registers, mean of before and after.
+    pub peak_gflops: f64,
+    /// Peak of the problem's threads over that of one: 2 for two cores, little more than 1 for two threads of
+    /// one core.
+    pub peak_ratio: Option<f64>,
+    /// The peak moved between before and after, in every attempt.
+    pub void: bool,
+    /// Part of the time that the calling thread really had the processor; low on a busy machine.
+    pub cpu_share: Option<f64>,
+    /// Operations of one call.
+    pub count: Count,
+    /// Bytes of the tensors of one call.
+    pub bytes: usize,
+    /// The instruction set that ran.
+    pub isa: subquad::Isa,
+    /// Bytes of workspace.
+    pub workspace_bytes: usize,
+    /// Bytes of the state of one sequence.
+    pub state_bytes: usize,
+}
+
+impl Measured {
+    /// Heads that times are quoted for: the most of q, k and v.
+    pub fn heads(problem: &Problem) -> i64 {
+        problem.heads.into_iter().max().unwrap_or(1)
+    }
+
+    /// Nanoseconds per token and head.
+    pub fn ns_per_token_head(&self, problem: &Problem) -> f64 {
+        let tokens = problem.batch * problem.n_queries;
+        1e9 * self.seconds / (tokens * Measured::heads(problem)) as f64
+    }
+
+    /// Tokens of all sequences per second.
+    pub fn tokens_per_s(&self, problem: &Problem) -> f64 {
+        (problem.batch * problem.n_queries) as f64 / self.seconds
+    }
+
+    /// Billions of counted operations per second.
+    pub fn gflops(&self) -> f64 {
+        1e-9 * self.count.flops / self.seconds
+    }
+
+    /// Part of the peak.
+    pub fn peak_fraction(&self) -> f64 {
+        self.gflops() / self.peak_gflops
+    }
+
+    /// How many times the time that the unavoidable operations take at the peak.
+    pub fn bound_ratio(&self) -> f64 {
+        self.seconds * self.peak_gflops * 1e9 / self.count.bound
+    }
+
+    /// Bytes of tensors moved per second.
+    pub fn bytes_per_s(&self) -> f64 {
+        self.bytes as f64 / self.seconds
+    }
+}
+
+/// Times a problem for about `seconds`.
+pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) -> Result<Measured> {
+    let plan = problem.plan()?;
+    let mut tensors = Tensors::generate(problem, &plan, roles, given)?;
+    let mut workspace = vec![0; plan.workspace_size()];
+    let (count, bytes, info) = (Count::of(problem, &plan), tensors.bytes(), plan.info());
+    tensors.run(&plan, problem.mode, &mut workspace).with_context(|| format!("problem `{problem}`"))?;
+    if let Some((role, _)) = tensors.results().find(|(_, data)| data.iter().any(|x| !x.is_finite())) {
+        bail!("problem `{problem}`: {role} has values that are not finite");
+    }
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let before = peak::threads(info.isa, problem.threads, peak::SPAN);
+        let args = tensors.args()?;
+        let (clock, cpu) = (Instant::now(), machine::thread_cpu_seconds());
+        let samples = sample(&plan, problem, &args, &mut workspace, seconds)?;
+        let clock = clock.elapsed().as_secs_f64();
+        // With a pool the calling thread waits for the others, which says nothing of the machine.
+        let cpu = cpu.filter(|_| problem.threads == 1).zip(machine::thread_cpu_seconds());
+        let after = peak::threads(info.isa, problem.threads, peak::SPAN);
+        let void = (before / after - 1.0).abs() > PEAK_DRIFT;
+        if void && attempts < ATTEMPTS {
+            continue;
+        }
+        let quartile = |i: usize| samples[(samples.len() - 1) * i / 4];
+        return Ok(Measured {
+            seconds: quartile(2),
+            spread: (quartile(3) - quartile(1)) / quartile(2),
+            samples: samples.len(),
+            peak_gflops: (before + after) / 2.0,
+            peak_ratio: (problem.threads > 1).then(|| after / peak::one_thread(info.isa, peak::SPAN)),
+            void,
+            cpu_share: cpu.map(|(start, end)| (end - start) / clock),
+            count,
+            bytes,
+            isa: info.isa,
+            workspace_bytes: info.workspace_bytes,
+            state_bytes: info.state_bytes,
+        });
+    }
+}
+
+/// Seconds per call of every sample, in rising order.
+fn sample(
+    plan: &Plan,
+    problem: &Problem,
+    args: &Args,
+    workspace: &mut [u8],
+    seconds: f64,
+) -> Result<Vec<f64>> {
+    let mut time = |calls: u32| -> Result<Duration> {
+        let start = Instant::now();
+        for _ in 0..calls {
+            plan.execute(problem.mode, args, workspace)?;
+        }
+        Ok(start.elapsed())
+    };
+    // The warm-up finds how many calls make a sample; it fills caches and starts the pool's threads.
+    let mut calls = 1;
+    while time(calls)? < SAMPLE {
+        calls *= 2;
+    }
+    let budget = Duration::from_secs_f64(seconds);
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    while samples.len() < MIN_SAMPLES || (start.elapsed() < budget && samples.len() < MAX_SAMPLES) {
+        samples.push(time(calls)?.as_secs_f64() / f64::from(calls));
+    }
+    samples.sort_by(f64::total_cmp);
+    Ok(samples)
+}

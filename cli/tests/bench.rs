@@ -1,0 +1,104 @@
+//! `subquad bench`: numbers that can be read, refusals that say what is expected.
+
+mod support;
+
+use serde_json::Value;
+use support::{done, json, refused};
+
+const SMALL: &str = "mechanism=gated_delta_rule,H=2,D=32,T=40";
+
+#[test]
+fn a_line_of_json_has_what_the_design_promises() {
+    let lines =
+        json(&["bench", SMALL, "mechanism=gla,mode=step,H=2,D=16,E=8", "--seconds", "0.01", "--json"]);
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        let positive = [
+            "ns_per_token_head",
+            "tokens_per_s",
+            "gflops",
+            "peak_gflops",
+            "peak_fraction",
+            "bytes_per_s",
+            "workspace_bytes",
+            "state_bytes",
+            "bound_ratio",
+        ];
+        for key in positive {
+            assert!(line[key].as_f64().is_some_and(|x| x > 0.0), "{key} in {line}");
+        }
+        assert!(line["spread"].is_number() && line["void"].is_boolean(), "{line}");
+        assert!(line["check_error"].as_f64().unwrap() <= 1e-4, "{line}");
+    }
+    let problem = lines[0]["problem"].as_str().unwrap();
+    assert!(problem.starts_with("mechanism=gated_delta_rule,mode=causal,B=1,H=2,Hk=2,Hv=2,D=32,E=32,T=40"));
+    let again = json(&["bench", problem, "--seconds", "0.01", "--json"]);
+    assert_eq!(again[0]["problem"], problem, "the string reproduces the problem");
+}
+
+#[test]
+fn every_mechanism_has_inputs_in_every_mode() {
+    let listed = json(&["list", "--json"]);
+    let mut args = vec!["bench".to_owned(), "--json".to_owned(), "--seconds".to_owned(), "0.001".to_owned()];
+    for mechanism in &listed {
+        for mode in mechanism["modes"].as_array().unwrap() {
+            let (name, mode) = (mechanism["name"].as_str().unwrap(), mode.as_str().unwrap());
+            let length = if mode == "step" { "" } else { ",T=20" };
+            args.push(format!("mechanism={name},mode={mode},H=2,D=16{length}"));
+        }
+    }
+    let lines = json(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(lines.len(), args.len() - 4);
+    for line in lines {
+        assert!(line["check_error"].as_f64().is_some_and(|error| error <= 1e-4), "{line}");
+    }
+}
+
+#[test]
+fn options_replace_what_the_problem_says() {
+    let lines = json(&["bench", SMALL, "--isa", "scalar", "--threads", "2", "--seconds", "0.01", "--json"]);
+    assert_eq!((&lines[0]["isa"], &lines[0]["threads"]), (&Value::from("scalar"), &Value::from(2)));
+    let unchecked = json(&["bench", SMALL, "--no-check", "--seconds", "0.01", "--json"]);
+    assert!(unchecked[0]["check_error"].is_null());
+}
+
+#[test]
+fn roles_that_parameters_ask_for_are_found() {
+    let problems = [
+        "mechanism=simple_gla,H=2,D=16,T=20,normalize=rms_gate,with=out_norm_weight",
+        "mechanism=retention,H=2,D=16,T=20,normalize=srms_all,with=out_norm_weight",
+        "mechanism=linear,H=2,D=16,T=20,feature_map=exp,with=state_in+state_out",
+        "mechanism=gated_delta_rule,H=2,Hv=4,D=16,T=20,l2norm_qk=1",
+    ];
+    let args = [&["bench", "--seconds", "0.001", "--json"], &problems[..]].concat();
+    assert_eq!(json(&args).len(), problems.len());
+}
+
+#[test]
+fn files_lists_and_plots() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (file, plot) = (folder.path().join("problems.txt"), folder.path().join("cost.svg"));
+    std::fs::write(&file, format!("# lengths\n\n{SMALL}:80 # both\n")).unwrap();
+    let (file, plot) = (file.to_str().unwrap(), plot.to_str().unwrap());
+    let out = done(&["bench", "--file", file, "--plot", plot, "--seconds", "0.01"]);
+    assert!(out.lines().next().unwrap().contains("ns/tok/head"), "{out}");
+    assert_eq!(out.lines().filter(|line| line.starts_with("gated_delta_rule")).count(), 2, "{out}");
+    let svg = std::fs::read_to_string(plot).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("gated_delta_rule causal"), "{svg}");
+}
+
+#[test]
+fn faults_name_what_was_given_and_what_is_expected() {
+    let fault = |problem: &str| refused(&["bench", problem]);
+    let unknown = fault("mechanism=gla,chunk=3");
+    assert!(unknown.contains("unknown key `chunk`; known keys are mechanism, mode, B, H"), "{unknown}");
+    assert!(unknown.contains("gate_activation"), "the mechanism's parameters are listed: {unknown}");
+    assert!(fault("mechanism=gal").contains("mechanism is `gal`, expected one of linear"));
+    assert!(fault("mechanism=gla,norm_eps=-1").contains("norm_eps is -1, expected at least 0"));
+    assert!(fault("mechanism=gla,H=3,Hk=2").contains("desc.heads_q is 3"));
+    assert!(fault("mechanism=gla,B=1M,H=1M").contains("needs"), "far more than any memory");
+    assert!(fault("T=5").contains("`mechanism=` is missing"));
+    assert!(refused(&["bench", SMALL, "--seconds", "0"]).contains("--seconds is 0"));
+    assert!(refused(&["bench", "--file", "no/such/file"]).contains("no/such/file"));
+    refused(&["bench"]);
+}

@@ -1,0 +1,226 @@
+//! Reference files (`docs/spec/README.md`, "Reference vectors"), replayed by name, with no mechanism-specific code.
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use subquad::catalog::{self, RoleKind};
+use subquad::{Args, Context, Desc, Error, Mode, Plan, Role, Value, View, ViewMut};
+
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    pub shape: Vec<i64>,
+    pub data: Vec<f32>,
+}
+
+impl Array {
+    pub fn filled(shape: &[i64], value: f32) -> Array {
+        Array { shape: shape.to_vec(), data: vec![value; shape.iter().product::<i64>() as usize] }
+    }
+
+    /// The array made of these entries of an axis, in this order.
+    pub fn pick(&self, axis: usize, entries: impl IntoIterator<Item = usize> + Clone) -> Array {
+        let n = self.shape[axis] as usize;
+        let outer = self.shape[..axis].iter().product::<i64>() as usize;
+        let inner = self.shape[axis + 1..].iter().product::<i64>() as usize;
+        let mut shape = self.shape.clone();
+        shape[axis] = entries.clone().into_iter().count() as i64;
+        let mut data = Vec::new();
+        for o in 0..outer {
+            for i in entries.clone() {
+                assert!(i < n);
+                data.extend_from_slice(&self.data[(o * n + i) * inner..][..inner]);
+            }
+        }
+        Array { shape, data }
+    }
+
+    /// Arrays one after the other along an axis.
+    pub fn join(axis: usize, parts: &[Array]) -> Array {
+        let mut shape = parts[0].shape.clone();
+        shape[axis] = parts.iter().map(|part| part.shape[axis]).sum();
+        let outer = shape[..axis].iter().product::<i64>() as usize;
+        let mut data = Vec::new();
+        for o in 0..outer {
+            for part in parts {
+                let len = part.shape[axis..].iter().product::<i64>() as usize;
+                data.extend_from_slice(&part.data[o * len..][..len]);
+            }
+        }
+        Array { shape, data }
+    }
+}
+
+/// A reference file.
+#[derive(Clone, Debug)]
+pub struct Golden {
+    pub path: PathBuf,
+    pub meta: BTreeMap<String, String>,
+    pub tensors: BTreeMap<String, Array>,
+}
+
+/// Reference files of a folder of `tests/golden`, sorted by name.
+pub fn files(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let entries = std::fs::read_dir(root).expect("tests/golden is there");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    files.sort();
+    files
+}
+
+impl Golden {
+    pub fn read(path: &Path) -> Golden {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let meta = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let all = SafeTensors::deserialize(&bytes).unwrap();
+        let floats = all.iter().filter(|(_, view)| view.dtype() == Dtype::F32).map(|(name, view)| {
+            let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            let shape = view.shape().iter().map(|&n| n as i64).collect();
+            (name.to_owned(), Array { shape, data: data.collect() })
+        });
+        let tensors = floats.collect();
+        Golden { path: path.to_owned(), meta, tensors }
+    }
+
+    pub fn mechanism(&self) -> &str {
+        &self.meta["mechanism"]
+    }
+
+    pub fn mode(&self) -> Mode {
+        Mode::from_name(&self.meta["mode"]).unwrap()
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.meta[key].parse().unwrap()
+    }
+
+    /// The description that the file's shapes and parameters give.
+    pub fn desc(&self) -> Desc {
+        let shape = |name: &str| &self.tensors[name].shape;
+        let (q, k, v) = (shape("q"), shape("k"), shape("v"));
+        let mut desc = Desc::new(self.mechanism()).heads(q[1], k[1], v[1]).dims(q[3], v[3]);
+        desc = desc.modes(self.mode());
+        let params: Json = serde_json::from_str(&self.meta["params"]).unwrap();
+        for (name, value) in params.as_object().unwrap() {
+            desc = desc.param(name, value_of(value));
+        }
+        desc
+    }
+
+    /// Runs the file and gives the worst error as a fraction of the tolerance.
+    pub fn replay(&self, context: &Context) -> Result<f64, Error> {
+        let plan = Plan::new(context, &self.desc())?;
+        let outputs = if self.mode() == Mode::Step { self.steps(&plan)? } else { self.whole(&plan)? };
+        let mut worst = 0.0f64;
+        for (name, got) in outputs {
+            let Some(want) = self.tensors.get(&name) else { continue };
+            assert_eq!(got.shape, want.shape, "{name}");
+            let own = |key: &str| -> f64 {
+                let of_role = self.meta.get(&format!("role_{key}")).and_then(|text| {
+                    serde_json::from_str::<Json>(text).unwrap().get(&name).and_then(Json::as_f64)
+                });
+                of_role.unwrap_or_else(|| self.number(key))
+            };
+            worst = worst.max(error(&got.data, &want.data, own("rtol"), own("atol")));
+        }
+        Ok(worst)
+    }
+
+    fn inputs(&self) -> BTreeMap<String, Array> {
+        let mechanism = catalog::find(self.mechanism()).unwrap();
+        let is_input = |name: &str| {
+            let spec = Role::from_name(name).and_then(|role| mechanism.role(role));
+            spec.is_some_and(|spec| matches!(spec.kind, RoleKind::Input | RoleKind::StateIn))
+        };
+        self.tensors.iter().filter(|(name, _)| is_input(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
+    }
+
+    fn whole(&self, plan: &Plan) -> Result<BTreeMap<String, Array>, Error> {
+        run(plan, self.mode(), &self.inputs(), &self.out_shape(None))
+    }
+
+    fn out_shape(&self, tokens: Option<i64>) -> Vec<i64> {
+        let mut shape = self.tensors["out"].shape.clone();
+        shape[2] = tokens.unwrap_or(shape[2]);
+        shape
+    }
+
+    fn steps(&self, plan: &Plan) -> Result<BTreeMap<String, Array>, Error> {
+        let n = self.tensors["q"].shape[2] as usize;
+        let mut inputs = self.inputs();
+        let mut out = Array::filled(&self.out_shape(None), f32::NAN);
+        let mut last = BTreeMap::new();
+        for t in 0..n {
+            let token = inputs.iter().map(|(name, array)| {
+                // What has a token axis is cut along it; states and per-head values are not.
+                let cut = !name.ends_with("_in") && array.shape.len() >= 3;
+                (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
+            });
+            last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)))?;
+            let e = out.shape[3] as usize;
+            for (row, piece) in last["out"].data.chunks_exact(e).enumerate() {
+                out.data[(row * n + t) * e..][..e].copy_from_slice(piece);
+            }
+            for (name, array) in &last {
+                if let Some(base) = name.strip_suffix("_out") {
+                    inputs.insert(format!("{base}_in"), array.clone());
+                }
+            }
+        }
+        last.insert("out".into(), out);
+        Ok(last)
+    }
+}
+
+/// Runs a plan on contiguous arrays; gives `out` and every part of the state.
+pub fn run(
+    plan: &Plan,
+    mode: Mode,
+    inputs: &BTreeMap<String, Array>,
+    out_shape: &[i64],
+) -> Result<BTreeMap<String, Array>, Error> {
+    let batch = inputs["q"].shape[0];
+    let mut outputs = BTreeMap::from([("out".to_owned(), Array::filled(out_shape, f32::NAN))]);
+    for part in &plan.state_layout().components {
+        if part.role_in == Role::SHIFT_IN && !inputs.contains_key("shift_in") {
+            continue;
+        }
+        let mut shape = vec![batch];
+        shape.extend(&part.shape[..part.rank]);
+        outputs.insert(part.role_out.to_string(), Array::filled(&shape, f32::NAN));
+    }
+    let mut args = Args::new();
+    for (name, array) in inputs {
+        args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
+    }
+    for (name, array) in &mut outputs {
+        let shape = array.shape.clone();
+        args = args.output(Role::from_name(name).unwrap(), ViewMut::new(&mut array.data, &shape)?);
+    }
+    plan.execute(mode, &args, &mut vec![0; plan.workspace_size()])?;
+    Ok(outputs)
+}
+
+/// Largest `|x − ref| / (atol + rtol·|ref|)`; infinities must agree, NaN never passes.
+pub fn error(got: &[f32], want: &[f32], rtol: f64, atol: f64) -> f64 {
+    let one = |(&x, &r): (&f32, &f32)| {
+        let (x, r) = (f64::from(x), f64::from(r));
+        if x == r { 0.0 } else { (x - r).abs() / (atol + rtol * r.abs()) }
+    };
+    let errors = got.iter().zip(want).map(one);
+    errors.fold(0.0, |worst, e| if e.is_nan() { f64::INFINITY } else { worst.max(e) })
+}
+
+fn value_of(json: &Json) -> Value {
+    match json {
+        Json::Bool(x) => Value::from(*x),
+        Json::Number(x) if x.is_i64() => Value::Int(x.as_i64().unwrap()),
+        Json::Number(x) => Value::Real(x.as_f64().unwrap()),
+        Json::String(x) => Value::Word(x.clone()),
+        Json::Array(list) => Value::Reals(list.iter().map(|x| x.as_f64().unwrap()).collect()),
+        other => panic!("a parameter is {other}"),
+    }
+}

@@ -1,0 +1,9 @@
+//! What several test targets share: reference files and their replay through the Rust API, random problems of
+//! every mechanism, and a scalar oracle for them.
+#![allow(dead_code, reason = "each test target uses a part")]
+
+pub mod golden;
+pub mod oracle;
+pub mod problem;
+#[path = "../checkasm/support.rs"]
+pub mod support;

@@ -1,0 +1,441 @@
+//! The unified recurrence of `docs/spec/linear.md` 1.1, token by token in `f64`: what every call must give, and by
+//! how much an `f32` evaluation may differ.
+//!
+//! Nothing of the library is used here, nor its algorithm: no chunks, no running maximum, no decay products.
+//!
+//! **Error model.** Beside each number goes its *magnitude*: the same formula with every term by its absolute value.
+//! A sum of products evaluated in `f32`, in any order, differs from the true one by at most `c·2⁻²⁴` of that.
+//! The correction of the delta rule is a contraction in the Euclidean norm of a state column, so magnitudes of
+//! corrected states are kept as such norms: errors of earlier tokens are carried on, and do not grow.
+//! `c` counts roundings: the length of the dot products, the tokens a decay was multiplied over, and constants for the
+//! features. It is a bound, some ten times what is seen.
+
+use super::golden::Array;
+use super::problem::{Problem, Tensors};
+use std::collections::BTreeMap;
+use subquad::{Mode, Role};
+
+/// What an output must be, element by element.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub value: Vec<f64>,
+    pub tolerance: Vec<f64>,
+}
+
+/// Below this, numbers may be flushed to zero.
+const TINY: f64 = 1e-35;
+/// One rounding.
+const U: f64 = f32::EPSILON as f64 / 2.0;
+
+/// A number and its magnitude.
+#[derive(Clone, Copy, Debug, Default)]
+struct Num {
+    x: f64,
+    m: f64,
+}
+
+fn num(x: f64) -> Num {
+    Num { x, m: x.abs() }
+}
+
+struct Oracle<'a> {
+    p: &'a Problem,
+    heads: [usize; 3],
+    n_state: usize,
+    n_out: usize,
+    d: usize,
+    e: usize,
+    /// Rows of the state.
+    m: usize,
+    cyclic: bool,
+    corrects: bool,
+    scale: f64,
+    /// Roundings.
+    c: f64,
+}
+
+/// The expected outputs of a problem without `indices`.
+pub fn expect(p: &Problem) -> BTreeMap<Role, Expected> {
+    assert!(p.indices.is_empty());
+    let [q, k, v] = p.heads.map(|n| n as usize);
+    let n_state = k.max(v);
+    let constant = usize::from(p.mechanism.name == "linear1p");
+    let corrects = p.inputs.contains_key(&Role::BETA);
+    let steepest = match (p.inputs.get(&Role::G), p.inputs.get(&Role::DECAY_RATE)) {
+        // Formed in f32 from two factors, of which one may be a softplus.
+        (None, Some(rate)) => 4.0 * rate.data.iter().fold(0.0, |m: f64, &x| m.max(f64::from(x).abs())),
+        _ => 0.0,
+    };
+    let tokens = p.s as f64;
+    let oracle = Oracle {
+        p,
+        heads: [q, k, v],
+        n_state,
+        n_out: q.max(n_state),
+        d: p.d as usize,
+        e: p.e as usize,
+        m: p.d as usize + constant,
+        cyclic: p.word("head_map") == "cyclic",
+        corrects,
+        scale: if constant == 1 { 1.0 } else { p.real("scale") },
+        c: (8.0 + p.d as f64 / 4.0 + tokens * (1.5 + steepest)) * if corrects { 2.0 } else { 1.0 },
+    };
+    oracle.run()
+}
+
+/// The state of a head while tokens go by.
+struct State {
+    /// `[M, E]`; the magnitudes of corrected states are norms of columns, the same in each row.
+    s: Vec<Num>,
+    z: Vec<Num>,
+    /// Running maximum of `k` (map `exp`).
+    shift: Vec<f64>,
+}
+
+impl Oracle<'_> {
+    fn tensor(&self, role: Role) -> Option<&Array> {
+        self.p.inputs.get(&role)
+    }
+
+    /// Element of an input; missing trailing indices are 0.
+    fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
+        let array = self.tensor(role)?;
+        assert_eq!(array.shape.len(), index.len(), "{role}");
+        let flat = index.iter().zip(&array.shape).fold(0, |at, (&i, &n)| {
+            assert!(i < n as usize);
+            at * n as usize + i
+        });
+        Some(array.data[flat].into())
+    }
+
+    fn shared(&self, h: usize, of: usize, n: usize) -> usize {
+        if self.cyclic { h % n } else { h / (of / n) }
+    }
+
+    fn run(&self) -> BTreeMap<Role, Expected> {
+        let (b, t, s) = (self.p.b as usize, self.p.t as usize, self.p.s as usize);
+        let mut y = vec![Num::default(); b * self.n_out * t * self.e];
+        let mut states = Vec::new();
+        for batch in 0..b {
+            for head in 0..self.n_state {
+                let mut state = self.load(batch, head);
+                let causal = matches!(self.p.mode, Mode::Causal | Mode::Step);
+                for key in 0..s {
+                    self.write(&mut state, batch, head, key);
+                    if causal && key + t >= s {
+                        self.read(&state, &mut y, batch, head, key + t - s, key);
+                    }
+                }
+                for query in 0..if causal { 0 } else { t } {
+                    self.read(&state, &mut y, batch, head, query, 0);
+                }
+                states.push(state);
+            }
+        }
+        self.normalise(&mut y);
+        self.gather(y, states)
+    }
+
+    fn load(&self, batch: usize, head: usize) -> State {
+        let initial = |role: Role, index: &[usize]| num(self.at(role, index).unwrap_or(0.0));
+        let shift_in = |c: usize| self.at(Role::SHIFT_IN, &[batch, head, c]);
+        // A state with a shift is S e^{−m}; here it is kept in plain scale.
+        let plain = |c: usize| shift_in(c).map_or(1.0, f64::exp);
+        let mut state = State {
+            s: vec![Num::default(); self.m * self.e],
+            z: vec![Num::default(); self.m],
+            shift: vec![f64::NEG_INFINITY; self.m],
+        };
+        for c in 0..self.m {
+            for e in 0..self.e {
+                let s = initial(Role::STATE_IN, &[batch, head, c, e]);
+                state.s[c * self.e + e] = num(s.x * plain(c));
+            }
+            state.z[c] = num(initial(Role::Z_IN, &[batch, head, c]).x * plain(c));
+            state.shift[c] = match (shift_in(c), self.tensor(Role::STATE_IN)) {
+                (Some(shift), _) => shift,
+                (None, Some(_)) if state.z[c].x != 0.0 => 0.0,
+                _ => f64::NEG_INFINITY,
+            };
+        }
+        if self.corrects {
+            self.spread(&mut state, |column, _| column);
+        }
+        state
+    }
+
+    /// Sets the magnitudes of each column to `f(norm of the column, magnitude so far)`.
+    fn spread(&self, state: &mut State, f: impl Fn(f64, f64) -> f64) {
+        for e in 0..self.e {
+            let column = || (0..self.m).map(|c| c * self.e + e);
+            let norm = column().map(|i| state.s[i].x.powi(2)).sum::<f64>().sqrt();
+            column().for_each(|i| state.s[i].m = f(norm, state.s[i].m));
+        }
+    }
+
+    /// A row of `q` or `k` as features.
+    fn features(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<Num> {
+        let row: Vec<f64> =
+            (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect();
+        let mut row: Vec<Num> = row.into_iter().map(num).collect();
+        if self.p.flag("l2norm_qk") {
+            let square: f64 = row.iter().map(|x| x.x * x.x).sum();
+            let eps = self.p.real("l2norm_eps");
+            let norm = match self.p.word("l2norm_mode").as_str() {
+                "square_add" => (square + eps).sqrt(),
+                "floor" => square.sqrt().max(eps),
+                "add" => square.sqrt() + eps,
+                other => panic!("l2norm_mode {other}"),
+            };
+            row.iter_mut().for_each(|x| *x = if square == 0.0 { num(0.0) } else { num(x.x / norm) });
+        }
+        let map = self.p.word("feature_map");
+        let top = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.x));
+        let sum: f64 = row.iter().map(|x| (x.x - top).exp()).sum();
+        let elu1 = |x: f64| if x > 0.0 { num(x + 1.0) } else { num(x.exp()) };
+        for x in &mut row {
+            *x = match map.as_str() {
+                "" | "identity" => *x,
+                "elu1" => elu1(x.x),
+                "elu1_neg" => elu1(-x.x),
+                // Cancels below zero.
+                "tanh1" => Num { x: x.x.tanh() + 1.0, m: 2.0 },
+                "relu" => num(x.x.max(0.0)),
+                "relu2" => num(x.x.max(0.0).powi(2)),
+                "silu" => num(x.x / (1.0 + (-x.x).exp())),
+                // The roundings of an exponent are as many as it is large.
+                "softmax" => {
+                    let p = (x.x - top).exp() / sum;
+                    Num { x: p, m: p * (1.0 + (x.x - top).abs() / 4.0) }
+                }
+                "exp" => {
+                    let p = x.x.exp();
+                    Num { x: p, m: p * (1.0 + self.largest_exponent() / 2.0) }
+                }
+                other => panic!("feature map {other}"),
+            };
+        }
+        if self.p.mechanism.name == "linear1p" {
+            let [a0, a1] = self.coef();
+            row.iter_mut().for_each(|x| *x = num(a1.sqrt() * x.x));
+            row.insert(0, num(a0.sqrt()));
+        }
+        row
+    }
+
+    fn largest_exponent(&self) -> f64 {
+        let largest = |role| self.tensor(role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
+        f64::from(largest(Role::Q) + largest(Role::K) + largest(Role::SHIFT_IN))
+    }
+
+    fn coef(&self) -> [f64; 2] {
+        let given = self.p.params.iter().find(|(name, _)| *name == "coef").map(|(_, value)| value);
+        match given {
+            Some(subquad::Value::Reals(list)) => [list[0], list[1]],
+            None => [1.0, 1.0],
+            other => panic!("coef {other:?}"),
+        }
+    }
+
+    /// `α` of channel `c`, and the gain of the value.
+    fn gates(&self, batch: usize, head: usize, token: usize, c: usize) -> (f64, f64) {
+        let step = self.at(Role::DT, &[batch, head, token]).or_else(|| {
+            let x = self.at(Role::DT_RAW, &[batch, head, token])?
+                + self.at(Role::DT_BIAS, &[head]).unwrap_or(0.0);
+            Some(x.max(0.0) + (-x.abs()).exp().ln_1p())
+        });
+        let g = match self.tensor(Role::G).map(|g| g.shape.len()) {
+            Some(1) => self.at(Role::G, &[head]).unwrap(),
+            Some(3) => self.at(Role::G, &[batch, head, token]).unwrap(),
+            Some(4) => self.at(Role::G, &[batch, head, token, c]).unwrap(),
+            _ => self.at(Role::DECAY_RATE, &[head]).map_or(0.0, |rate| rate * step.unwrap()),
+        };
+        let gain = self.at(Role::BETA, &[batch, head, token]).or(step).unwrap_or(1.0);
+        (g.exp(), gain)
+    }
+
+    fn value(&self, batch: usize, head: usize, token: usize, e: usize) -> f64 {
+        let head = self.shared(head, self.n_state, self.heads[2]);
+        self.at(Role::V, &[batch, head, token, e]).unwrap()
+    }
+
+    fn write(&self, state: &mut State, batch: usize, head: usize, token: usize) {
+        let key = self.features(Role::K, batch, self.shared(head, self.n_state, self.heads[1]), token);
+        let key_norm = key.iter().map(|k| k.m * k.m).sum::<f64>().sqrt();
+        let mut steepest = 0.0f64;
+        for c in 0..self.m {
+            let (alpha, _) = self.gates(batch, head, token, c.min(self.d - 1));
+            steepest = steepest.max(alpha);
+            for e in 0..self.e {
+                let gamma = self.at(Role::GV, &[batch, head, token, e]).map_or(1.0, f64::exp);
+                let s = &mut state.s[c * self.e + e];
+                (s.x, s.m) = (s.x * alpha * gamma, s.m * gamma * if self.corrects { 1.0 } else { alpha });
+            }
+            let z = &mut state.z[c];
+            (z.x, z.m) = (z.x * alpha + key[c].x, z.m * alpha + key[c].m);
+            if self.p.word("feature_map") == "exp" {
+                state.shift[c] = state.shift[c].max(key[c].x.ln());
+            }
+        }
+        let (_, gain) = self.gates(batch, head, token, 0);
+        for e in 0..self.e {
+            let column = || (0..self.m).map(|c| c * self.e + e);
+            let norm = column().map(|i| state.s[i].x.powi(2)).sum::<f64>().sqrt();
+            let mut x = num(gain * self.value(batch, head, token, e));
+            if self.corrects {
+                let read: f64 = column().zip(&key).map(|(i, k)| state.s[i].x * k.x).sum();
+                x = Num { x: x.x - gain * read, m: x.m + gain.abs() * key_norm * norm };
+            }
+            for (i, k) in column().zip(&key) {
+                let s = &mut state.s[i];
+                s.x += k.x * x.x;
+                s.m = if self.corrects { s.m * steepest + key_norm * x.m } else { s.m + k.m * x.m };
+            }
+        }
+    }
+
+    /// Reads the state for every output head of a state head, at token `query` of `q` and `key` of `v`.
+    fn read(&self, state: &State, y: &mut [Num], batch: usize, head: usize, query: usize, key: usize) {
+        for out in (0..self.n_out).filter(|&h| self.shared(h, self.n_out, self.n_state) == head) {
+            let q = self.features(Role::Q, batch, self.shared(out, self.n_out, self.heads[0]), query);
+            let q: Vec<Num> =
+                q.iter().map(|q| Num { x: q.x * self.scale, m: q.m * self.scale }).collect();
+            let norm = q.iter().map(|q| q.m * q.m).sum::<f64>().sqrt();
+            let den = self.p.has_denominator().then(|| self.denominator(&q, state));
+            for e in 0..self.e {
+                let mut sum = Num::default();
+                for (c, q) in q.iter().enumerate() {
+                    let s = state.s[c * self.e + e];
+                    sum = Num { x: sum.x + q.x * s.x, m: sum.m + q.m * s.m };
+                }
+                if self.corrects {
+                    sum.m = norm * state.s[e].m;
+                }
+                if let Some(skip) = self.at(Role::D_SKIP, &[head]) {
+                    let v = skip * self.value(batch, head, key, e);
+                    sum = Num { x: sum.x + v, m: sum.m + v.abs() };
+                }
+                if let Some(den) = den {
+                    sum = Num {
+                        x: sum.x / den.x,
+                        m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs(),
+                    };
+                    // First order no longer tells anything.
+                    if den.m * self.c * U > 0.1 * den.x.abs() {
+                        sum.m = f64::INFINITY;
+                    }
+                }
+                let row = (batch * self.n_out + out) * self.p.t as usize + query;
+                y[row * self.e + e] = sum;
+            }
+        }
+    }
+
+    fn denominator(&self, q: &[Num], state: &State) -> Num {
+        let products = || q.iter().zip(&state.z);
+        let x: f64 = products().map(|(q, z)| q.x * z.x).sum();
+        let m: f64 = products().map(|(q, z)| q.m * z.m).sum();
+        let eps = self.p.real("den_eps");
+        let clamp = self.p.mechanism.name != "linear1p" && self.p.word("den_mode") == "clamp";
+        Num { x: if clamp { x.max(eps) } else { x + eps }, m }
+    }
+
+    /// Norms of the output, over a head or over all heads of a token.
+    fn normalise(&self, y: &mut [Num]) {
+        let (t, e) = (self.p.t as usize, self.e);
+        let normalize = self.p.word("normalize");
+        if !matches!(normalize.as_str(), "rms_head" | "rms_gate" | "srms_all") {
+            return;
+        }
+        let eps = self.p.real("norm_eps");
+        let at = |batch: usize, h: usize, token: usize, c: usize| ((batch * self.n_out + h) * t + token) * e + c;
+        let groups: Vec<Vec<usize>> = if normalize == "srms_all" {
+            vec![(0..self.n_out).collect()]
+        } else {
+            (0..self.n_out).map(|h| vec![h]).collect()
+        };
+        for batch in 0..self.p.b as usize {
+            for token in 0..t {
+                for heads in &groups {
+                    let places = || heads.iter().flat_map(|&h| (0..e).map(move |c| (h, c)));
+                    let n = places().count() as f64;
+                    let sum = |f: fn(Num) -> f64| places().map(|(h, c)| f(y[at(batch, h, token, c)])).sum::<f64>();
+                    let rho = 1.0 / (sum(|y| y.x * y.x) / n + eps).sqrt();
+                    let coupling = sum(|y| y.x.abs() * y.m) / n;
+                    for (h, c) in places() {
+                        let weight = match self.tensor(Role::OUT_NORM_WEIGHT) {
+                            Some(_) if normalize == "srms_all" => self.at(Role::OUT_NORM_WEIGHT, &[h * e + c]),
+                            _ => self.at(Role::OUT_NORM_WEIGHT, &[c]),
+                        };
+                        let gate = self.at(Role::GATE, &[batch, h, token, c]).map_or(1.0, |gate| {
+                            let sigmoid = 1.0 / (1.0 + (-gate).exp());
+                            if self.p.word("gate_activation") == "sigmoid" { sigmoid } else { gate * sigmoid }
+                        });
+                        let factor = rho * weight.unwrap_or(1.0) * gate;
+                        let y = &mut y[at(batch, h, token, c)];
+                        let m = factor.abs() * (y.m + y.x.abs() * (1.0 + rho * rho * coupling));
+                        *y = Num { x: y.x * factor, m };
+                    }
+                }
+            }
+        }
+    }
+
+    fn gather(&self, y: Vec<Num>, states: Vec<State>) -> BTreeMap<Role, Expected> {
+        let expected = |nums: Vec<Num>| Expected {
+            value: nums.iter().map(|n| n.x).collect(),
+            tolerance: nums.iter().map(|n| self.c * U * n.m + TINY * self.c).collect(),
+        };
+        let rows = |f: fn(&State) -> &[Num], width: usize| {
+            let scaled = states.iter().flat_map(|state| {
+                f(state).iter().enumerate().map(move |(i, n)| {
+                    // Where the shift is carried out, the state comes without it.
+                    let shift = state.shift[i / width];
+                    let carried = self.p.has_shift() && self.p.shift && shift > f64::NEG_INFINITY;
+                    let plain = if carried { (-shift).exp() } else { 1.0 };
+                    Num { x: n.x * plain, m: n.m * plain }
+                })
+            });
+            expected(scaled.collect())
+        };
+        let mut all = BTreeMap::from([(Role::OUT, expected(y))]);
+        all.insert(Role::STATE_OUT, rows(|state| &state.s, self.e));
+        if self.p.has_denominator() {
+            all.insert(Role::Z_OUT, rows(|state| &state.z, 1));
+        }
+        if self.p.has_shift() && self.p.shift {
+            let shift = states.iter().flat_map(|state| state.shift.iter().map(|&m| num(m)));
+            all.insert(Role::SHIFT_OUT, expected(shift.collect()));
+        }
+        all
+    }
+}
+
+/// Panics unless every output is as expected; gives the worst error as a fraction of its tolerance.
+#[track_caller]
+pub fn check(got: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> String) -> f64 {
+    assert!(got.keys().eq(want.keys()), "{:?} for {:?}: {}", got.keys(), want.keys(), what());
+    let mut worst = 0.0f64;
+    for (role, want) in want {
+        let got = &got[role];
+        assert_eq!(got.data.len(), want.value.len(), "{role} of {}", what());
+        for (i, &g) in got.data.iter().enumerate() {
+            let (w, tolerance) = (want.value[i], want.tolerance[i]);
+            // What a single holds, infinities included.
+            let close = g == w as f32 || (f64::from(g) - w).abs() <= tolerance;
+            let at = super::problem::index_of(i, &got.shape);
+            assert!(close, "{role}{at:?} is {g:e} for {w:e}, tolerance {tolerance:e}: {}", what());
+            if g != w as f32 {
+                worst = worst.max((f64::from(g) - w).abs() / tolerance);
+            }
+        }
+    }
+    worst
+}
+
+/// Panics unless two results of the same problem differ by no more than two evaluations may.
+#[track_caller]
+pub fn check_pair(a: &Tensors, b: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> String) {
+    check(a, want, || format!("first: {}", what()));
+    check(b, want, || format!("second: {}", what()));
+}
