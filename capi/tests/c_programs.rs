@@ -11,12 +11,12 @@ use support::{Link, cc, cxx, link, program, provide_library, run, scratch};
 const C_STANDARDS: [&str; 4] = ["c89", "c99", "c11", "c17"];
 const CXX_STANDARDS: [&str; 2] = ["c++17", "c++20"];
 
-/// Compiles, links and runs sources of `tests/c`.
+/// Compiles, links and runs sources.
 fn build_and_run(mut compiler: Command, name: &str, sources: &[&str], with: Link) -> PathBuf {
     let dir = scratch(&format!("{name}-{with:?}"));
     let exe = dir.join(name);
     for source in sources {
-        compiler.arg(format!("tests/c/{source}"));
+        compiler.arg(if source.contains('/') { source.to_string() } else { format!("tests/c/{source}") });
     }
     compiler.args(["-O1", "-g", "-o"]).arg(&exe);
     link(&mut compiler, with);
@@ -76,6 +76,13 @@ fn runners_and_pools() {
 fn cxx_host() {
     for with in [Link::Shared, Link::Static] {
         build_and_run(cxx("c++17"), "host", &["host.cpp"], with);
+    }
+}
+
+#[test]
+fn quickstart() {
+    for with in [Link::Shared, Link::Static] {
+        build_and_run(cc("c99"), "quickstart", &["examples/quickstart.c"], with);
     }
 }
 
