@@ -17,7 +17,7 @@ const FILE: &str = "smollm2_qkv_l14_n2048.safetensors";
 const MAX_ROWS: usize = 13;
 
 const HELP: &str = "\
-The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention.
+The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention. \
 Roles that the model does not have (decays, gates, write strengths) are random, in the range of trained models.
 
 Examples:

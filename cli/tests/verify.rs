@@ -95,6 +95,8 @@ fn splits_threads_and_instruction_sets_change_nothing() {
     assert_eq!(totals(&done(&["verify", GOLDEN, "--split", "1", "--no-grad"]))[1], 0);
     assert_eq!(totals(&done(&["verify", GOLDEN, "--threads", "2", "--no-grad"]))[1], 0);
     assert!(done(&["verify", STEP]).contains("5 calls"));
+    assert_eq!(totals(&done(&["verify", GOLDEN, "--step", "--no-grad"]))[1], 0);
+    assert!(done(&["verify", GATED, "--step"]).contains("calls"));
 }
 
 #[test]

@@ -16,10 +16,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, S,
-dtype, threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism by its
-name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto.
-T may be a list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed.
+A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, S, \
+dtype, threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism by its \
+name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto. T may be a \
+list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed.
 
 Each line of a file (--file) is a problem; empty lines and what follows # are skipped.
 
