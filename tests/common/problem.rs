@@ -4,7 +4,8 @@
 use super::golden::Array;
 use super::support::Rng;
 use std::collections::BTreeMap;
-use subquad::catalog::{self, Default, Mechanism, Param, ParamKind, Range, RoleKind, RoleSpec};
+use std::ops::Range;
+use subquad::catalog::{self, Default, Mechanism, Param, ParamKind, RoleKind, RoleSpec};
 use subquad::{
     Args, Context, ContextOptions, Desc, Error, Isa, MAX_RANK, Mode, Plan, Role, Value, View, ViewMut,
 };
@@ -57,12 +58,12 @@ pub fn context_of(isa: Isa) -> Context {
 fn values(param: &Param) -> Vec<Value> {
     let above = |low: f64| vec![Value::Real(low + 0.3), Value::Real(low + 0.01)];
     match (param.kind, param.range) {
-        (ParamKind::Word, Range::Words(words)) => {
+        (ParamKind::Word, catalog::Range::Words(words)) => {
             words.iter().filter(|word| param.default != Default::Word(word)).map(|&w| w.into()).collect()
         }
         (ParamKind::Bool, _) => vec![Value::Int((param.default != Default::Bool(true)).into())],
-        (ParamKind::Real, Range::Above(low) | Range::AtLeast(low)) => above(low),
-        (ParamKind::Reals, Range::Count(n)) => {
+        (ParamKind::Real, catalog::Range::Above(low) | catalog::Range::AtLeast(low)) => above(low),
+        (ParamKind::Reals, catalog::Range::Count(n)) => {
             vec![Value::Reals((0..n).map(|i| 0.4 + i as f64).collect()), Value::Reals(vec![1.5; n])]
         }
         other => panic!("no values for parameter {}: {other:?}", param.name),
@@ -72,7 +73,8 @@ fn values(param: &Param) -> Vec<Value> {
 /// Whether the page of the mechanism rules these parameters out together.
 fn contradicts(mechanism: &Mechanism, params: &[(&'static str, Value)]) -> bool {
     let word = |name: &str| params.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone());
-    let denominator = mechanism.name == "linear" && word("normalize").is_none_or(|w| w == "denominator".into());
+    let denominator =
+        mechanism.name == "linear" && word("normalize").is_none_or(|w| w == "denominator".into());
     word("feature_map") == Some("exp".into()) && !denominator
 }
 
@@ -112,17 +114,8 @@ pub fn random_params(rng: &mut Rng, mechanism: &'static Mechanism) -> Vec<(&'sta
 }
 
 /// Head counts that mechanisms may accept, plain ones first.
-const HEADS: [[i64; 3]; 9] = [
-    [1, 1, 1],
-    [2, 2, 2],
-    [3, 3, 3],
-    [4, 2, 2],
-    [6, 2, 2],
-    [2, 2, 4],
-    [2, 2, 6],
-    [4, 2, 4],
-    [4, 4, 2],
-];
+const HEADS: [[i64; 3]; 9] =
+    [[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 2, 2], [6, 2, 2], [2, 2, 4], [2, 2, 6], [4, 2, 4], [4, 4, 2]];
 
 /// Head counts that the mechanism accepts.
 pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
@@ -201,11 +194,7 @@ impl Problem {
                 match text {
                     "1/sqrt(D)" => root,
                     "1 if normalize == denominator else 1/sqrt(D)" => {
-                        if self.word("normalize") == "denominator" {
-                            1.0
-                        } else {
-                            root
-                        }
+                        if self.word("normalize") == "denominator" { 1.0 } else { root }
                     }
                     _ => panic!("default {text}"),
                 }
@@ -276,7 +265,6 @@ impl Problem {
 
     /// The axis of a role with this size, such as `T`.
     pub fn axis(&self, role: Role, size: &str) -> Option<usize> {
-        // A step's and a causal call's keys have the length of its queries.
         self.axes(role).iter().position(|&own| own == size)
     }
 
@@ -378,14 +366,15 @@ impl Problem {
         outputs
     }
 
-    /// The problem of some of its tokens: entries of the axes `T` and `S` (alike) of every input.
-    pub fn tokens(&self, range: std::ops::Range<i64>) -> Problem {
-        assert_eq!(self.t, self.s);
+    /// The problem of some of its tokens: entries of the axes `T` and `S` of every input.
+    pub fn tokens(&self, queries: Range<i64>, keys: Range<i64>) -> Problem {
         let mut part = self.clone();
-        (part.t, part.s) = (range.end - range.start, range.end - range.start);
+        (part.t, part.s) = (queries.end - queries.start, keys.end - keys.start);
         for (&role, array) in &mut part.inputs {
-            if let Some(axis) = self.axis(role, "T").or(self.axis(role, "S")) {
-                *array = array.pick(axis, range.start as usize..range.end as usize);
+            for (size, range) in [("T", &queries), ("S", &keys)] {
+                if let Some(axis) = self.axis(role, size) {
+                    *array = array.pick(axis, range.start as usize..range.end as usize);
+                }
             }
         }
         part
@@ -417,14 +406,11 @@ impl Problem {
         let mut pieces = Vec::new();
         let mut last = Tensors::new();
         for &end in ends {
-            let mut part = self.tokens(start..end);
+            let mut part = self.tokens(start..end, start..end);
             for role in self.roles(RoleKind::StateIn) {
                 if let Some(state) = next.inputs.get(&role) {
                     part.inputs.insert(role, state.clone());
                 }
-            }
-            if plan.mechanism().modes.contains(&Mode::Step) && self.mode == Mode::Step {
-                assert_eq!(part.t, 1);
             }
             last = part.run_plan(plan);
             pieces.push(last[&Role::OUT].clone());
@@ -441,7 +427,11 @@ impl std::fmt::Display for Problem {
         let Problem { mechanism, params, mode, heads, d, e, b, t, s, .. } = self;
         let bound: Vec<_> = self.inputs.keys().map(|role| role.to_string()).collect();
         let name = mechanism.name;
-        write!(f, "{name} {mode} {params:?} heads {heads:?} D={d} E={e} B={b} T={t} S={s} {}", bound.join(","))
+        write!(
+            f,
+            "{name} {mode} {params:?} heads {heads:?} D={d} E={e} B={b} T={t} S={s} {}",
+            bound.join(",")
+        )
     }
 }
 
@@ -561,6 +551,13 @@ impl Strided {
         let pad: Vec<usize> = (0..rank).map(|_| if rng.one_in(2) { 0 } else { rng.below(4) }).collect();
         let reversed: Vec<bool> = (0..rank).map(|_| rng.one_in(4)).collect();
         Strided::new(array, &order, &pad, &reversed)
+    }
+
+    /// The same along an axis for `n` entries: stride 0. The axis has one entry.
+    pub fn broadcast(mut self, axis: usize, n: i64) -> Strided {
+        assert_eq!(self.shape[axis], 1);
+        (self.shape[axis], self.stride[axis]) = (n, 0);
+        self
     }
 
     fn at(&self, i: usize) -> usize {

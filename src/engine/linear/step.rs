@@ -43,6 +43,11 @@ pub fn step(unit: &Unit<'_>) {
         let gain = if unit.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
         let src = v.f32_at(&[s.batch, head, s.k0, 0]);
         tiles.load(&v, src, 2, 3, (chunk.n, g.e), gain, x, e16);
+        let skip = tensors.d_skip.map(|skip| *skip.f32_at(&[unit.head]));
+        let plain = unit.buffer(g.at.x);
+        if skip.is_some() {
+            tiles.load(&v, src, 2, 3, (1, g.e), ptr::null(), plain, e16);
+        }
         (tiles.step)(&step::Args {
             d: g.m,
             e: g.e,
@@ -59,26 +64,17 @@ pub fn step(unit: &Unit<'_>) {
             lda: CHUNK * CHUNK,
             end: if unit.decays() { p.end } else { ptr::null_mut() },
             gamma: if tensors.gv.is_some() { p.gamma } else { ptr::null_mut() },
+            v: if skip.is_some() { plain } else { ptr::null_mut() },
+            skip: skip.unwrap_or(0.0),
+            post: if unit.recurrence().has_denominator() { p.inv_den } else { ptr::null_mut() },
+            ldpost: CHUNK,
             x,
             y,
             ldy: e16,
         });
-        let skip = tensors.d_skip.map(|skip| *skip.f32_at(&[unit.head]));
-        if skip.is_some() {
-            tiles.load(&v, src, 2, 3, (1, g.e), ptr::null(), x, e16);
-        }
         for set in 0..g.n_sets {
-            let y = std::slice::from_raw_parts_mut(y.add(set * e16), g.e);
-            if let Some(skip) = skip {
-                let v = std::slice::from_raw_parts(x, g.e);
-                y.iter_mut().zip(v).for_each(|(y, v)| *y += skip * v);
-            }
-            if unit.recurrence().has_denominator() {
-                let inv = *p.inv_den.add(set * CHUNK);
-                y.iter_mut().for_each(|y| *y *= inv);
-            }
             let dst = out.f32_at(&[s.batch, unit.output_head(set), s.q0, 0]);
-            tiles.store(y.as_ptr(), e16, (1, g.e), &out, dst, 2, 3);
+            tiles.store(y.add(set * e16), e16, (1, g.e), &out, dst, 2, 3);
         }
     }
     if unit.recurrence().has_denominator() {

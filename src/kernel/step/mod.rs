@@ -1,8 +1,8 @@
 //! One token against a state in the caller's memory: two passes over it (`docs/spec/linear.md` 1.8).
 //!
 //! ```text
-//! read:    r = eraseᵀ S        p_h = q_hᵀ S          (times γ where there is one)
-//!          w = x + r           y_h = p_h + a_h w
+//! read:    w = x + eraseᵀ S    p_h = q_hᵀ S          (times γ where there is one)
+//!          y_h = post_h (skip v + p_h + a_h w)
 //! update:  S' = end ⊙ S ⊙ γ + k wᵀ
 //! ```
 //!
@@ -10,7 +10,8 @@
 //! `scale · q ⊙ α`, `a_h = scale · q_h·k`, `end = α`: the same operands as a chunk of one token, so one
 //! preparation serves both. The output follows from the *old* state, which is why two passes suffice.
 //!
-//! *Numerics*: sums in order of `d`, fused. Exactly `e` columns are touched. *Cost*: `7·d·e` FLOPs (one
+//! *Numerics*: sums in order of `d`, fused, from `x` and `skip v` on: the roundings of a chunk of one token
+//! (`matmul`, `value_decay`), so that a step's bits don't depend on where its state lies. Exactly `e` columns are touched. *Cost*: `7·d·e` FLOPs (one
 //! query, with correction), `8·d·e` bytes of state to and from memory.
 //!
 //! **Blocking.** Columns in strips of [`STRIP`] so that the update finds its strip in L1.
@@ -54,8 +55,16 @@ pub struct Args {
     pub lda: usize,
     /// Decay of each row; null: 1.
     pub end: *const f32,
-    /// Decay of each column; null: 1.
+    /// Decay of each column; null: 1. Not together with `erase` or `v`.
     pub gamma: *const f32,
+    /// Row that is added to each output, `[e]`; null: none.
+    pub v: *const f32,
+    /// Its factor.
+    pub skip: f32,
+    /// Factor of each output, `ldpost` elements apart; null: 1.
+    pub post: *const f32,
+    /// Elements between them.
+    pub ldpost: usize,
     /// Value, `[e]`; becomes `w`.
     pub x: *mut f32,
     /// Outputs, `[n_sets, ldy]`.
@@ -80,15 +89,22 @@ impl Kernel for Step {
             // SAFETY: `i < d`, `c < e`.
             unsafe {
                 let s = |i: usize| f64::from(*t.s.offset(i as isize * t.lds).add(c));
-                let dot = |v: *const f32| -> f64 { (0..t.d).map(|i| f64::from(*v.add(i)) * s(i)).sum() };
+                let dot = |from: f64, v: *const f32| -> f64 {
+                    (0..t.d).fold(from, |sum, i| sum + f64::from(*v.add(i)) * s(i))
+                };
                 let gamma = factor(t.gamma, c);
                 let mut w = f64::from(*t.x.add(c));
                 if !t.erase.is_null() {
-                    w += gamma * dot(t.erase);
+                    w = f64::from(dot(w, t.erase) as f32);
                 }
                 for set in 0..t.n_sets {
-                    let p = gamma * dot(t.q.add(set * t.ldq));
-                    *t.y.add(set * t.ldy + c) = (p + f64::from(*t.a.add(set * t.lda)) * w) as f32;
+                    let skip = if t.v.is_null() { 0.0 } else { f64::from(t.skip) * f64::from(*t.v.add(c)) };
+                    let mut p = dot(skip, t.q.add(set * t.ldq));
+                    if !t.gamma.is_null() {
+                        p = gamma * f64::from(p as f32);
+                    }
+                    let y = p + f64::from(*t.a.add(set * t.lda)) * w;
+                    *t.y.add(set * t.ldy + c) = (factor(t.post, set * t.ldpost) * y) as f32;
                 }
                 for i in 0..t.d {
                     let new = factor(t.end, i) * gamma * s(i) + f64::from(*t.k.add(i)) * w;

@@ -133,32 +133,39 @@ impl Block for Read<'_> {
         // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
             let state = |i: usize| columns.load(t.s.offset(i as isize * t.lds));
-            let gamma = if t.gamma.is_null() { columns.splat(1.0) } else { columns.load(t.gamma) };
-            let mut p = columns.splat(0.0);
+            let start = if t.v.is_null() {
+                columns.splat(0.0)
+            } else {
+                columns.multiply(columns.splat(t.skip), columns.load(t.v))
+            };
+            let mut p = start;
             let mut w = columns.load(t.x);
             if t.erase.is_null() {
                 for i in 0..t.d {
                     p = columns.add_scaled(p, *t.q.add(i), state(i));
                 }
             } else {
-                let mut r = columns.splat(0.0);
                 for i in 0..t.d {
                     let s = state(i);
                     p = columns.add_scaled(p, *t.q.add(i), s);
-                    r = columns.add_scaled(r, *t.erase.add(i), s);
+                    w = columns.add_scaled(w, *t.erase.add(i), s);
                 }
-                r = columns.multiply(r, gamma);
-                w = columns.add_scaled(w, 1.0, r);
                 columns.store(t.x, w);
             }
             for set in 0..t.n_sets {
                 if set > 0 {
-                    p = columns.splat(0.0);
+                    p = start;
                     for i in 0..t.d {
                         p = columns.add_scaled(p, *t.q.add(set * t.ldq + i), state(i));
                     }
                 }
-                let y = columns.add_scaled(columns.multiply(p, gamma), *t.a.add(set * t.lda), w);
+                if !t.gamma.is_null() {
+                    p = columns.multiply(p, columns.load(t.gamma));
+                }
+                let mut y = columns.add_scaled(p, *t.a.add(set * t.lda), w);
+                if !t.post.is_null() {
+                    y = columns.multiply(y, columns.splat(*t.post.add(set * t.ldpost)));
+                }
                 columns.store(t.y.add(set * t.ldy), y);
             }
         }
