@@ -35,7 +35,7 @@ fn each(mode: Mode, mut f: impl FnMut(&mut Rng, Problem)) {
             let params = variants.get(case).cloned();
             let params = params.unwrap_or_else(|| problem::random_params(rng, mechanism));
             let (dims, t) = if case + 1 == cases {
-                ((100 + rng.below(40) as i64, 300), 40)
+                ((100 + rng.below(40) as i64, 150), 40)
             } else {
                 ((1 + rng.below(40) as i64, 1 + rng.below(40) as i64), rng.below(80) as i64)
             };
@@ -578,7 +578,8 @@ fn in_place_state() {
 fn linear_in_values() {
     let mut linear = 0;
     each_mode(|rng, mut p| {
-        if !p.is_linear_in_v() || p.t == 0 {
+        // The oracle is slow where the state is large.
+        if !p.is_linear_in_v() || p.t == 0 || p.d > 40 {
             return;
         }
         linear += 1;

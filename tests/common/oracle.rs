@@ -423,19 +423,12 @@ pub fn check(got: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> 
             let (w, tolerance) = (want.value[i], want.tolerance[i]);
             // What a single holds, infinities included.
             let close = g == w as f32 || (f64::from(g) - w).abs() <= tolerance;
-            let at = super::problem::index_of(i, &got.shape);
-            assert!(close, "{role}{at:?} is {g:e} for {w:e}, tolerance {tolerance:e}: {}", what());
+            let at = || super::problem::index_of(i, &got.shape);
+            assert!(close, "{role}{:?} is {g:e} for {w:e}, tolerance {tolerance:e}: {}", at(), what());
             if g != w as f32 {
                 worst = worst.max((f64::from(g) - w).abs() / tolerance);
             }
         }
     }
     worst
-}
-
-/// Panics unless two results of the same problem differ by no more than two evaluations may.
-#[track_caller]
-pub fn check_pair(a: &Tensors, b: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> String) {
-    check(a, want, || format!("first: {}", what()));
-    check(b, want, || format!("second: {}", what()));
 }

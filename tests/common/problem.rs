@@ -479,8 +479,8 @@ pub fn assert_same_bits(got: &Tensors, want: &Tensors, what: impl Fn() -> String
         let got = &got[role];
         assert_eq!(got.shape, want.shape, "{role} of {}", what());
         for (i, (g, w)) in got.data.iter().zip(&want.data).enumerate() {
-            let at = index_of(i, &want.shape);
-            assert!(g.to_bits() == w.to_bits(), "{role}{at:?} is {g:e} for {w:e}: {}", what());
+            let at = || index_of(i, &want.shape);
+            assert!(g.to_bits() == w.to_bits(), "{role}{:?} is {g:e} for {w:e}: {}", at(), what());
         }
     }
 }
@@ -532,8 +532,7 @@ impl Strided {
         }
         let memory = vec![f32::NAN; end as usize];
         let mut strided = Strided { memory, first: first as usize, shape: array.shape.clone(), stride };
-        for (i, &x) in array.data.iter().enumerate() {
-            let at = strided.at(i);
+        for (at, &x) in strided.places().into_iter().zip(&array.data) {
             strided.memory[at] = x;
         }
         strided
@@ -560,21 +559,21 @@ impl Strided {
         self
     }
 
-    fn at(&self, i: usize) -> usize {
-        let index = index_of(i, &self.shape);
-        let offset: i64 = index.iter().zip(&self.stride).map(|(&i, &stride)| i as i64 * stride).sum();
-        (self.first as i64 + offset) as usize
+    /// Where the elements lie, in row-major order.
+    fn places(&self) -> Vec<usize> {
+        let mut places = vec![self.first as i64];
+        for (&n, &stride) in self.shape.iter().zip(&self.stride) {
+            places = places.iter().flat_map(|&at| (0..n).map(move |i| at + i * stride)).collect();
+        }
+        places.into_iter().map(|at| at as usize).collect()
     }
 
     /// The tensor, contiguous again. Panics if anything between its elements has changed.
     pub fn read(&self) -> Array {
-        let n = self.shape.iter().product::<i64>() as usize;
         let mut mine = vec![false; self.memory.len()];
-        let data = (0..n).map(|i| {
-            mine[self.at(i)] = true;
-            self.memory[self.at(i)]
-        });
-        let data = data.collect();
+        let places = self.places();
+        places.iter().for_each(|&at| mine[at] = true);
+        let data = places.iter().map(|&at| self.memory[at]).collect();
         let nan = f32::NAN.to_bits();
         let foreign = |(x, mine): (&f32, &bool)| *mine || x.to_bits() == nan;
         assert!(self.memory.iter().zip(&mine).all(foreign), "memory between the elements was written");

@@ -1,0 +1,799 @@
+//! Every status that the Rust API can give: the message names the argument, what was given and what is expected;
+//! nothing is written; the plan still works afterwards.
+//!
+//! `OutOfMemory` and `WrongStruct` belong to the C interface and to failing allocations, and are tested there.
+
+mod common;
+
+use common::problem::{self, Problem, Tensors, assert_same_bits, context, mechanisms};
+use common::support::Rng;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use subquad::catalog::{self, Default, ParamKind, Range, RoleKind};
+use subquad::{
+    Args, Context, ContextOptions, DType, Desc, Element, Error, Isa, Layout, MAX_TENSORS, Mode, Modes, Plan, Role,
+    Runner, Status, ThreadPool, Value, View, ViewMut,
+};
+
+/// Panics unless the error has this status and a message with these words in this order.
+#[track_caller]
+fn expect(error: &Error, status: Status, words: &[&str]) {
+    let message = error.to_string();
+    assert_eq!(error.status(), status, "{message}");
+    let mut rest = message.as_str();
+    for word in words {
+        let at = rest.find(word).unwrap_or_else(|| panic!("`{word}` is not (there) in `{message}`"));
+        rest = &rest[at + word.len()..];
+    }
+}
+
+/// A tensor that a call binds, with nothing that keeps it from being wrong.
+#[derive(Clone, Copy)]
+struct Bound {
+    role: Role,
+    out: bool,
+    data: *mut u8,
+    dtype: DType,
+    layout: Layout,
+}
+
+/// A call that works until it is changed.
+struct Call {
+    mode: Mode,
+    bound: Vec<Bound>,
+    workspace: Vec<u8>,
+}
+
+impl Call {
+    #[track_caller]
+    fn get(&mut self, role: Role) -> &mut Bound {
+        self.bound.iter_mut().find(|bound| bound.role == role).expect("the role is bound")
+    }
+
+    fn remove(&mut self, role: Role) {
+        self.bound.retain(|bound| bound.role != role);
+    }
+
+    /// Binds numbers that stay.
+    fn input<T: Element>(&mut self, role: Role, values: &[T], shape: &[i64]) {
+        let data = values.to_vec().leak().as_mut_ptr().cast();
+        let layout = Layout::contiguous(shape).unwrap();
+        self.bound.push(Bound { role, out: false, data, dtype: T::DTYPE, layout });
+    }
+
+    fn index(&mut self, role: Role, values: &[i32]) {
+        self.input(role, values, &[values.len() as i64]);
+    }
+
+    fn execute(&mut self, plan: &Plan) -> Result<(), Error> {
+        let mut args = Args::new();
+        for bound in &self.bound {
+            // SAFETY: memory of the fixture, or faults that the call must find before it touches any.
+            args = unsafe {
+                if bound.out {
+                    args.output(bound.role, ViewMut::from_raw(bound.data, bound.dtype, bound.layout))
+                } else {
+                    args.input(bound.role, View::from_raw(bound.data, bound.dtype, bound.layout))
+                }
+            };
+        }
+        plan.execute(self.mode, &args, &mut self.workspace)
+    }
+}
+
+/// A plan, a call that it runs, and what that gives.
+struct Fixture {
+    problem: Problem,
+    plan: Plan,
+    inputs: Tensors,
+    outputs: Tensors,
+    want: Tensors,
+}
+
+const CANARY: f32 = -3.125e7;
+
+impl Fixture {
+    fn of(problem: Problem) -> Fixture {
+        let problem = problem.fill(&mut Rng::new(7), true);
+        let plan = problem.plan(&context());
+        let want = problem.run_plan(&plan);
+        let mut outputs = problem.outputs();
+        outputs.values_mut().for_each(|array| array.data.fill(CANARY));
+        let inputs = problem.inputs.clone();
+        Fixture { problem, plan, inputs, outputs, want }
+    }
+
+    /// Heads that are shared, dimensions that all differ.
+    fn named(name: &str) -> Fixture {
+        Fixture::of(Problem::named(name).sized([2, 2, 4], (8, 6), 3, 5))
+    }
+
+    fn call(&mut self) -> Call {
+        let mut bound = Vec::new();
+        for (out, tensors) in [(false, &mut self.inputs), (true, &mut self.outputs)] {
+            for (&role, array) in tensors {
+                let layout = Layout::contiguous(&array.shape).unwrap();
+                let data = array.data.as_mut_ptr().cast();
+                bound.push(Bound { role, out, data, dtype: DType::F32, layout });
+            }
+        }
+        Call { mode: self.problem.mode, bound, workspace: problem::workspace(&self.plan) }
+    }
+
+    /// A call with this change is refused, with this status and these words; see the top of this file.
+    #[track_caller]
+    fn refuse(&mut self, status: Status, words: &[&str], change: impl FnOnce(&mut Call)) {
+        let mut call = self.call();
+        change(&mut call);
+        let error = call.execute(&self.plan).expect_err("the call is refused");
+        expect(&error, status, words);
+        assert_eq!(self.inputs, self.problem.inputs, "an input was written");
+        for (role, array) in &self.outputs {
+            assert!(array.data.iter().all(|&x| x == CANARY), "{role} was written");
+        }
+        self.works();
+    }
+
+    #[track_caller]
+    fn works(&mut self) {
+        self.call().execute(&self.plan).expect("the plain call works");
+        assert_same_bits(&self.outputs, &self.want, || "after a refused call".into());
+        self.outputs.values_mut().for_each(|array| array.data.fill(CANARY));
+    }
+}
+
+// Planning.
+
+#[track_caller]
+fn refuse_plan(desc: Desc, status: Status, words: &[&str]) {
+    let error = Plan::new(&context(), &desc).expect_err("the plan is refused");
+    expect(&error, status, words);
+}
+
+#[test]
+fn mechanisms_of_the_catalogue() {
+    refuse_plan(Desc::new("gated_delta"), Status::UnknownMechanism, &["`gated_delta`"]);
+    refuse_plan(Desc::new(""), Status::UnknownMechanism, &["``"]);
+    let built: Vec<&str> = subquad::mechanisms().collect();
+    let all = catalog::MECHANISMS.iter().flat_map(|page| page.iter());
+    let missing: Vec<_> = all.filter(|mechanism| !built.contains(&mechanism.name)).collect();
+    assert!(!missing.is_empty());
+    for mechanism in missing {
+        refuse_plan(Desc::new(mechanism.name), Status::Unsupported, &[mechanism.name, "not in this version"]);
+    }
+}
+
+#[test]
+fn modes() {
+    refuse_plan(Desc::new("gla").modes(Modes::NONE), Status::InvalidArgument, &["desc.modes", "is 0", "non-empty"]);
+    let unknown = Modes::from_bits(1 | 1 << 20);
+    refuse_plan(Desc::new("gla").modes(unknown), Status::InvalidArgument, &["desc.modes", "1048577"]);
+    for mechanism in mechanisms() {
+        for mode in Mode::ALL.into_iter().filter(|mode| !mechanism.modes.contains(mode)) {
+            let reason = mechanism.refused.iter().find(|(own, _)| *own == mode);
+            let why = reason.map_or("no such mode", |(_, why)| why);
+            let words = [mechanism.name, mode.name(), why];
+            refuse_plan(Desc::new(mechanism.name).modes(mode), Status::Unsupported, &words);
+            let both = Desc::new(mechanism.name).modes(Mode::Causal | mode);
+            refuse_plan(both, Status::Unsupported, &words);
+        }
+    }
+}
+
+#[test]
+fn parameters() {
+    let ok = Plan::new(&context(), &Desc::new("linear").param("den_eps", 0.0));
+    assert!(ok.is_ok(), "the smallest value is in range");
+    for mechanism in mechanisms() {
+        let name = mechanism.name;
+        let unknown = Desc::new(name).param("chunk_size", 3);
+        refuse_plan(unknown, Status::UnknownParameter, &[name, "`chunk_size`"]);
+        for param in mechanism.params {
+            let given = |value: Value| Desc::new(name).param(param.name, value);
+            let range = |value: Value, words: &[&str]| {
+                let words: Vec<&str> = [param.name].iter().chain(words).copied().collect();
+                refuse_plan(given(value), Status::ParameterRange, &words);
+            };
+            let fine: Value = match param.default {
+                Default::Bool(x) => x.into(),
+                Default::Word(x) => x.into(),
+                Default::Reals(x) => x.to_vec().into(),
+                _ => Value::Real(1.0),
+            };
+            range_twice(name, param.name, &fine);
+            match param.kind {
+                ParamKind::Word => {
+                    range("no_word".into(), &["`no_word`", "one of"]);
+                    range("".into(), &["``", "one of"]);
+                    range(Value::Int(1), &["is 1", "a word"]);
+                }
+                ParamKind::Bool => {
+                    range(Value::Int(2), &["is 2", "0 or 1"]);
+                    range("true".into(), &["`true`", "0 or 1"]);
+                }
+                ParamKind::Real => {
+                    range("big".into(), &["`big`", "a real number"]);
+                    range(vec![1.0].into(), &["[1.0]", "a real number"]);
+                    range(f64::NAN.into(), &["NaN", "finite"]);
+                    range(f64::INFINITY.into(), &["inf", "finite"]);
+                    range(Value::Real(-0.5), &["-0.5"]);
+                    if let Range::Above(low) = param.range {
+                        range(Value::Real(low), &[&format!("is {low}"), "> "]);
+                    }
+                }
+                ParamKind::Reals => {
+                    range(vec![1.0].into(), &["[1.0]", "2 numbers"]);
+                    range(vec![1.0, f64::NAN].into(), &["NaN", "finite"]);
+                    range(Value::Real(1.0), &["is 1", "a list of reals"]);
+                }
+                other => panic!("a new kind of parameter: {other:?}"),
+            }
+        }
+    }
+    let coef = Desc::new("linear1p").param("coef", vec![1.0, -0.5]);
+    refuse_plan(coef, Status::ParameterRange, &["coef", "-0.5", "≥ 0"]);
+}
+
+#[track_caller]
+fn range_twice(mechanism: &str, name: &str, value: &Value) {
+    let twice = Desc::new(mechanism).param(name, value.clone()).param(name, value.clone());
+    refuse_plan(twice, Status::ParameterRange, &[name, "twice", "one value"]);
+}
+
+/// The features of `exp` are safe only under a denominator.
+#[test]
+fn exp_without_denominator() {
+    let plain = Desc::new("linear").feature_map("exp").normalize("none");
+    refuse_plan(plain, Status::ParameterRange, &["normalize", "none", "denominator"]);
+    for name in ["retention", "lightning"] {
+        refuse_plan(Desc::new(name).feature_map("exp"), Status::ParameterRange, &["feature_map", "exp", "denominator"]);
+    }
+}
+
+#[test]
+fn sizes() {
+    let desc = || Desc::new("gated_delta_rule");
+    for bad in [0, -1, i64::MIN, (1 << 20) + 1, i64::MAX] {
+        let given = format!("is {bad}");
+        let words = |what| [what, &*given, "1 to 1048576"];
+        refuse_plan(desc().heads(bad, 1, 1), Status::InvalidArgument, &words("desc.heads_q"));
+        refuse_plan(desc().heads(1, bad, 1), Status::InvalidArgument, &words("desc.heads_k"));
+        refuse_plan(desc().heads(1, 1, bad), Status::InvalidArgument, &words("desc.heads_v"));
+        refuse_plan(desc().dims(bad, 1), Status::InvalidArgument, &words("desc.dim_qk"));
+        refuse_plan(desc().dims(1, bad), Status::InvalidArgument, &words("desc.dim_v"));
+    }
+    let no_multiple = |q, k, v, words: &[&str]| {
+        refuse_plan(desc().heads(q, k, v), Status::InvalidArgument, words);
+    };
+    no_multiple(3, 2, 2, &["desc.heads_q", "is 3", "desc.heads_k"]);
+    no_multiple(2, 2, 3, &["desc.heads_v", "is 3", "desc.heads_k"]);
+    no_multiple(4, 2, 6, &["desc.heads_q", "is 4", "max(heads_k, heads_v)"]);
+    let own = |name: &str, q, k, v, words: &[&str]| {
+        refuse_plan(Desc::new(name).heads(q, k, v), Status::InvalidArgument, words);
+    };
+    own("mamba2", 4, 2, 2, &["desc.heads_q", "is 4", "equal to desc.heads_k"]);
+    own("mamba2", 4, 4, 2, &["desc.heads_v", "is 2", "at least desc.heads_k"]);
+    own("linear1p", 2, 2, 4, &["desc.heads_v", "is 4", "equal to desc.heads_k"]);
+}
+
+#[test]
+fn types_of_a_plan() {
+    let desc = Desc::new("gla");
+    for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::F32) {
+        let why = [dtype.name(), "f32 only"];
+        let words = |what| [what, why[0], why[1]];
+        refuse_plan(Desc { dtype_qkv: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_qkv"));
+        refuse_plan(Desc { dtype_out: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_out"));
+        refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_state"));
+    }
+}
+
+/// The largest sizes either plan or say that they don't fit; they never wrap around.
+#[test]
+fn largest_sizes() {
+    let n = 1 << 20;
+    for (heads, dims) in [((n, n, n), (n, n)), ((n, 1, 1), (n, n)), ((1, n, n), (n, n)), ((1, 1, 1), (n, n))] {
+        for mechanism in ["linear", "gated_delta_rule", "gla"] {
+            let desc = Desc::new(mechanism).heads(heads.0, heads.1, heads.2).dims(dims.0, dims.1);
+            match Plan::new(&context(), &desc) {
+                Ok(plan) => {
+                    let state = heads.1.max(heads.2) as u128 * dims.0 as u128 * dims.1 as u128 * 4;
+                    assert!(plan.state_layout().size_bytes as u128 >= state, "the state's size wrapped");
+                    assert!(plan.workspace_size() as u128 >= dims.0 as u128 * dims.1 as u128 * 4);
+                }
+                Err(error) => expect(&error, Status::Unsupported, &["not supported"]),
+            }
+        }
+    }
+}
+
+// Contexts, runners, views.
+
+struct Broken {
+    workers: usize,
+    /// Skip the last task, once.
+    once: AtomicBool,
+    task_twice: bool,
+    worker: usize,
+}
+
+impl Runner for Broken {
+    fn max_workers(&self) -> usize {
+        self.workers
+    }
+    fn run(&self, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        let broken = self.once.swap(false, SeqCst);
+        for i in 0..if broken { n_tasks - 1 } else { n_tasks } {
+            task(i, 0);
+        }
+        if broken && self.task_twice {
+            task(0, 0);
+            task(0, 0);
+        } else if broken && self.worker > 0 {
+            task(n_tasks - 1, self.worker);
+        }
+    }
+}
+
+#[test]
+fn contexts() {
+    for (isa, what) in Isa::ALL.into_iter().filter(|isa| !isa.available()).map(|isa| (isa, isa.name())) {
+        let error = Context::new(ContextOptions::new().max_isa(isa)).unwrap_err();
+        expect(&error, Status::Unsupported, &[what, "this machine"]);
+    }
+    for workers in [0, 1025] {
+        let runner = Broken { workers, once: false.into(), task_twice: false, worker: 0 };
+        let error = Context::new(ContextOptions::new().runner(Arc::new(runner))).unwrap_err();
+        expect(&error, Status::InvalidArgument, &["max_workers", &workers.to_string(), "1 to 1024"]);
+        let error = ThreadPool::new(workers).err().unwrap();
+        expect(&error, Status::InvalidArgument, &["n_threads", &workers.to_string(), "1 to 1024"]);
+    }
+}
+
+/// A runner that forgets a task, runs one twice, or makes up a worker is found out; the next call works.
+#[test]
+fn runners() {
+    for (task_twice, worker) in [(false, 0), (true, 0), (false, 5)] {
+        let runner = Broken { workers: 2, once: true.into(), task_twice, worker };
+        let context = Context::new(ContextOptions::new().runner(Arc::new(runner))).unwrap();
+        let p = Problem::named("gated_delta_rule").fill(&mut Rng::new(1), true);
+        let plan = p.plan(&context);
+        let error = problem::execute(&plan, p.mode, &p.inputs, &[], &mut p.outputs()).unwrap_err();
+        expect(&error, Status::Internal, &["runner", "every task once"]);
+        assert_same_bits(&p.run_plan(&plan), &p.run(&problem::context()), || "after a broken run".into());
+    }
+}
+
+#[test]
+fn views() {
+    let mut data = [0f32; 12];
+    let shape = |error: Result<View<'_>, Error>, words: &[&str], status| expect(&error.unwrap_err(), status, words);
+    shape(View::new(&data, &[3, 5]), &["input slice", "12", "15"], Status::WrongShape);
+    shape(View::strided(&data, &[3, 4], &[5, 1]), &["input slice", "12", "14"], Status::WrongShape);
+    shape(View::strided(&data, &[2], &[-1]), &["input slice"], Status::WrongShape);
+    shape(View::new(&data, &[1; 6]), &["rank", "6", "at most 5"], Status::InvalidArgument);
+    shape(View::strided(&data, &[2, 2], &[1]), &["rank", "as many strides"], Status::InvalidArgument);
+    shape(View::new(&data, &[-2]), &["extent", "-2", "0 or more"], Status::InvalidArgument);
+    let huge = [i64::MAX, i64::MAX];
+    shape(View::new(&data, &huge), &["extent * stride", "2^60"], Status::InvalidArgument);
+    shape(View::strided(&data, &[3], &[i64::MAX]), &["extent * stride"], Status::InvalidArgument);
+    let error = ViewMut::new(&mut data, &[13]).unwrap_err();
+    expect(&error, Status::WrongShape, &["output slice", "12", "13"]);
+    assert!(View::new(&data, &[0, i64::MAX]).is_ok(), "there is no element");
+}
+
+// Execution.
+
+#[test]
+fn mode_not_planned() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    for mode in [Mode::Step, Mode::Cross, Mode::Draw] {
+        fixture.refuse(Status::Unsupported, &["mode", mode.name(), "desc.modes"], |call| call.mode = mode);
+    }
+}
+
+#[test]
+fn wrong_roles() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let ones = [1f32; 64];
+    fixture.refuse(Status::WrongRole, &["dt", "no such role"], |call| call.input(Role::DT, &ones, &[2, 4, 5]));
+    fixture.refuse(Status::WrongRole, &["dq", "no such role"], |call| {
+        let bound = Bound { role: Role::Q.grad(), ..*call.get(Role::OUT) };
+        call.bound.push(bound);
+    });
+    for role in [Role::Q, Role::K, Role::G, Role::BETA, Role::STATE_IN] {
+        let word = role.to_string();
+        fixture.refuse(Status::WrongRole, &[&word, "it is an input"], |call| call.get(role).out = true);
+    }
+    for role in [Role::OUT, Role::STATE_OUT] {
+        let word = role.to_string();
+        fixture.refuse(Status::WrongRole, &[&word, "it is an output"], |call| call.get(role).out = false);
+    }
+    fixture.refuse(Status::WrongRole, &["cu_seqlens", "it is an input"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 5]);
+        call.get(Role::CU_SEQLENS).out = true;
+    });
+    for role in [Role::Q, Role::OUT, Role::STATE_OUT] {
+        let word = role.to_string();
+        fixture.refuse(Status::WrongRole, &[&word, "bound twice"], |call| {
+            let again = *call.get(role);
+            call.bound.push(again);
+        });
+    }
+}
+
+/// Roles that parameters rule out, or ask for.
+#[test]
+fn roles_by_parameters() {
+    let ones = [1f32; 2048];
+    let mut plain = Fixture::of(Problem::named("linear").param("normalize", "none").sized([2, 2, 2], (8, 6), 3, 5));
+    plain.refuse(Status::WrongRole, &["z_in", "denominator"], |call| call.input(Role::Z_IN, &ones, &[3, 2, 8]));
+    plain.refuse(Status::WrongRole, &["shift_in", "exp"], |call| call.input(Role::SHIFT_IN, &ones, &[3, 2, 8]));
+    plain.refuse(Status::WrongRole, &["gate", "rms_gate"], |call| call.input(Role::GATE, &ones, &[3, 2, 5, 6]));
+    plain.refuse(Status::WrongRole, &["out_norm_weight", "norm"], |call| {
+        call.input(Role::OUT_NORM_WEIGHT, &ones, &[6]);
+    });
+    let mut gated = Fixture::of(Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5));
+    gated.refuse(Status::MissingRole, &["gate", "rms_gate"], |call| call.remove(Role::GATE));
+    let mut all = Fixture::of(Problem::named("gla").param("normalize", "srms_all").sized([2, 2, 2], (8, 6), 3, 5));
+    all.refuse(Status::WrongShape, &["out_norm_weight.shape[0]", "is 6", "12"], |call| {
+        call.remove(Role::OUT_NORM_WEIGHT);
+        call.input(Role::OUT_NORM_WEIGHT, &ones, &[6]);
+    });
+}
+
+#[test]
+fn missing_roles() {
+    for mechanism in mechanisms() {
+        let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5);
+        let mut fixture = Fixture::of(p);
+        let specs = mechanism.roles.iter();
+        for spec in specs.filter(|spec| spec.required || spec.kind == RoleKind::Output) {
+            let word = format!("role {} is missing", spec.role);
+            fixture.refuse(Status::MissingRole, &[&word], |call| call.remove(spec.role));
+        }
+    }
+}
+
+/// Mamba-2 needs a step size and a decay, each in one of its forms.
+#[test]
+fn missing_group() {
+    let mut fixture = Fixture::of(Problem::named("mamba2").sized([2, 2, 4], (8, 6), 3, 5));
+    let groups = [("dt", [Role::DT, Role::DT_RAW]), ("decay_rate", [Role::DECAY_RATE, Role::G])];
+    for (word, roles) in groups {
+        let word = format!("role {word} is missing");
+        fixture.refuse(Status::MissingRole, &[&word, "another role of its group"], |call| {
+            roles.into_iter().for_each(|role| call.remove(role));
+        });
+    }
+}
+
+/// A normaliser without its state, or the other way round, would be silently wrong.
+#[test]
+fn half_a_state() {
+    let mut fixture = Fixture::of(Problem::named("linear").sized([4, 2, 2], (8, 6), 3, 5));
+    for (removed, side) in [
+        (Role::STATE_IN, "state_in"),
+        (Role::Z_IN, "z_in"),
+        (Role::STATE_OUT, "state_out"),
+        (Role::Z_OUT, "z_out"),
+    ] {
+        let word = format!("role {side} is missing");
+        fixture.refuse(Status::MissingRole, &[&word, "comes whole"], |call| call.remove(removed));
+    }
+}
+
+#[test]
+fn wrong_types() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let roles: Vec<Role> = fixture.inputs.keys().chain(fixture.outputs.keys()).copied().collect();
+    for role in roles {
+        for dtype in [DType::Bf16, DType::F16, DType::I32] {
+            let words = [role.to_string(), dtype.to_string(), "f32".into()];
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            fixture.refuse(Status::WrongDType, &words, |call| call.get(role).dtype = dtype);
+        }
+    }
+    for role in [Role::CU_SEQLENS, Role::STATE_INDEX] {
+        let word = role.to_string();
+        fixture.refuse(Status::WrongDType, &[&word, "f32", "i32"], |call| call.input(role, &[0f32; 3], &[3]));
+    }
+}
+
+#[test]
+fn wrong_shapes() {
+    for mechanism in mechanisms() {
+        let mut fixture = Fixture::of(Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5));
+        let roles: Vec<Role> = fixture.inputs.keys().chain(fixture.outputs.keys()).copied().collect();
+        for role in roles {
+            let shape = fixture.problem.shape(role);
+            let name = role.to_string();
+            let rank = shape.len();
+            for wrong in [rank + 1, rank - 1] {
+                let words = [&name, &*format!("rank {wrong}"), &*format!("expected {rank}")];
+                fixture.refuse(Status::WrongShape, &words, |call| {
+                    let layout = &mut call.get(role).layout;
+                    layout.rank = wrong;
+                    // An extra axis of one element, or one less.
+                    layout.shape[wrong.min(rank)] = 1;
+                });
+            }
+            for axis in 0..rank {
+                for wrong in [shape[axis] - 1, shape[axis] + 1, 0, -1] {
+                    // Where a size is free, the tensor that disagrees is the one that is named.
+                    let free = matches!(fixture.problem.axes(role)[axis], "B" | "T" | "S") && wrong >= 0;
+                    let named = format!("{name}.shape[{axis}] is {wrong}");
+                    let words: &[&str] = if free { &[".shape[", "is "] } else { &[&named, &shape[axis].to_string()] };
+                    let words = if wrong == -1 { &words[..1] } else { words };
+                    fixture.refuse(Status::WrongShape, words, |call| {
+                        let mut shape = shape.clone();
+                        shape[axis] = wrong.max(0);
+                        let layout = &mut call.get(role).layout;
+                        *layout = Layout::contiguous(&shape).unwrap();
+                        layout.shape[axis] = wrong;
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths() {
+    let shorter = |role: Role, n: i64| move |call: &mut Call| call.get(role).layout.shape[2] = n;
+    // Two tensors agree on another S than T.
+    let mut fixture = Fixture::of(Problem::named("linear").sized([4, 2, 2], (8, 6), 3, 5));
+    fixture.refuse(Status::WrongShape, &["k.shape[2]", "is 4", "query length", "5"], |call| {
+        shorter(Role::K, 4)(call);
+        shorter(Role::V, 4)(call);
+    });
+    let mut right_aligned = Fixture::of(Problem::named("linear1p").sized([4, 2, 2], (8, 6), 3, 5));
+    right_aligned.refuse(Status::WrongShape, &["k.shape[2]", "is 4", "5"], |call| {
+        shorter(Role::K, 4)(call);
+        shorter(Role::V, 4)(call);
+    });
+    for n in [0, 2] {
+        for mechanism in mechanisms() {
+            let mut p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 1);
+            p.mode = Mode::Step;
+            let mut fixture = Fixture::of(p);
+            let given = format!("q.shape[2] is {n}");
+            fixture.refuse(Status::WrongShape, &[&given, "step", "1"], |call| {
+                for bound in &mut call.bound {
+                    let state = matches!(bound.role, Role::STATE_IN | Role::STATE_OUT | Role::Z_IN | Role::Z_OUT);
+                    if bound.layout.rank >= 3 && !state {
+                        let mut shape = bound.layout.shape[..bound.layout.rank].to_vec();
+                        shape[2] = n;
+                        bound.layout = Layout::contiguous(&shape).unwrap();
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn wrong_strides() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let stride = |role: Role, axis: usize, stride: i64| move |call: &mut Call| call.get(role).layout.stride[axis] = stride;
+    for far in [i64::MAX, i64::MIN, 1 << 62, -(1 << 61)] {
+        for role in [Role::Q, Role::STATE_IN, Role::OUT] {
+            let word = role.to_string();
+            fixture.refuse(Status::WrongStride, &[&word, "leave the address space"], stride(role, 0, far));
+            fixture.refuse(Status::WrongStride, &[&word, "leave the address space"], stride(role, 3, far));
+        }
+    }
+    // Fits an i64, but not an address.
+    fixture.refuse(Status::WrongStride, &["q", "address space"], stride(Role::Q, 0, -(1 << 58)));
+    for role in [Role::OUT, Role::STATE_OUT] {
+        for axis in 0..4 {
+            let word = format!("{role}.stride[{axis}] is 0");
+            fixture.refuse(Status::WrongStride, &[&word, "must not share memory"], stride(role, axis, 0));
+        }
+        // Rows that overlap by all but an element.
+        let word = format!("{role}.stride[");
+        fixture.refuse(Status::WrongStride, &[&word, "must not share memory"], stride(role, 2, 1));
+        fixture.refuse(Status::WrongStride, &[&word, "must not share memory"], stride(role, 2, -5));
+    }
+}
+
+#[test]
+fn overlaps() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    for other in [Role::Q, Role::K, Role::V, Role::G, Role::BETA, Role::STATE_IN, Role::STATE_OUT] {
+        let words = ["output", &other.to_string()];
+        // The last element of the output is the first of the other.
+        fixture.refuse(Status::Overlap, &words[..1], |call| {
+            let (first, layout) = (call.get(other).data, call.get(Role::OUT).layout);
+            let last = layout.shape[..4].iter().product::<i64>() as usize - 1;
+            call.get(Role::OUT).data = first.wrapping_sub(4 * last);
+        });
+        fixture.refuse(Status::Overlap, &words, |call| call.get(Role::OUT).data = call.get(other).data);
+    }
+    // A state may be carried in place, and only so.
+    for shift in [-1isize, 1, 8] {
+        fixture.refuse(Status::Overlap, &["state_out", "state_in"], |call| {
+            call.get(Role::STATE_OUT).data = call.get(Role::STATE_IN).data.wrapping_offset(4 * shift);
+        });
+    }
+    fixture.refuse(Status::Overlap, &["state_out", "state_in"], |call| {
+        let mut bound = Bound { role: Role::STATE_OUT, out: true, ..*call.get(Role::STATE_IN) };
+        // Transposed: the same memory, other places.
+        bound.layout.stride.swap(0, 1);
+        bound.layout.stride[0] = 8 * 6;
+        bound.layout.stride[1] = 3 * 8 * 6;
+        *call.get(Role::STATE_OUT) = bound;
+    });
+    fixture.refuse(Status::Overlap, &["state_out", "q"], |call| {
+        call.get(Role::STATE_OUT).data = call.get(Role::Q).data;
+    });
+    // z in the place of the state, which is no pair.
+    let mut linear = Fixture::of(Problem::named("linear").sized([4, 2, 2], (8, 6), 3, 5));
+    linear.refuse(Status::Overlap, &["output", "z_"], |call| {
+        call.get(Role::Z_OUT).data = call.get(Role::STATE_IN).data;
+        call.get(Role::Z_IN).data = call.get(Role::STATE_IN).data;
+    });
+}
+
+#[test]
+fn pointers() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let roles: Vec<Role> = fixture.inputs.keys().chain(fixture.outputs.keys()).copied().collect();
+    for role in roles {
+        let word = format!("{role}.data");
+        for off in 1..4 {
+            fixture.refuse(Status::Misaligned, &[&word, "4 bytes"], |call| {
+                let data = &mut call.get(role).data;
+                *data = data.wrapping_add(off);
+            });
+        }
+        fixture.refuse(Status::NullPointer, &[&word, "null"], |call| call.get(role).data = std::ptr::null_mut());
+    }
+    fixture.refuse(Status::NullPointer, &["state_index.data"], |call| {
+        call.index(Role::STATE_INDEX, &[0, 1, 2]);
+        call.get(Role::STATE_INDEX).data = std::ptr::null_mut();
+    });
+    // Where there is no element, there need be no memory.
+    let mut empty = Fixture::of(Problem::named("gla").sized([2, 2, 2], (8, 6), 3, 0));
+    let mut call = empty.call();
+    for role in [Role::Q, Role::K, Role::V, Role::G, Role::OUT] {
+        call.get(role).data = std::ptr::null_mut();
+    }
+    call.execute(&empty.plan).unwrap();
+    assert_same_bits(&empty.outputs, &empty.want, || "null for no elements".into());
+}
+
+#[test]
+fn workspaces() {
+    for mechanism in mechanisms() {
+        let mut fixture = Fixture::of(Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5));
+        let needed = fixture.plan.workspace_size();
+        for given in [0, needed / 2, needed - 1] {
+            let words = [&*format!("{given} bytes"), &*format!("needs {needed}")];
+            fixture.refuse(Status::Workspace, &words, |call| call.workspace.truncate(given));
+        }
+    }
+}
+
+#[test]
+fn ragged() {
+    let mut fixture = Fixture::of(Problem::named("gated_delta_rule").sized([2, 2, 4], (8, 6), 1, 5));
+    for (offsets, at, given) in [
+        (&[1, 5][..], 0, 1),
+        (&[-1, 5], 0, -1),
+        (&[0, 4], 1, 4),
+        (&[0, 6], 1, 6),
+        (&[0], 0, 0),
+        (&[0, 3, 2, 5], 2, 2),
+        (&[0, 7, 5], 2, 5),
+        (&[0, i32::MAX], 1, i32::MAX.into()),
+        (&[0, i32::MIN, 5], 1, i32::MIN.into()),
+    ] {
+        let word: (String, i64) = (format!("cu_seqlens[{at}] is {given}"), given);
+        fixture.refuse(Status::InvalidArgument, &[&word.0], |call| {
+            call.index(Role::CU_SEQLENS, offsets);
+            // The number of sequences is right.
+            for (role, state) in [(Role::STATE_IN, false), (Role::STATE_OUT, true)] {
+                let n = offsets.len() as i64 - 1;
+                let data = vec![CANARY; (n * 4 * 8 * 6) as usize].leak().as_mut_ptr().cast();
+                let layout = Layout::contiguous(&[n, 4, 8, 6]).unwrap();
+                *call.get(role) = Bound { role, out: state, data, dtype: DType::F32, layout };
+            }
+        });
+    }
+    fixture.refuse(Status::WrongShape, &["state_in.shape[0]", "is 1", "sequences", "2"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 3, 5]);
+    });
+    fixture.refuse(Status::WrongShape, &["cu_seqlens.shape[0]", "is 0", "1"], |call| {
+        call.index(Role::CU_SEQLENS, &[]);
+    });
+    fixture.refuse(Status::WrongShape, &["cu_seqlens", "rank 2", "1"], |call| {
+        call.input(Role::CU_SEQLENS, &[0i32, 5], &[1, 2]);
+    });
+    fixture.refuse(Status::WrongRole, &["cu_seqlens_k", "cross"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 5]);
+        call.index(Role::CU_SEQLENS_K, &[0, 5]);
+    });
+    // Packed sequences have a batch of one.
+    let mut batch = Fixture::named("gated_delta_rule");
+    batch.refuse(Status::WrongShape, &["q.shape[0]", "is 3", "packed", "1"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 2, 4, 5]);
+    });
+    let mut p = Problem::named("gated_delta_rule").sized([2, 2, 2], (8, 6), 1, 1);
+    p.mode = Mode::Step;
+    Fixture::of(p).refuse(Status::WrongRole, &["cu_seqlens", "step"], |call| call.index(Role::CU_SEQLENS, &[0, 1]));
+}
+
+#[test]
+fn ragged_cross() {
+    let mut p = Problem::named("linear").sized([4, 2, 2], (8, 6), 1, 5);
+    (p.mode, p.s) = (Mode::Cross, 7);
+    let mut fixture = Fixture::of(p);
+    fixture.refuse(Status::MissingRole, &["cu_seqlens_k", "lengths of their own"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 5]);
+    });
+    fixture.refuse(Status::MissingRole, &["cu_seqlens", "cu_seqlens_k is bound"], |call| {
+        call.index(Role::CU_SEQLENS_K, &[0, 7]);
+    });
+    fixture.refuse(Status::WrongShape, &["cu_seqlens_k.shape[0]", "is 3", "2"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 5]);
+        call.index(Role::CU_SEQLENS_K, &[0, 3, 7]);
+    });
+    fixture.refuse(Status::InvalidArgument, &["cu_seqlens_k[1] is 6"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 5]);
+        call.index(Role::CU_SEQLENS_K, &[0, 6]);
+    });
+}
+
+#[test]
+fn pools() {
+    for mode in [Mode::Causal, Mode::Step] {
+        let mut p = Problem::named("gated_delta_rule").sized([2, 2, 4], (8, 6), 3, 1);
+        p.mode = mode;
+        let mut fixture = Fixture::of(p);
+        for (slots, at, given, why) in [
+            ([0, 3, 1], 1, 3, "no slot"),
+            ([0, -2, 1], 1, -2, "no slot"),
+            ([i32::MAX, 0, 1], 0, i64::from(i32::MAX), "no slot"),
+            ([i32::MIN, 0, 1], 0, i64::from(i32::MIN), "no slot"),
+            ([2, 0, 2], 2, 2, "earlier sequence"),
+            ([0, 0, -1], 1, 0, "earlier sequence"),
+        ] {
+            let word = format!("state_index[{at}] is {given}");
+            fixture.refuse(Status::InvalidArgument, &[&word, why], |call| call.index(Role::STATE_INDEX, &slots));
+        }
+        fixture.refuse(Status::WrongShape, &["state_index.shape[0]", "is 2", "3"], |call| {
+            call.index(Role::STATE_INDEX, &[0, 1]);
+        });
+        fixture.refuse(Status::WrongShape, &["state_index", "rank 2", "1"], |call| {
+            call.input(Role::STATE_INDEX, &[0i32, 1, 2], &[1, 3]);
+        });
+        // The smaller of two pools counts.
+        fixture.refuse(Status::InvalidArgument, &["state_index[2] is 2"], |call| {
+            call.index(Role::STATE_INDEX, &[0, 1, 2]);
+            call.get(Role::STATE_IN).layout.shape[0] = 2;
+        });
+    }
+}
+
+#[test]
+fn too_many_tensors() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let words = [&*(MAX_TENSORS + 1).to_string(), &*format!("at most {MAX_TENSORS}")];
+    fixture.refuse(Status::InvalidArgument, &words, |call| {
+        let again = *call.get(Role::Q);
+        call.bound.resize(MAX_TENSORS + 1, again);
+    });
+}
+
+/// Each status has a number and a name of its own.
+#[test]
+fn statuses() {
+    let mut names: Vec<&str> = Status::ALL.iter().map(|status| status.name()).collect();
+    let mut numbers: Vec<i32> = Status::ALL.iter().map(|&status| status as i32).collect();
+    names.sort_unstable();
+    names.dedup();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!((names.len(), numbers.len()), (Status::ALL.len(), Status::ALL.len()));
+}
