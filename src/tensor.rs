@@ -96,7 +96,7 @@ impl Layout {
         if shape.len() <= MAX_RANK {
             for axis in (0..shape.len()).rev() {
                 stride[axis] = step;
-                step = step.checked_mul(shape[axis].max(1)).ok_or(TOO_LARGE)?;
+                step = step.checked_mul(shape[axis].max(1)).ok_or_else(|| TOO_LARGE.clone())?;
             }
         }
         Layout::strided(shape, &stride[..shape.len().min(MAX_RANK)])
@@ -129,20 +129,25 @@ impl Layout {
     /// # Errors
     /// An offset that overflows.
     pub fn span(&self) -> Result<Option<(i64, i64)>> {
+        self.reach().ok_or_else(|| TOO_LARGE.clone())
+    }
+
+    /// [`Layout::span`] for the path of a call: `None` is the overflow, and no error is built.
+    pub(crate) fn reach(&self) -> Option<Option<(i64, i64)>> {
         let (mut low, mut high) = (0i64, 0i64);
         if self.shape[..self.rank].contains(&0) {
-            return Ok(None);
+            return Some(None);
         }
         for axis in 0..self.rank {
-            let reach = (self.shape[axis] - 1).checked_mul(self.stride[axis]).ok_or(TOO_LARGE)?;
+            let reach = (self.shape[axis] - 1).checked_mul(self.stride[axis])?;
             let end = if reach < 0 { &mut low } else { &mut high };
-            *end = end.checked_add(reach).ok_or(TOO_LARGE)?;
+            *end = end.checked_add(reach)?;
         }
         // Byte offsets must fit as well: pointers are computed without further checks.
         for end in [low, high] {
-            end.checked_mul(8).and_then(|b| b.checked_add(8)).ok_or(TOO_LARGE)?;
+            end.checked_mul(8)?.checked_add(8)?;
         }
-        Ok(Some((low, high)))
+        Some(Some((low, high)))
     }
 
     fn fit(&self, what: &'static str, len: usize) -> Result<()> {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use subquad::catalog::{self, Default, ParamKind, Range, RoleKind};
 use subquad::{
-    Args, Context, ContextOptions, DType, Desc, Element, Error, Isa, Layout, MAX_TENSORS, Mode, Modes, Plan, Role,
-    Runner, Status, ThreadPool, Value, View, ViewMut,
+    Args, Context, ContextOptions, DType, Desc, Element, Error, Isa, Layout, MAX_TENSORS, Mode, Modes, Plan,
+    Role, Runner, Status, ThreadPool, Value, View, ViewMut,
 };
 
 /// Panics unless the error has this status and a message with these words in this order.
@@ -165,7 +165,11 @@ fn mechanisms_of_the_catalogue() {
 
 #[test]
 fn modes() {
-    refuse_plan(Desc::new("gla").modes(Modes::NONE), Status::InvalidArgument, &["desc.modes", "is 0", "non-empty"]);
+    refuse_plan(
+        Desc::new("gla").modes(Modes::NONE),
+        Status::InvalidArgument,
+        &["desc.modes", "is 0", "non-empty"],
+    );
     let unknown = Modes::from_bits(1 | 1 << 20);
     refuse_plan(Desc::new("gla").modes(unknown), Status::InvalidArgument, &["desc.modes", "1048577"]);
     for mechanism in mechanisms() {
@@ -246,7 +250,11 @@ fn exp_without_denominator() {
     let plain = Desc::new("linear").feature_map("exp").normalize("none");
     refuse_plan(plain, Status::ParameterRange, &["normalize", "none", "denominator"]);
     for name in ["retention", "lightning"] {
-        refuse_plan(Desc::new(name).feature_map("exp"), Status::ParameterRange, &["feature_map", "exp", "denominator"]);
+        refuse_plan(
+            Desc::new(name).feature_map("exp"),
+            Status::ParameterRange,
+            &["feature_map", "exp", "denominator"],
+        );
     }
 }
 
@@ -292,7 +300,8 @@ fn types_of_a_plan() {
 #[test]
 fn largest_sizes() {
     let n = 1 << 20;
-    for (heads, dims) in [((n, n, n), (n, n)), ((n, 1, 1), (n, n)), ((1, n, n), (n, n)), ((1, 1, 1), (n, n))] {
+    for (heads, dims) in [((n, n, n), (n, n)), ((n, 1, 1), (n, n)), ((1, n, n), (n, n)), ((1, 1, 1), (n, n))]
+    {
         for mechanism in ["linear", "gated_delta_rule", "gla"] {
             let desc = Desc::new(mechanism).heads(heads.0, heads.1, heads.2).dims(dims.0, dims.1);
             match Plan::new(&context(), &desc) {
@@ -367,7 +376,8 @@ fn runners() {
 #[test]
 fn views() {
     let mut data = [0f32; 12];
-    let shape = |error: Result<View<'_>, Error>, words: &[&str], status| expect(&error.unwrap_err(), status, words);
+    let shape =
+        |error: Result<View<'_>, Error>, words: &[&str], status| expect(&error.unwrap_err(), status, words);
     shape(View::new(&data, &[3, 5]), &["input slice", "12", "15"], Status::WrongShape);
     shape(View::strided(&data, &[3, 4], &[5, 1]), &["input slice", "12", "14"], Status::WrongShape);
     shape(View::strided(&data, &[2], &[-1]), &["input slice"], Status::WrongShape);
@@ -396,7 +406,8 @@ fn mode_not_planned() {
 fn wrong_roles() {
     let mut fixture = Fixture::named("gated_delta_rule");
     let ones = [1f32; 64];
-    fixture.refuse(Status::WrongRole, &["dt", "no such role"], |call| call.input(Role::DT, &ones, &[2, 4, 5]));
+    fixture
+        .refuse(Status::WrongRole, &["dt", "no such role"], |call| call.input(Role::DT, &ones, &[2, 4, 5]));
     fixture.refuse(Status::WrongRole, &["dq", "no such role"], |call| {
         let bound = Bound { role: Role::Q.grad(), ..*call.get(Role::OUT) };
         call.bound.push(bound);
@@ -426,16 +437,25 @@ fn wrong_roles() {
 #[test]
 fn roles_by_parameters() {
     let ones = [1f32; 2048];
-    let mut plain = Fixture::of(Problem::named("linear").param("normalize", "none").sized([2, 2, 2], (8, 6), 3, 5));
-    plain.refuse(Status::WrongRole, &["z_in", "denominator"], |call| call.input(Role::Z_IN, &ones, &[3, 2, 8]));
-    plain.refuse(Status::WrongRole, &["shift_in", "exp"], |call| call.input(Role::SHIFT_IN, &ones, &[3, 2, 8]));
-    plain.refuse(Status::WrongRole, &["gate", "rms_gate"], |call| call.input(Role::GATE, &ones, &[3, 2, 5, 6]));
+    let mut plain =
+        Fixture::of(Problem::named("linear").param("normalize", "none").sized([2, 2, 2], (8, 6), 3, 5));
+    plain.refuse(Status::WrongRole, &["z_in", "denominator"], |call| {
+        call.input(Role::Z_IN, &ones, &[3, 2, 8])
+    });
+    plain.refuse(Status::WrongRole, &["shift_in", "exp"], |call| {
+        call.input(Role::SHIFT_IN, &ones, &[3, 2, 8])
+    });
+    plain.refuse(Status::WrongRole, &["gate", "rms_gate"], |call| {
+        call.input(Role::GATE, &ones, &[3, 2, 5, 6])
+    });
     plain.refuse(Status::WrongRole, &["out_norm_weight", "norm"], |call| {
         call.input(Role::OUT_NORM_WEIGHT, &ones, &[6]);
     });
-    let mut gated = Fixture::of(Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5));
+    let mut gated =
+        Fixture::of(Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5));
     gated.refuse(Status::MissingRole, &["gate", "rms_gate"], |call| call.remove(Role::GATE));
-    let mut all = Fixture::of(Problem::named("gla").param("normalize", "srms_all").sized([2, 2, 2], (8, 6), 3, 5));
+    let mut all =
+        Fixture::of(Problem::named("gla").param("normalize", "srms_all").sized([2, 2, 2], (8, 6), 3, 5));
     all.refuse(Status::WrongShape, &["out_norm_weight.shape[0]", "is 6", "12"], |call| {
         call.remove(Role::OUT_NORM_WEIGHT);
         call.input(Role::OUT_NORM_WEIGHT, &ones, &[6]);
@@ -523,7 +543,8 @@ fn wrong_shapes() {
                     // Where a size is free, the tensor that disagrees is the one that is named.
                     let free = matches!(fixture.problem.axes(role)[axis], "B" | "T" | "S") && wrong >= 0;
                     let named = format!("{name}.shape[{axis}] is {wrong}");
-                    let words: &[&str] = if free { &[".shape[", "is "] } else { &[&named, &shape[axis].to_string()] };
+                    let words: &[&str] =
+                        if free { &[".shape[", "is "] } else { &[&named, &shape[axis].to_string()] };
                     let words = if wrong == -1 { &words[..1] } else { words };
                     fixture.refuse(Status::WrongShape, words, |call| {
                         let mut shape = shape.clone();
@@ -560,7 +581,8 @@ fn lengths() {
             let given = format!("q.shape[2] is {n}");
             fixture.refuse(Status::WrongShape, &[&given, "step", "1"], |call| {
                 for bound in &mut call.bound {
-                    let state = matches!(bound.role, Role::STATE_IN | Role::STATE_OUT | Role::Z_IN | Role::Z_OUT);
+                    let state =
+                        matches!(bound.role, Role::STATE_IN | Role::STATE_OUT | Role::Z_IN | Role::Z_OUT);
                     if bound.layout.rank >= 3 && !state {
                         let mut shape = bound.layout.shape[..bound.layout.rank].to_vec();
                         shape[2] = n;
@@ -575,7 +597,9 @@ fn lengths() {
 #[test]
 fn wrong_strides() {
     let mut fixture = Fixture::named("gated_delta_rule");
-    let stride = |role: Role, axis: usize, stride: i64| move |call: &mut Call| call.get(role).layout.stride[axis] = stride;
+    let stride = |role: Role, axis: usize, stride: i64| {
+        move |call: &mut Call| call.get(role).layout.stride[axis] = stride
+    };
     for far in [i64::MAX, i64::MIN, 1 << 62, -(1 << 61)] {
         for role in [Role::Q, Role::STATE_IN, Role::OUT] {
             let word = role.to_string();
@@ -647,7 +671,8 @@ fn pointers() {
                 *data = data.wrapping_add(off);
             });
         }
-        fixture.refuse(Status::NullPointer, &[&word, "null"], |call| call.get(role).data = std::ptr::null_mut());
+        fixture
+            .refuse(Status::NullPointer, &[&word, "null"], |call| call.get(role).data = std::ptr::null_mut());
     }
     fixture.refuse(Status::NullPointer, &["state_index.data"], |call| {
         call.index(Role::STATE_INDEX, &[0, 1, 2]);
@@ -721,7 +746,8 @@ fn ragged() {
     });
     let mut p = Problem::named("gated_delta_rule").sized([2, 2, 2], (8, 6), 1, 1);
     p.mode = Mode::Step;
-    Fixture::of(p).refuse(Status::WrongRole, &["cu_seqlens", "step"], |call| call.index(Role::CU_SEQLENS, &[0, 1]));
+    Fixture::of(p)
+        .refuse(Status::WrongRole, &["cu_seqlens", "step"], |call| call.index(Role::CU_SEQLENS, &[0, 1]));
 }
 
 #[test]
@@ -760,7 +786,8 @@ fn pools() {
             ([0, 0, -1], 1, 0, "earlier sequence"),
         ] {
             let word = format!("state_index[{at}] is {given}");
-            fixture.refuse(Status::InvalidArgument, &[&word, why], |call| call.index(Role::STATE_INDEX, &slots));
+            fixture
+                .refuse(Status::InvalidArgument, &[&word, why], |call| call.index(Role::STATE_INDEX, &slots));
         }
         fixture.refuse(Status::WrongShape, &["state_index.shape[0]", "is 2", "3"], |call| {
             call.index(Role::STATE_INDEX, &[0, 1]);

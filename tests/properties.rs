@@ -14,9 +14,7 @@ use common::problem::{
 use common::support::{Rng, seed};
 use std::sync::Arc;
 use subquad::catalog::RoleKind;
-use subquad::{
-    Args, Context, ContextOptions, Isa, Mode, Plan, Role, Runner, ThreadPool, View, ViewMut,
-};
+use subquad::{Args, Context, ContextOptions, Isa, Mode, Plan, Role, Runner, ThreadPool, View, ViewMut};
 
 const MODES: [Mode; 4] = [Mode::Causal, Mode::Bidirectional, Mode::Cross, Mode::Step];
 
@@ -39,7 +37,8 @@ fn each(mode: Mode, mut f: impl FnMut(&mut Rng, Problem)) {
             } else {
                 ((1 + rng.below(40) as i64, 1 + rng.below(40) as i64), rng.below(80) as i64)
             };
-            let mut p = Problem::new(mechanism, params).sized(rng.pick(&heads), dims, 1 + rng.below(3) as i64, t);
+            let mut p =
+                Problem::new(mechanism, params).sized(rng.pick(&heads), dims, 1 + rng.below(3) as i64, t);
             p.mode = mode;
             p.shift = true;
             match mode {
@@ -275,7 +274,8 @@ fn with_runner(runner: Arc<dyn Runner>) -> Context {
 }
 
 fn runners() -> Vec<(String, Context)> {
-    let pools = [1, 2, 3, 8].map(|n| (format!("{n} workers"), with_runner(Arc::new(ThreadPool::new(n).unwrap()))));
+    let pools =
+        [1, 2, 3, 8].map(|n| (format!("{n} workers"), with_runner(Arc::new(ThreadPool::new(n).unwrap()))));
     let mut all = Vec::from(pools);
     all.push(("backwards".into(), with_runner(Arc::new(Backwards))));
     all
@@ -497,7 +497,8 @@ fn ragged_and_pooled() {
 fn shared_heads() {
     let mut shared = 0;
     each_mode(|rng, p| {
-        let heads: Vec<_> = problem::heads(p.mechanism).into_iter().filter(|[q, k, v]| q != k || k != v).collect();
+        let heads: Vec<_> =
+            problem::heads(p.mechanism).into_iter().filter(|[q, k, v]| q != k || k != v).collect();
         if heads.is_empty() {
             return;
         }
@@ -662,7 +663,9 @@ fn every_isa() {
             let plain = p.run_plan(&plan);
             let inputs: Vec<_> = p.inputs.iter().map(|(&role, a)| (role, Strided::random(rng, a))).collect();
             let outputs = p.outputs().iter().map(|(&role, a)| (role, Strided::random(rng, a))).collect();
-            assert_same_bits(&run_strided(&plan, &p, &inputs, outputs), &plain, || format!("{isa}: {}", text(&p)));
+            assert_same_bits(&run_strided(&plan, &p, &inputs, outputs), &plain, || {
+                format!("{isa}: {}", text(&p))
+            });
             if p.mode == Mode::Causal && p.t > 16 {
                 let pieces = p.run_pieces(&plan, &[16, p.t]);
                 assert_same_bits(&pieces, &plain, || format!("split, {isa}: {}", text(&p)));

@@ -11,8 +11,18 @@ use crate::tensor::{DType, Index, Tensor};
 
 /// The tensors of a call, checked.
 pub struct Bound {
-    entries: [Option<(Role, Side, Tensor)>; MAX_TENSORS],
+    entries: [Option<Entry>; MAX_TENSORS],
+    n: usize,
     sizes: Sizes,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    role: Role,
+    side: Side,
+    tensor: Tensor,
+    /// First address it touches and the first past it; equal where it has no element.
+    span: (usize, usize),
 }
 
 /// Checks everything about `args` that can be wrong; reads no tensor but the index tensors.
@@ -21,14 +31,15 @@ pub fn bind(plan: &Inner, mode: Mode, args: &Args<'_>) -> Result<Bound> {
         let what = format!("mode {mode} in this plan");
         return Err(Error::Unsupported { what, why: "it is not among desc.modes".into() });
     }
-    let mut bound = Bound { entries: [None; MAX_TENSORS], sizes: plan.sizes };
-    for (slot, (role, side, tensor)) in bound.entries.iter_mut().zip(args.entries()?) {
-        if args.entries()?.filter(|&(other, s, _)| (other, s) == (role, side)).count() > 1 {
+    let mut bound = Bound { entries: [None; MAX_TENSORS], n: 0, sizes: plan.sizes };
+    for (role, side, tensor) in args.entries()? {
+        if bound.iter().any(|entry| (entry.role, entry.side) == (role, side)) {
             return Err(Error::WrongRole { role, why: "it is bound twice" });
         }
         check_role(plan, mode, role, side, tensor.dtype)?;
-        check_memory(role, side, &tensor)?;
-        *slot = Some((role, side, tensor));
+        let span = check_memory(role, side, &tensor)?;
+        bound.entries[bound.n] = Some(Entry { role, side, tensor, span });
+        bound.n += 1;
     }
     bound.check_required(plan)?;
     let n_sequences = bound.check_ragged(mode)?;
@@ -79,7 +90,8 @@ fn check_role(plan: &Inner, mode: Mode, role: Role, side: Side, dtype: DType) ->
     Ok(())
 }
 
-fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<()> {
+/// Checks pointer and strides; gives the addresses that the tensor touches.
+fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<(usize, usize)> {
     let rank = tensor.layout.rank;
     for axis in 0..rank {
         let given = tensor.layout.shape[axis];
@@ -87,15 +99,12 @@ fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<()> {
             return Err(Error::WrongExtent { role, axis, given, expected: 0, from: "the smallest extent" });
         }
     }
-    let Some((low, high)) = tensor.layout.span().map_err(|_| Error::WrongStride {
-        role,
-        axis: 0,
-        given: tensor.layout.stride[0],
-        why: "extents times strides leave the address space",
-    })?
-    else {
-        return Ok(());
+    let given = tensor.layout.stride[0];
+    let Some(reach) = tensor.layout.reach() else {
+        let why = "extents times strides leave the address space";
+        return Err(Error::WrongStride { role, axis: 0, given, why });
     };
+    let Some((low, high)) = reach else { return Ok((0, 0)) };
     if tensor.data.is_null() {
         return Err(Error::NullData(role));
     }
@@ -103,18 +112,18 @@ fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<()> {
     if !tensor.data.addr().is_multiple_of(size) {
         return Err(Error::Misaligned { role, align: size });
     }
-    let fits = |offset: i64| {
-        let address = tensor.data.addr() as i128 + offset as i128 * size as i128;
-        (0..=isize::MAX as i128 * 2 - 8).contains(&address)
+    let address = |offset: i64| {
+        let address = tensor.data.addr() as i128 + i128::from(offset) * size as i128;
+        usize::try_from(address).ok().filter(|&address| address <= usize::MAX - 8)
     };
-    if !fits(low) || !fits(high) {
-        let (given, why) = (tensor.layout.stride[0], "the tensor leaves the address space");
+    let (Some(first), Some(last)) = (address(low), address(high)) else {
+        let why = "the tensor leaves the address space";
         return Err(Error::WrongStride { role, axis: 0, given, why });
-    }
+    };
     if side == Side::Out {
         check_injective(role, tensor)?;
     }
-    Ok(())
+    Ok((first, last + size))
 }
 
 /// No two elements of an output share memory: each stride steps over all that smaller strides reach.
@@ -135,7 +144,11 @@ fn check_injective(role: Role, tensor: &Tensor) -> Result<()> {
 
 impl Bound {
     fn get(&self, role: Role) -> Option<Tensor> {
-        self.entries.iter().flatten().find(|(own, ..)| *own == role).map(|&(_, _, tensor)| tensor)
+        self.iter().find(|entry| entry.role == role).map(|entry| entry.tensor)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries[..self.n].iter().flatten()
     }
 
     fn check_required(&self, plan: &Inner) -> Result<()> {
@@ -299,17 +312,14 @@ impl Bound {
 
     /// No output shares memory with an input or another output, except a state with itself.
     fn check_overlap(&self) -> Result<()> {
-        let all = || self.entries.iter().flatten();
-        for &(role, _, out) in all().filter(|(_, side, _)| *side == Side::Out) {
-            for &(other, _, tensor) in all().filter(|(other, ..)| *other != role) {
-                let carried = [
-                    (Role::STATE_OUT, Role::STATE_IN),
-                    (Role::Z_OUT, Role::Z_IN),
-                    (Role::SHIFT_OUT, Role::SHIFT_IN),
-                ];
-                let in_place = carried.contains(&(role, other)) && out == tensor;
-                if !in_place && bytes(&out).zip(bytes(&tensor)).is_some_and(|(a, b)| a.0 < b.1 && b.0 < a.1) {
-                    return Err(Error::Overlap { role, other });
+        const CARRIED: [(Role, Role); 3] =
+            [(Role::STATE_OUT, Role::STATE_IN), (Role::Z_OUT, Role::Z_IN), (Role::SHIFT_OUT, Role::SHIFT_IN)];
+        for out in self.iter().filter(|entry| entry.side == Side::Out) {
+            for other in self.iter().filter(|other| other.role != out.role) {
+                let shared = out.span.0 < other.span.1 && other.span.0 < out.span.1;
+                let in_place = CARRIED.contains(&(out.role, other.role)) && out.tensor == other.tensor;
+                if shared && !in_place {
+                    return Err(Error::Overlap { role: out.role, other: other.role });
                 }
             }
         }
@@ -359,12 +369,4 @@ impl Bound {
             },
         }
     }
-}
-
-/// First and last byte (exclusive) that a tensor touches.
-fn bytes(tensor: &Tensor) -> Option<(i128, i128)> {
-    let (low, high) = tensor.layout.span().ok()??;
-    let size = tensor.dtype.size() as i128;
-    let base = tensor.data.addr() as i128;
-    Some((base + i128::from(low) * size, base + (i128::from(high) + 1) * size))
 }

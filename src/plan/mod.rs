@@ -14,7 +14,7 @@ pub(crate) use params::{Params, range_error};
 pub use state::{StateComponent, StateLayout};
 
 use crate::args::Args;
-use crate::catalog::{self, Mechanism, Mode, RoleKind, RoleSpec};
+use crate::catalog::{self, Mechanism, Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
 use crate::desc::{Desc, Modes};
 use crate::engine::linear::{Heads, Linear, Recurrence};
@@ -95,7 +95,7 @@ impl Plan {
         let recurrence = (entry.assemble)(&params)?;
         let sizes = fixed_sizes(desc, heads, &recurrence);
         let rules = rules(mechanism, &recurrence)?;
-        check_head_counts(mechanism, desc, &rules)?;
+        check_head_counts(desc, heads, &sizes, &rules)?;
         let dims = (desc.dim_qk as usize, desc.dim_v as usize);
         let engine = Linear::plan(context, recurrence, heads, dims)?;
         let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shape[..], r.usage)), &sizes)?;
@@ -248,31 +248,28 @@ fn rules(mechanism: &'static Mechanism, recurrence: &Recurrence) -> Result<Vec<R
     mechanism.roles.iter().map(rule).collect()
 }
 
-/// Where no shape speaks of a head count, the catalogue means that it is that of the keys.
-fn check_head_counts(mechanism: &Mechanism, desc: &Desc, rules: &[RoleRule]) -> Result<()> {
-    let mentioned = |sizes: &[Size]| {
-        let dims = || rules.iter().flat_map(|rule| &rule.shape);
-        sizes.iter().any(|&size| dims().any(|dim| dim.mentions(size)))
-    };
-    let same = [
-        ("desc.heads_q", desc.heads_q, mentioned(&[Size::H]), "equal to desc.heads_k for this mechanism"),
-        ("desc.heads_v", desc.heads_v, mentioned(&[Size::Hv]), "equal to desc.heads_k for this mechanism"),
+/// The catalogue's shapes must give every tensor as many heads as the engine will read and write: where a
+/// shape speaks of fewer head counts than the description has, the others have to agree.
+fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule]) -> Result<()> {
+    let agree = [
+        (Role::Q, heads.q, "desc.heads_q", desc.heads_q, "equal to desc.heads_k for this mechanism"),
+        (Role::V, heads.v, "desc.heads_v", desc.heads_v, "equal to desc.heads_k for this mechanism"),
+        (
+            Role::STATE_OUT,
+            heads.state,
+            "desc.heads_v",
+            desc.heads_v,
+            "at least desc.heads_k for this mechanism",
+        ),
+        (Role::OUT, heads.out, "desc.heads_q", desc.heads_q, "at least desc.heads_k for this mechanism"),
     ];
-    for (what, given, free, expected) in same {
-        if !free && given != desc.heads_k {
+    for (role, count, what, given, expected) in agree {
+        let rule = rules.iter().find(|rule| rule.spec.role == role);
+        let extent = rule.and_then(|rule| rule.shape.get(1)?.value(sizes));
+        if extent != Some(count as i64) {
             return Err(Error::InvalidArgument { what, given, expected });
         }
     }
-    // A state per value head, as Mamba-2's shapes say, leaves no room for fewer values than keys.
-    if !mentioned(&[Size::Hs]) && mentioned(&[Size::Hv]) && desc.heads_v < desc.heads_k {
-        let (what, given) = ("desc.heads_v", desc.heads_v);
-        return Err(Error::InvalidArgument {
-            what,
-            given,
-            expected: "at least desc.heads_k for this mechanism",
-        });
-    }
-    debug_assert!(mechanism.roles.len() == rules.len());
     Ok(())
 }
 

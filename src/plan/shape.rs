@@ -91,15 +91,6 @@ impl Dim {
             _ => "what the catalogue's shape gives",
         }
     }
-
-    /// Whether `size` occurs in it.
-    pub fn mentions(&self, size: Size) -> bool {
-        match self {
-            Dim::Const(_) => false,
-            Dim::Size(own) => *own == size,
-            Dim::Sum(a, b) | Dim::Product(a, b) => a.mentions(size) || b.mentions(size),
-        }
-    }
 }
 
 /// The extents of one alternative.

@@ -24,7 +24,7 @@
 //! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`).
 //!
 //! *Tasks*: sequence × state head, and where the context has several workers and heads are few, groups of
-//! panels. A task owns its columns from start to end, so no bit depends on the partition.
+//! panels of a head without a normaliser. A task owns its columns from start to end, so no bit depends on the partition.
 //! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
 
 mod call;
@@ -126,8 +126,10 @@ impl Linear {
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
-        let splits =
-            if self.parallel && units > 0 { MIN_TASKS.div_ceil(units).clamp(1, n_panels) } else { 1 };
+        // Panels of a head share its normaliser, which may be carried in place: the task that stores it must
+        // not come before one that loads it, so such a head stays in one task.
+        let divisible = self.parallel && units > 0 && !self.recurrence.has_denominator();
+        let splits = if divisible { MIN_TASKS.div_ceil(units).clamp(1, n_panels) } else { 1 };
         parallel::run(runner, units * splits, &|task, worker| {
             let (unit, split) = (task / splits, task % splits);
             let panels = split * n_panels / splits..(split + 1) * n_panels / splits;

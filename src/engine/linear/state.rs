@@ -90,7 +90,6 @@ impl Unit<'_> {
                     }
                 }
             }
-            // Tasks that share a head all compute the same normaliser; the first one stores it.
             if first {
                 self.store_normaliser();
             }
