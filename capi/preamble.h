@@ -7,8 +7,9 @@
  *
  * Every function that can fail returns a status, and leaves its out-parameters untouched unless that is
  * SUBQUAD_OK; its last parameter takes the details and may be NULL. No call ends the process, prints, or
- * changes a setting of it, except that running out of memory for the library's own small objects (contexts,
- * plans, texts) aborts, as in any Rust program; subquad_plan_execute allocates nothing.
+ * changes its settings. Two exceptions: running out of memory for the library's own small objects (contexts,
+ * plans, texts) aborts, as in any Rust program, and a fault of the library itself (INTERNAL) leaves a line on
+ * stderr. subquad_plan_execute allocates nothing.
  *
  * "Safety" says what a caller must see to, since the library cannot check it. Names of statuses are written
  * without their prefix SUBQUAD_ERROR_.

@@ -7,8 +7,9 @@
  *
  * Every function that can fail returns a status, and leaves its out-parameters untouched unless that is
  * SUBQUAD_OK; its last parameter takes the details and may be NULL. No call ends the process, prints, or
- * changes a setting of it, except that running out of memory for the library's own small objects (contexts,
- * plans, texts) aborts, as in any Rust program; subquad_plan_execute allocates nothing.
+ * changes its settings. Two exceptions: running out of memory for the library's own small objects (contexts,
+ * plans, texts) aborts, as in any Rust program, and a fault of the library itself (INTERNAL) leaves a line on
+ * stderr. subquad_plan_execute allocates nothing.
  *
  * "Safety" says what a caller must see to, since the library cannot check it. Names of statuses are written
  * without their prefix SUBQUAD_ERROR_.
@@ -93,7 +94,7 @@ SUBQUAD_API uint32_t subquad_cpu_isa(void);
 /**
  * Name of an instruction set (SUBQUAD_ISA_...), such as "avx2"; "unknown" for any other number.
  *
- * Returns a static string. Thread-safe. Allocates: on the first call. Since 0.1.0.
+ * Returns a static string. Thread-safe. Allocates: no. Since 0.1.0.
  */
 SUBQUAD_API const char *subquad_isa_name(uint32_t isa);
 

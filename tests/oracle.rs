@@ -37,7 +37,8 @@ fn every_mechanism() {
             let params = params.unwrap_or_else(|| problem::random_params(rng, mechanism));
             let dims = (size(rng), size(rng));
             let t = if rng.one_in(8) { rng.below(3) as i64 } else { rng.below(71) as i64 };
-            let mut p = Problem::new(mechanism, params).sized(rng.pick(&heads), dims, 1 + rng.below(2) as i64, t);
+            let mut p =
+                Problem::new(mechanism, params).sized(rng.pick(&heads), dims, 1 + rng.below(2) as i64, t);
             p.mode = rng.pick(mechanism.modes);
             match p.mode {
                 Mode::Step => (p.t, p.s) = (1, 1),

@@ -104,3 +104,52 @@ pub(crate) unsafe fn string<'a>(pointer: *const c_char, place: Place) -> Result<
     let text = unsafe { CStr::from_ptr(pointer) };
     text.to_str().map_err(|_| Fault::Words { status: Status::InvalidArgument, place, what: "is not UTF-8" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> subquad_error {
+        subquad_error { status: 7, message: [b'x' as c_char; 252] }
+    }
+
+    /// The message of a failure whose text is `text`.
+    fn message(text: &'static str) -> String {
+        let mut err = error();
+        let fault = Fault::Null(Place::argument(text));
+        // SAFETY: `err` is writable.
+        let status = unsafe { status(&mut err, || Err(fault)) };
+        assert_eq!((status, err.status), (Status::NullPointer as i32, status));
+        err.text()
+    }
+
+    #[test]
+    fn panics_become_a_status() {
+        let mut err = error();
+        // SAFETY: `err` is writable, or null.
+        unsafe {
+            assert_eq!(status(&mut err, || panic!("on purpose")), Status::Internal as i32);
+            assert_eq!(status(std::ptr::null_mut(), || panic!("on purpose")), Status::Internal as i32);
+        }
+        assert_eq!(err.status, Status::Internal as i32);
+        assert_eq!(err.text(), "internal error: a panic was caught at the boundary");
+        assert_eq!(value(3, || panic!("on purpose")), 3);
+    }
+
+    #[test]
+    fn success_clears_the_error() {
+        let mut err = error();
+        // SAFETY: `err` is writable.
+        assert_eq!(unsafe { status(&mut err, || Ok(())) }, SUBQUAD_OK);
+        assert_eq!((err.status, err.text().as_str()), (SUBQUAD_OK, ""));
+    }
+
+    #[test]
+    fn messages_are_cut_at_a_character() {
+        assert_eq!(message("desc"), "desc is null");
+        let long: &'static str = "é".repeat(300).leak();
+        assert_eq!(message(long), "é".repeat(125));
+        let odd: &'static str = format!("x{}", "é".repeat(300)).leak();
+        assert_eq!(message(odd), format!("x{}", "é".repeat(125)));
+    }
+}

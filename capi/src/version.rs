@@ -57,7 +57,7 @@ pub extern "C" fn subquad_cpu_isa() -> u32 {
 
 /// Name of an instruction set (SUBQUAD_ISA_...), such as "avx2"; "unknown" for any other number.
 ///
-/// Returns a static string. Thread-safe. Allocates: on the first call. Since 0.1.0.
+/// Returns a static string. Thread-safe. Allocates: no. Since 0.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn subquad_isa_name(isa: u32) -> *const c_char {
     let name = match isa {

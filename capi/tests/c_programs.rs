@@ -11,12 +11,12 @@ use support::{Link, cc, cxx, link, program, provide_library, run, scratch};
 const C_STANDARDS: [&str; 4] = ["c89", "c99", "c11", "c17"];
 const CXX_STANDARDS: [&str; 2] = ["c++17", "c++20"];
 
-/// Compiles, links and runs sources of `tests/c`.
+/// Compiles, links and runs sources.
 fn build_and_run(mut compiler: Command, name: &str, sources: &[&str], with: Link) -> PathBuf {
     let dir = scratch(&format!("{name}-{with:?}"));
     let exe = dir.join(name);
     for source in sources {
-        compiler.arg(format!("tests/c/{source}"));
+        compiler.arg(if source.contains('/') { source.to_string() } else { format!("tests/c/{source}") });
     }
     compiler.args(["-O1", "-g", "-o"]).arg(&exe);
     link(&mut compiler, with);
@@ -79,13 +79,25 @@ fn cxx_host() {
     }
 }
 
+#[test]
+fn quickstart() {
+    for with in [Link::Shared, Link::Static] {
+        build_and_run(cc("c99"), "quickstart", &["examples/quickstart.c"], with);
+    }
+}
+
 /// The programs once more under valgrind, which finds reads and writes beside buffers:
 /// `cargo test -p subquad-capi --test c_programs -- --ignored`.
 #[test]
 #[ignore = "slow; needs valgrind"]
 fn under_valgrind() {
     for name in ["abi", "negative", "threads"] {
-        let exe = build_and_run(cc("c99"), &format!("{name}-valgrind"), &[&format!("{name}.c"), "support.c"], Link::Shared);
+        let exe = build_and_run(
+            cc("c99"),
+            &format!("{name}-valgrind"),
+            &[&format!("{name}.c"), "support.c"],
+            Link::Shared,
+        );
         valgrind(&exe);
     }
 }

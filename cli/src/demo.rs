@@ -1,6 +1,6 @@
 //! `subquad demo`: every mechanism on real queries, keys and values.
 
-use crate::bench::inputs::{Given, Roles, Tensors};
+use crate::bench::inputs::{self, Given, Roles, Tensors};
 use crate::bench::problem::{Overrides, Problem};
 use crate::bench::timing::{self, Measured};
 use crate::table::{Table, bytes, digits, number, word};
@@ -17,7 +17,7 @@ const FILE: &str = "smollm2_qkv_l14_n2048.safetensors";
 const MAX_ROWS: usize = 13;
 
 const HELP: &str = "\
-The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention.
+The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention. \
 Roles that the model does not have (decays, gates, write strengths) are random, in the range of trained models.
 
 Examples:
@@ -114,7 +114,7 @@ impl Row {
         let error = out.filter(|_| made_up.is_empty()).map(|(_, out)| relative(out, &sample.out.data));
         let step = problem.mechanism.modes.contains(&Mode::Step).then(|| {
             let step = Problem { mode: Mode::Step, n_queries: 1, n_keys: 1, ..problem.clone() };
-            timing::measure(&step, &Roles::of(&step)?, &Given::new(), seconds / 2.0)
+            timing::measure(&step, &Roles::of(&step)?, &inputs::past(&step)?, seconds / 2.0)
         });
         Ok(Row {
             prefill: timing::measure(&problem, &roles, &given, seconds)?,

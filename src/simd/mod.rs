@@ -5,7 +5,9 @@ mod denormal;
 mod isa;
 pub mod math;
 pub(crate) mod mem;
+mod prefetch;
 pub(crate) mod reduce;
 
 pub(crate) use denormal::DenormalGuard;
 pub use isa::{Isa, available};
+pub(crate) use prefetch::prefetch;

@@ -175,8 +175,7 @@ impl Oracle<'_> {
 
     /// A row of `q` or `k` as features.
     fn features(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<Num> {
-        let row: Vec<f64> =
-            (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect();
+        let row: Vec<f64> = (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect();
         let mut row: Vec<Num> = row.into_iter().map(num).collect();
         if self.p.flag("l2norm_qk") {
             let square: f64 = row.iter().map(|x| x.x * x.x).sum();
@@ -224,7 +223,8 @@ impl Oracle<'_> {
     }
 
     fn largest_exponent(&self) -> f64 {
-        let largest = |role| self.tensor(role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
+        let largest =
+            |role| self.tensor(role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
         f64::from(largest(Role::Q) + largest(Role::K) + largest(Role::SHIFT_IN))
     }
 
@@ -298,8 +298,7 @@ impl Oracle<'_> {
     fn read(&self, state: &State, y: &mut [Num], batch: usize, head: usize, query: usize, key: usize) {
         for out in (0..self.n_out).filter(|&h| self.shared(h, self.n_out, self.n_state) == head) {
             let q = self.features(Role::Q, batch, self.shared(out, self.n_out, self.heads[0]), query);
-            let q: Vec<Num> =
-                q.iter().map(|q| Num { x: q.x * self.scale, m: q.m * self.scale }).collect();
+            let q: Vec<Num> = q.iter().map(|q| Num { x: q.x * self.scale, m: q.m * self.scale }).collect();
             let norm = q.iter().map(|q| q.m * q.m).sum::<f64>().sqrt();
             let den = self.p.has_denominator().then(|| self.denominator(&q, state));
             for e in 0..self.e {
@@ -316,10 +315,7 @@ impl Oracle<'_> {
                     sum = Num { x: sum.x + v, m: sum.m + v.abs() };
                 }
                 if let Some(den) = den {
-                    sum = Num {
-                        x: sum.x / den.x,
-                        m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs(),
-                    };
+                    sum = Num { x: sum.x / den.x, m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs() };
                     // First order no longer tells anything.
                     if den.m * self.c * U > 0.1 * den.x.abs() {
                         sum.m = f64::INFINITY;
@@ -348,7 +344,8 @@ impl Oracle<'_> {
             return;
         }
         let eps = self.p.real("norm_eps");
-        let at = |batch: usize, h: usize, token: usize, c: usize| ((batch * self.n_out + h) * t + token) * e + c;
+        let at =
+            |batch: usize, h: usize, token: usize, c: usize| ((batch * self.n_out + h) * t + token) * e + c;
         let groups: Vec<Vec<usize>> = if normalize == "srms_all" {
             vec![(0..self.n_out).collect()]
         } else {
@@ -359,12 +356,15 @@ impl Oracle<'_> {
                 for heads in &groups {
                     let places = || heads.iter().flat_map(|&h| (0..e).map(move |c| (h, c)));
                     let n = places().count() as f64;
-                    let sum = |f: fn(Num) -> f64| places().map(|(h, c)| f(y[at(batch, h, token, c)])).sum::<f64>();
+                    let sum =
+                        |f: fn(Num) -> f64| places().map(|(h, c)| f(y[at(batch, h, token, c)])).sum::<f64>();
                     let rho = 1.0 / (sum(|y| y.x * y.x) / n + eps).sqrt();
                     let coupling = sum(|y| y.x.abs() * y.m) / n;
                     for (h, c) in places() {
                         let weight = match self.tensor(Role::OUT_NORM_WEIGHT) {
-                            Some(_) if normalize == "srms_all" => self.at(Role::OUT_NORM_WEIGHT, &[h * e + c]),
+                            Some(_) if normalize == "srms_all" => {
+                                self.at(Role::OUT_NORM_WEIGHT, &[h * e + c])
+                            }
                             _ => self.at(Role::OUT_NORM_WEIGHT, &[c]),
                         };
                         let gate = self.at(Role::GATE, &[batch, h, token, c]).map_or(1.0, |gate| {

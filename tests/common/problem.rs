@@ -73,7 +73,8 @@ fn values(param: &Param) -> Vec<Value> {
 /// Whether the page of the mechanism rules these parameters out together.
 fn contradicts(mechanism: &Mechanism, params: &[(&'static str, Value)]) -> bool {
     let word = |name: &str| params.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone());
-    let denominator = mechanism.name == "linear" && word("normalize").is_none_or(|w| w == "denominator".into());
+    let denominator =
+        mechanism.name == "linear" && word("normalize").is_none_or(|w| w == "denominator".into());
     word("feature_map") == Some("exp".into()) && !denominator
 }
 
@@ -113,17 +114,8 @@ pub fn random_params(rng: &mut Rng, mechanism: &'static Mechanism) -> Vec<(&'sta
 }
 
 /// Head counts that mechanisms may accept, plain ones first.
-const HEADS: [[i64; 3]; 9] = [
-    [1, 1, 1],
-    [2, 2, 2],
-    [3, 3, 3],
-    [4, 2, 2],
-    [6, 2, 2],
-    [2, 2, 4],
-    [2, 2, 6],
-    [4, 2, 4],
-    [4, 4, 2],
-];
+const HEADS: [[i64; 3]; 9] =
+    [[1, 1, 1], [2, 2, 2], [3, 3, 3], [4, 2, 2], [6, 2, 2], [2, 2, 4], [2, 2, 6], [4, 2, 4], [4, 4, 2]];
 
 /// Head counts that the mechanism accepts.
 pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
@@ -202,11 +194,7 @@ impl Problem {
                 match text {
                     "1/sqrt(D)" => root,
                     "1 if normalize == denominator else 1/sqrt(D)" => {
-                        if self.word("normalize") == "denominator" {
-                            1.0
-                        } else {
-                            root
-                        }
+                        if self.word("normalize") == "denominator" { 1.0 } else { root }
                     }
                     _ => panic!("default {text}"),
                 }
@@ -439,7 +427,11 @@ impl std::fmt::Display for Problem {
         let Problem { mechanism, params, mode, heads, d, e, b, t, s, .. } = self;
         let bound: Vec<_> = self.inputs.keys().map(|role| role.to_string()).collect();
         let name = mechanism.name;
-        write!(f, "{name} {mode} {params:?} heads {heads:?} D={d} E={e} B={b} T={t} S={s} {}", bound.join(","))
+        write!(
+            f,
+            "{name} {mode} {params:?} heads {heads:?} D={d} E={e} B={b} T={t} S={s} {}",
+            bound.join(",")
+        )
     }
 }
 

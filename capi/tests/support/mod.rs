@@ -41,7 +41,8 @@ pub fn shared_library() -> &'static Path {
             cargo.args(["--target", &triple]);
         }
         run(&mut cargo);
-        let path = dir.join(format!("{}subquad{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX));
+        let path =
+            dir.join(format!("{}subquad{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX));
         assert!(path.exists(), "{} was not built", path.display());
         path
     })
@@ -138,9 +139,8 @@ pub fn provide_library(dir: &Path) {
 
 /// A program, run as tests for its target are.
 pub fn program(path: &Path) -> Command {
-    let variable = |triple: String| {
-        format!("CARGO_TARGET_{}_RUNNER", triple.replace('-', "_").to_uppercase())
-    };
+    let variable =
+        |triple: String| format!("CARGO_TARGET_{}_RUNNER", triple.replace('-', "_").to_uppercase());
     let runner = triple().map(variable).and_then(|name| std::env::var(name).ok());
     let mut command = match runner.as_deref().map(|runner| runner.split_whitespace().collect::<Vec<_>>()) {
         Some(words) if !words.is_empty() => {

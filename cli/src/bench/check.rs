@@ -1,6 +1,6 @@
 //! Whether a problem's result is right, before anybody looks at its speed.
 
-use super::inputs::{Given, Roles, Tensors};
+use super::inputs::{self, Roles, Tensors};
 use super::problem::Problem;
 use anyhow::{Context as _, Result};
 use subquad::Isa;
@@ -17,9 +17,10 @@ pub const TOLERANCE: f64 = 1e-4;
 pub fn error(problem: &Problem, roles: &Roles) -> Result<f64> {
     let small = problem.reduced(MAX_TOKENS);
     let reference = Problem { isa: Some(Isa::Scalar), threads: 1, ..small.clone() };
+    let past = inputs::past(&reference)?;
     let run = |problem: &Problem| -> Result<Tensors> {
         let plan = problem.plan()?;
-        let mut tensors = Tensors::generate(problem, &plan, roles, &Given::new())?;
+        let mut tensors = Tensors::generate(problem, &plan, roles, &past)?;
         let mut workspace = vec![0; plan.workspace_size()];
         tensors.run(&plan, problem.mode, &mut workspace).with_context(|| format!("problem `{problem}`"))?;
         Ok(tensors)

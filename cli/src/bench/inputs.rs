@@ -13,6 +13,28 @@ use subquad::{Args, Error, Mode, Plan, Role, View, ViewMut};
 /// Values that the caller has, in place of generated ones.
 pub type Given = BTreeMap<Role, Vec<f32>>;
 
+/// Tokens that a step comes after.
+const PAST: i64 = 32;
+
+/// The state that a call starts from, where it takes one: what a few random tokens leave, computed in mode
+/// causal where the mechanism has it. Random numbers would do for the time but not for the check: a normaliser
+/// of them may be next to zero.
+pub fn past(problem: &Problem) -> Result<Given> {
+    let components = problem.plan()?.state_layout().components.clone();
+    let takes = problem.mode == Mode::Step || components.iter().any(|c| problem.with.contains(&c.role_in));
+    if !takes || !problem.mechanism.modes.contains(&Mode::Causal) {
+        return Ok(Given::new());
+    }
+    let mut causal = Problem { mode: Mode::Causal, n_queries: PAST, n_keys: PAST, ..problem.clone() };
+    causal.with.retain(|role| components.iter().all(|c| ![c.role_in, c.role_out].contains(role)));
+    causal.with.extend(components.iter().map(|c| c.role_out));
+    let (plan, roles) = (causal.plan()?, Roles::of(&causal)?);
+    let mut tensors = Tensors::generate(&causal, &plan, &roles, &Given::new())?;
+    tensors.run(&plan, Mode::Causal, &mut vec![0; plan.workspace_size()])?;
+    let role_in = |role| components.iter().find(|c| c.role_out == role).map(|c| c.role_in);
+    Ok(tensors.results().filter_map(|(role, data)| Some((role_in(role)?, data.to_vec()))).collect())
+}
+
 /// The roles of a call, each with the index of its shape among the catalogue's alternatives.
 #[derive(Clone, Debug)]
 pub struct Roles(Vec<(Role, usize)>);

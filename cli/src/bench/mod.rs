@@ -9,17 +9,18 @@ mod report;
 pub mod timing;
 
 use anyhow::{Context as _, Result, bail};
-use inputs::{Given, Roles};
+use inputs::Roles;
 use problem::{Overrides, Problem};
 use report::Row;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, S,
-dtype, threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism by its
-name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto.
-T may be a list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed.
+A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, \
+S, dtype, threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism \
+by its name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto. \
+T may be a list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed; a \
+step starts from the state that a few random tokens leave.
 
 Each line of a file (--file) is a problem; empty lines and what follows # are skipped.
 
@@ -36,7 +37,7 @@ Exit status: 0 done, 1 a result was wrong, 2 a problem could not be understood o
 #[derive(clap::Args)]
 #[command(after_help = HELP)]
 pub struct Options {
-    /// Problems, such as mechanism=gla,mode=causal,B=1,H=16,Hk=16,D=128,E=128,T=2048,dtype=f32,threads=1,isa=auto
+    /// Problems, such as mechanism=gla,mode=causal,B=1,H=16,D=128,E=128,T=2048,dtype=f32,threads=1,isa=auto
     #[arg(required_unless_present = "file")]
     problem: Vec<String>,
     /// Problems from a file, one on each line.
@@ -89,7 +90,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn bench(problem: Problem, options: &Options) -> Result<Row> {
     let roles = Roles::of(&problem)?;
     let check_error = if options.no_check { None } else { Some(check::error(&problem, &roles)?) };
-    let measured = timing::measure(&problem, &roles, &Given::new(), options.seconds)?;
+    let measured = timing::measure(&problem, &roles, &inputs::past(&problem)?, options.seconds)?;
     Ok(Row { problem, measured, check_error })
 }
 

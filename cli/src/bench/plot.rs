@@ -35,11 +35,7 @@ fn series(rows: &[Row]) -> Vec<Series> {
     let mut all: Vec<Series> = Vec::new();
     for row in rows {
         let problem = &row.problem;
-        let [q, k, v] = problem.heads;
-        let heads = if q == k && k == v { format!("H={q}") } else { format!("H={q}/{k}/{v}") };
-        let (name, isa, threads) = (problem.mechanism.name, row.measured.isa, problem.threads);
-        let dims = format!("D={} E={}", problem.dim_qk, problem.dim_v);
-        let label = format!("{name} {} B={} {heads} {dims} {isa}x{threads}", problem.mode, problem.batch);
+        let label = label(row);
         let point = (problem.n_queries as f64, row.measured.ns_per_token_head(problem));
         match all.iter_mut().find(|series| series.label == label) {
             Some(series) => series.points.push(point),
@@ -48,6 +44,16 @@ fn series(rows: &[Row]) -> Vec<Series> {
     }
     all.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
     all
+}
+
+/// What a line's problems have in common: all but the length.
+fn label(row: &Row) -> String {
+    let problem = &row.problem;
+    let [q, k, v] = problem.heads;
+    let heads = if q == k && k == v { format!("H={q}") } else { format!("H={q}/{k}/{v}") };
+    let (name, isa, threads) = (problem.mechanism.name, row.measured.isa, problem.threads);
+    let sizes = format!("B={} {heads} D={} E={}", problem.batch, problem.dim_qk, problem.dim_v);
+    format!("{name} {} {sizes} {} {isa}x{threads} {}", problem.mode, problem.dtype, problem.extras())
 }
 
 fn draw(path: &Path, all: &[Series]) -> Result<(), Box<dyn std::error::Error>> {
@@ -74,6 +80,7 @@ fn draw(path: &Path, all: &[Series]) -> Result<(), Box<dyn std::error::Error>> {
         .x_desc("tokens")
         .y_desc("ns per token and head")
         .x_label_formatter(&|t| length(*t))
+        .y_label_formatter(&|ns| crate::table::digits(*ns))
         .light_line_style(WHITE)
         .label_style(("sans-serif", 14))
         .draw()?;

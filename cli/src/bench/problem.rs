@@ -140,6 +140,17 @@ impl Problem {
         Plan::new(&Context::new(options)?, &desc).with_context(|| format!("problem `{self}`"))
     }
 
+    /// Parameters and roles that were asked for, as the problem string has them; mostly empty.
+    pub fn extras(&self) -> String {
+        let mut items: Vec<_> =
+            self.params.iter().map(|(name, value)| format!("{name}={}", value_text(value))).collect();
+        if !self.with.is_empty() {
+            let roles: Vec<_> = self.with.iter().map(Role::to_string).collect();
+            items.push(format!("with={}", roles.join("+")));
+        }
+        items.join(",")
+    }
+
     /// Heads of the output and of the state.
     pub fn out_and_state_heads(&self) -> (i64, i64) {
         let [q, k, v] = self.heads;
@@ -178,11 +189,8 @@ impl fmt::Display for Problem {
         }
         let isa = self.isa.map_or("auto", Isa::name);
         write!(f, ",dtype={},threads={},isa={isa}", self.dtype, self.threads)?;
-        for (name, value) in &self.params {
-            write!(f, ",{name}={}", value_text(value))?;
-        }
-        let roles: Vec<_> = self.with.iter().map(Role::to_string).collect();
-        if roles.is_empty() { Ok(()) } else { write!(f, ",with={}", roles.join("+")) }
+        let extras = self.extras();
+        if extras.is_empty() { Ok(()) } else { write!(f, ",{extras}") }
     }
 }
 

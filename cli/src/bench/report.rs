@@ -42,6 +42,7 @@ impl Row {
             "spread": measured.spread,
             "void": measured.void,
             "cpu_share": measured.cpu_share,
+            "cpu_ns_per_token_head": measured.cpu_ns_per_token_head(problem),
             "check_error": check_error,
         })
     }
@@ -58,10 +59,13 @@ impl Row {
         let heads = if q == k && k == v { q.to_string() } else { format!("{q}/{k}/{v}") };
         let busy = measured.cpu_share.is_some_and(|share| share < BUSY);
         let remark = match (self.right(), measured.void, busy) {
-            (false, ..) => "WRONG",
-            (true, true, _) => "void",
-            (true, false, true) => "busy",
-            (true, false, false) => "",
+            (false, ..) => "WRONG".to_owned(),
+            (true, true, _) => "void".to_owned(),
+            (true, false, true) => match measured.cpu_ns_per_token_head(problem) {
+                Some(ns) => format!("busy: {} ns of CPU", digits(ns)),
+                None => String::new(),
+            },
+            (true, false, false) => String::new(),
         };
         vec![
             problem.mechanism.name.to_owned(),
@@ -80,7 +84,7 @@ impl Row {
             bytes(measured.state_bytes),
             format!("{:.1}", 100.0 * measured.spread),
             check_error.map_or("-".into(), |error| format!("{error:.0e}")),
-            remark.to_owned(),
+            remark,
         ]
     }
 }
@@ -117,4 +121,4 @@ head: of the most of H, Hk, Hv. GFLOP/s: 4DE+(C+1)(D+E) per token and head, delt
 and 7DE. x bound: times the 4DE (6DE) that a recurrence can't avoid, at the peak measured before and after.
 state: of one sequence. +-%: interquartile range. error: largest difference from the scalar reference over the
 largest value, on at most 128 tokens; up to 1e-4 is right. void: the peak moved by more than 5 % four times;
-busy: other programs took more than 5 % of the time.";
+busy: other programs took more than 5 % of the time; per token and head, the CPU's own time is this.";

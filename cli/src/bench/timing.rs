@@ -35,6 +35,9 @@ pub struct Measured {
     pub peak_ratio: Option<f64>,
     /// The peak moved between before and after, in every attempt.
     pub void: bool,
+    /// Seconds of CPU that one call took, the mean; what other programs took of the processor is not in it.
+    /// Only with one thread: with a pool the calling thread waits for the others.
+    pub cpu_seconds: Option<f64>,
     /// Part of the time that the calling thread really had the processor; low on a busy machine.
     pub cpu_share: Option<f64>,
     /// Operations of one call.
@@ -59,6 +62,11 @@ impl Measured {
     pub fn ns_per_token_head(&self, problem: &Problem) -> f64 {
         let tokens = problem.batch * problem.n_queries;
         1e9 * self.seconds / (tokens * Measured::heads(problem)) as f64
+    }
+
+    /// The same of the CPU's time.
+    pub fn cpu_ns_per_token_head(&self, problem: &Problem) -> Option<f64> {
+        self.cpu_seconds.map(|seconds| Measured { seconds, ..self.clone() }.ns_per_token_head(problem))
     }
 
     /// Tokens of all sequences per second.
@@ -102,11 +110,7 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
         attempts += 1;
         let before = peak::threads(info.isa, problem.threads, peak::SPAN);
         let args = tensors.args()?;
-        let (clock, cpu) = (Instant::now(), machine::thread_cpu_seconds());
-        let samples = sample(&plan, problem, &args, &mut workspace, seconds)?;
-        let clock = clock.elapsed().as_secs_f64();
-        // With a pool the calling thread waits for the others, which says nothing of the machine.
-        let cpu = cpu.filter(|_| problem.threads == 1).zip(machine::thread_cpu_seconds());
+        let (samples, cpu) = sample(&plan, problem, &args, &mut workspace, seconds)?;
         let after = peak::threads(info.isa, problem.threads, peak::SPAN);
         let void = (before / after - 1.0).abs() > PEAK_DRIFT;
         if void && attempts < ATTEMPTS {
@@ -120,7 +124,10 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
             peak_gflops: (before + after) / 2.0,
             peak_ratio: (problem.threads > 1).then(|| after / peak::one_thread(info.isa, peak::SPAN)),
             void,
-            cpu_share: cpu.map(|(start, end)| (end - start) / clock),
+            cpu_seconds: cpu.filter(|_| problem.threads == 1),
+            cpu_share: cpu
+                .filter(|_| problem.threads == 1)
+                .map(|cpu| cpu * samples.len() as f64 / samples.iter().sum::<f64>()),
             count,
             bytes,
             isa: info.isa,
@@ -130,14 +137,14 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
     }
 }
 
-/// Seconds per call of every sample, in rising order.
+/// Seconds per call of every sample, in rising order, and the mean of CPU seconds per call.
 fn sample(
     plan: &Plan,
     problem: &Problem,
     args: &Args,
     workspace: &mut [u8],
     seconds: f64,
-) -> Result<Vec<f64>> {
+) -> Result<(Vec<f64>, Option<f64>)> {
     let mut time = |calls: u32| -> Result<Duration> {
         let start = Instant::now();
         for _ in 0..calls {
@@ -152,10 +159,12 @@ fn sample(
     }
     let budget = Duration::from_secs_f64(seconds);
     let mut samples = Vec::new();
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), machine::thread_cpu_seconds());
     while samples.len() < MIN_SAMPLES || (start.elapsed() < budget && samples.len() < MAX_SAMPLES) {
         samples.push(time(calls)?.as_secs_f64() / f64::from(calls));
     }
+    let n_calls = samples.len() as f64 * f64::from(calls);
+    let cpu = cpu.zip(machine::thread_cpu_seconds()).map(|(start, end)| (end - start) / n_calls);
     samples.sort_by(f64::total_cmp);
-    Ok(samples)
+    Ok((samples, cpu))
 }

@@ -18,15 +18,16 @@ use std::process::ExitCode;
 use subquad::{DType, Isa};
 
 const HELP: &str = "\
-A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode or
-type is not in this version is skipped, with the reason; so are gradients, where a file has some.
+A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode \
+or type is not in this version is skipped, with the reason; so are gradients, where a file has some.
 
 Examples:
   subquad verify tests/golden
   subquad verify tests/golden/linear/gla_step.safetensors --isa scalar
   subquad verify tests/golden --isa all --threads 2 --split 16 --strict
+  subquad verify tests/golden --step
 
-Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or
+Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or \
 the command line is wrong.";
 
 /// Options of `subquad verify`.
@@ -48,6 +49,9 @@ pub struct Options {
     /// Runs causal files with a recurrent state in calls of N tokens each, the state carried on.
     #[arg(long, value_name = "N")]
     split: Option<i64>,
+    /// Runs causal files with a recurrent state token by token in mode step, where the mechanism has it.
+    #[arg(long, conflicts_with = "split")]
+    step: bool,
     /// Do not speak of gradients.
     #[arg(long)]
     no_grad: bool,
@@ -69,6 +73,8 @@ pub struct Settings {
     pub threads: u32,
     /// Tokens of a call, where a file can be split.
     pub split: Option<i64>,
+    /// Causal files token by token, in mode step.
+    pub step: bool,
 }
 
 /// The command.
@@ -114,7 +120,8 @@ fn settings(options: &Options) -> Result<Vec<Settings>> {
         Some("all") => Isa::ALL.into_iter().filter(|isa| isa.available()).map(Some).collect(),
         Some(word) => vec![Some(parse_isa(word)?)],
     };
-    let of = |isa| Settings { isa, dtype, threads: options.threads, split: options.split };
+    let of =
+        |isa| Settings { isa, dtype, threads: options.threads, split: options.split, step: options.step };
     Ok(isas.into_iter().map(of).collect())
 }
 

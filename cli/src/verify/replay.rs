@@ -39,6 +39,7 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
     };
     let roles = roles(reference, mechanism)?;
     let names = sizes(reference, mechanism, &roles);
+    let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
     let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
     let plan = Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
         true => Stop::Skip(fault.text().to_owned()),
@@ -53,6 +54,13 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
         run.call(tokens, i == 0, i + 1 == pieces.len())?;
     }
     Ok(Replayed { calls: pieces.len(), compared: run.compare() })
+}
+
+/// Mode step in place of causal, where every token has a query and a key and the state is all that is carried.
+fn as_step(mechanism: &Mechanism, mode: Mode, names: &Names) -> Mode {
+    let steps = mechanism.step == StepKind::Recurrent && mechanism.modes.contains(&Mode::Step);
+    let tied = names.get("T") == names.get("S");
+    if mode == Mode::Causal && steps && tied { Mode::Step } else { mode }
 }
 
 /// The tensors of the forward pass that the file has, each with its row of the catalogue.

@@ -90,7 +90,10 @@ impl Report {
             Outcome::Skipped(reason) => ("skipped", Some(reason)),
         };
         // JSON has no infinity: an error that no tolerance measures is null.
-        let tensor = |one: &Compared| json!({ "name": one.name, "fraction": one.fraction, "wrong": one.wrong, "elements": one.len });
+        let tensor = |one: &Compared| {
+            let Compared { name, fraction, wrong, len, .. } = one;
+            json!({ "name": name, "fraction": fraction, "wrong": wrong, "elements": len })
+        };
         json!({
             "file": self.path,
             "mechanism": self.mechanism,
