@@ -42,15 +42,13 @@ fn child(option: &str, variable: Option<&str>) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = String::from_utf8_lossy(&stdout).into_owned();
     assert!(status.success(), "{text}{}", String::from_utf8_lossy(&stderr));
-    let from = text.find('<').unwrap_or_else(|| panic!("{text}"));
-    format!("{}{}", &text[text[..from].rfind('\n').map_or(0, |at| at + 1)..from], &text[from..text.rfind('>').unwrap() + 1])
+    text
 }
 
 fn isa_of(option: &str, variable: Option<&str>) -> Isa {
     let text = child(option, variable);
-    let name = text.split(['<', '>']).nth(1).unwrap();
-    assert!(text.contains("isa is <"), "{text}");
-    name.parse().unwrap()
+    let name = text.split(['<', '>']).nth(1).unwrap_or_else(|| panic!("{text}"));
+    name.parse().unwrap_or_else(|()| panic!("{text}"))
 }
 
 #[test]
@@ -79,7 +77,7 @@ fn ceiling_by_variable() {
 fn bad_words() {
     for word in ["avx", "AVX2", " avx2", "scalar,avx2", "1"] {
         let text = child("none", Some(word));
-        assert!(text.starts_with(&format!("error {} is", Status::InvalidArgument as i32)), "{text}");
+        assert!(text.contains(&format!("error {} is", Status::InvalidArgument as i32)), "{text}");
         for part in ["SUBQUAD_MAX_ISA", &format!("`{word}`"), "scalar, neon, avx2, avx512"] {
             assert!(text.contains(part), "`{part}` is not in {text}");
         }
