@@ -298,7 +298,9 @@ impl Unit<'_> {
                 // SAFETY: `inv_den` is [sets, 16].
                 unsafe {
                     let den = p.inv_den.add(i);
-                    let eps = if shifted { eps * *self.buffer(g.at.eps_factor).add(i) } else { eps };
+                    // The factor overflows where all scores are tiny: 0 stays 0.
+                    let scaled = shifted && eps != 0.0;
+                    let eps = if scaled { eps * *self.buffer(g.at.eps_factor).add(i) } else { eps };
                     *den = 1.0 / if mode == DenominatorMode::Add { *den + eps } else { at_least(*den, eps) };
                 }
             }

@@ -71,13 +71,15 @@ impl Unit<'_> {
             let shift = std::slice::from_raw_parts(self.buffer(g.at.shift), g.ldm);
             let z = std::slice::from_raw_parts_mut(self.buffer(g.at.z), g.ldm);
             if self.recurrence().features.map == FeatureMap::Exp && tensors.shift_out.is_none() {
-                // Plain scale. A channel that saw nothing is 0 · e^{−∞}, which is 0.
+                // Plain scale. A channel that saw nothing is 0 · e^{−∞}, which is 0; a sum that is 0 stays so
+                // where e^m overflows.
                 for c in 0..g.m {
                     let factor = shift[c].exp();
-                    z[c] *= factor;
+                    let plain = |s: &mut f32| *s = if *s == 0.0 { 0.0 } else { *s * factor };
+                    plain(&mut z[c]);
                     for p in self.panels.clone() {
                         let row = self.state_panel(p).add(c * g.panel);
-                        std::slice::from_raw_parts_mut(row, g.panel).iter_mut().for_each(|s| *s *= factor);
+                        std::slice::from_raw_parts_mut(row, g.panel).iter_mut().for_each(plain);
                     }
                 }
             }

@@ -1,0 +1,182 @@
+//! A call allocates nothing, on any thread, and its workspace does not grow with the length or the batch.
+
+mod common;
+
+use common::problem::{self, Problem, mechanisms};
+use common::support::Rng;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Runner, Serial, ThreadPool, View, ViewMut};
+
+/// The system's allocator, counting what any thread asks for while `COUNTING`.
+struct Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+/// The tests of this file take turns: the count is the process's.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn count() {
+    if COUNTING.load(SeqCst) {
+        CALLS.fetch_add(1, SeqCst);
+    }
+}
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's contract.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: the caller's contract.
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's contract.
+        unsafe { System.realloc(at, layout, len) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations and releases of `f`, by all threads of this process.
+fn allocations(f: impl FnOnce()) -> usize {
+    CALLS.store(0, SeqCst);
+    COUNTING.store(true, SeqCst);
+    f();
+    COUNTING.store(false, SeqCst);
+    CALLS.load(SeqCst)
+}
+
+/// What a call allocates: the least of some tries, as the test harness's own threads now and then add to the count.
+fn run(plan: &Plan, p: &Problem) -> usize {
+    (0..5).map(|_| run_once(plan, p)).find(|&n| n == 0).unwrap_or_else(|| run_once(plan, p))
+}
+
+/// Binds and runs the problem, counting from the first view to the end of the call.
+fn run_once(plan: &Plan, p: &Problem) -> usize {
+    let (mut outputs, mut memory) = (p.outputs(), problem::workspace(plan));
+    let shapes: Vec<Vec<i64>> = outputs.values().map(|array| array.shape.clone()).collect();
+    let mut result = Ok(());
+    let n = allocations(|| {
+        let mut args = Args::new();
+        for (&role, array) in &p.inputs {
+            args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+        }
+        for (role, values) in &p.indices {
+            args = args.input(*role, View::new(values, &[values.len() as i64]).unwrap());
+        }
+        for ((&role, array), shape) in outputs.iter_mut().zip(&shapes) {
+            args = args.output(role, ViewMut::new(&mut array.data, shape).unwrap());
+        }
+        result = plan.execute(p.mode, &args, &mut memory);
+    });
+    result.unwrap_or_else(|error| panic!("{p}: {error}"));
+    n
+}
+
+#[test]
+fn execute_allocates_nothing() {
+    let _turn = TURN.lock();
+    assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) >= 2, "the counter counts");
+    let runners: [Arc<dyn Runner>; 3] =
+        [Arc::new(Serial), Arc::new(ThreadPool::new(1).unwrap()), Arc::new(ThreadPool::new(3).unwrap())];
+    let mut calls = 0;
+    for runner in runners {
+        let context = Context::new(ContextOptions::new().runner(runner)).unwrap();
+        for mechanism in mechanisms() {
+            for params in problem::variants(mechanism) {
+                for &mode in mechanism.modes {
+                    let t = if mode == Mode::Step { 1 } else { 40 };
+                    for (dims, heads) in [((13, 21), [2, 2, 2]), ((70, 300), [1, 1, 1])] {
+                        let mut rng = Rng::new(1);
+                        let p = Problem::new(mechanism, params.clone()).sized(heads, dims, 2, t);
+                        let p = Problem { mode, shift: true, ..p }.fill(&mut rng, true);
+                        let plan = p.plan(&context);
+                        assert_eq!(run(&plan, &p), 0, "{} workers: {p}", context.max_workers());
+                        calls += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(calls > 500);
+}
+
+/// Nor do packed sequences and pools.
+#[test]
+fn ragged_calls_allocate_nothing() {
+    let _turn = TURN.lock();
+    let mut p = Problem::named("gated_delta_rule").sized([2, 2, 4], (16, 16), 1, 40);
+    p = p.fill(&mut Rng::new(1), false);
+    p.inputs.retain(|role, _| *role != Role::STATE_IN);
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(2).unwrap()))).unwrap();
+    let plan = p.plan(&context);
+    p.indices.push((Role::CU_SEQLENS, vec![0, 40]));
+    p.indices.push((Role::STATE_INDEX, vec![0]));
+    assert_eq!(run(&plan, &p), 0);
+}
+
+/// Errors of tensors carry their data, not text: finding them allocates nothing either.
+#[test]
+fn refusing_allocates_nothing() {
+    let _turn = TURN.lock();
+    let p = Problem::named("gla").fill(&mut Rng::new(1), true);
+    let plan = p.plan(&problem::context());
+    let (mut memory, data) = (problem::workspace(&plan), vec![0f32; 10_000]);
+    let mut refuse = || {
+        let mut found = 0;
+        let view = |shape: &[i64]| View::new(&data, shape).unwrap();
+        for args in [
+            Args::new(),
+            Args::new().input(Role::Q, view(&[1, 2, 3])),
+            Args::new().input(Role::DT, view(&[1])),
+            Args::new().input(Role::Q, view(&[1, 2, 3, 4])).input(Role::Q, view(&[1, 2, 3, 4])),
+        ] {
+            found += usize::from(plan.execute(p.mode, &args, &mut memory).is_err());
+        }
+        assert_eq!(found, 4);
+    };
+    let least = (0..5).map(|_| allocations(&mut refuse)).min();
+    assert_eq!(least, Some(0));
+}
+
+/// The plan knows nothing of lengths, so its workspace cannot depend on them: the same one serves every call, and
+/// it grows with the workers and nothing else.
+#[test]
+fn workspace_serves_every_length() {
+    let _turn = TURN.lock();
+    let pool = |n| Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(n).unwrap()))).unwrap();
+    let (one, four) = (pool(1), pool(4));
+    for mechanism in mechanisms() {
+        let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (13, 21), 1, 1);
+        let plan = p.plan(&problem::context());
+        let size = plan.workspace_size();
+        assert_eq!(size, plan.info().workspace_bytes);
+        assert!(size < 1 << 20, "{size} bytes for a small problem");
+        for (b, t) in [(1, 1), (1, 1000), (50, 3)] {
+            let p = p.clone().sized(p.heads, (p.d, p.e), b, t).fill(&mut Rng::new(1), true);
+            // Bytes beyond the size it asks for are not touched, nor are those before.
+            let mut memory = vec![0xa5; size + 256];
+            let mut outputs = p.outputs();
+            let mut args = Args::new();
+            for (&role, array) in &p.inputs {
+                args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+            }
+            for (&role, array) in &mut outputs {
+                args = args.output(role, ViewMut::new(&mut array.data, &array.shape).unwrap());
+            }
+            plan.execute(p.mode, &args, &mut memory[128..128 + size]).unwrap();
+            let around = memory[..128].iter().chain(&memory[128 + size..]);
+            assert!(around.into_iter().all(|&byte| byte == 0xa5), "beyond the workspace: {p}");
+        }
+        let (single, several) = (p.plan(&one).workspace_size(), p.plan(&four).workspace_size());
+        assert!(single < several && several <= 4 * single, "{single} bytes for one worker, {several} for four");
+    }
+}
