@@ -33,9 +33,11 @@ def verdict(values, aim, valid, less_is_better=False):
 def against_bound(entry, rounds, fields):
     """Our time over the time of the unavoidable FLOPs at that round's peak."""
     flops, found = entry["bound"] * fields["D"] * fields["E"], []
-    for r, own in zip(rounds, series(rounds, "ours")):
+    for r in rounds:
+        own = r["records"].get("ours")
         if own and r["peak"]:
-            found.append(own * max(r["peak"].values()) / flops)
+            at = r["peak"].get(own.get("isa"), max(r["peak"].values()))
+            found.append(own["ns_per_token_head"] * at / flops)
     return found
 
 
@@ -43,8 +45,8 @@ def summarize(entry, rounds, subjects):
     """The summary of one problem, as it is written to result.json."""
     usable = [r for r in rounds if not r["void"]]
     result = {"problem": entry["problem"], "rounds": len(rounds), "void_rounds": len(rounds) - len(usable),
-              "only_void_rounds": not usable, "ns_per_token_head": {}, "ops": {}, "unsupported": {}, "ratios": [],
-              "bound": None, "peak_gflops": {}}
+              "only_void_rounds": not usable, "peak_gflops": {}, "ns_per_token_head": {}, "cpu_share": {}, "ops": {},
+              "unsupported": {}, "ratios": [], "bound": None}
     valid, usable = bool(usable), usable or rounds
     fields = dict(item.partition("=")[::2] for item in entry["problem"].split(","))
     fields = {"D": int(fields.get("D", 0)), "E": int(fields.get("E", fields.get("D", 0)))}
@@ -57,6 +59,9 @@ def summarize(entry, rounds, subjects):
             ops = {r["records"][subject.name].get("op") or r["records"][subject.name].get("isa") or ""
                    for r in usable if subject.name in r["records"]}
             result["ops"][subject.name] = " / ".join(sorted(ops))
+            shares = [r["records"].get(subject.name, {}).get("cpu_share") for r in usable]
+            shares = [share for share in shares if share is not None]
+            result["cpu_share"][subject.name] = median(shares) if shares else None
         if entry["problem"] in subject.unsupported:
             result["unsupported"][subject.name] = subject.unsupported[entry["problem"]]
     for ours, aims in zip(OURS, (entry["aims"], entry["avx2_aims"])):
@@ -81,11 +86,13 @@ def table(summary):
                                  f" FMA peak, GFLOP/s: {peaks or 'not measured'}"]
     if summary["only_void_rounds"]:
         lines.append("  NO VALID ROUND: the machine was not steady; the figures below are from void rounds")
-    lines.append(f"  {'':10} {'ns/token/head':>13} {'min-max':>17}   what ran")
+    lines.append(f"  {'':10} {'ns/token/head':>13} {'min-max':>15} {'CPU':>5}   what ran")
     for name, values in summary["ns_per_token_head"].items():
         span = f"{values['min']:.0f}-{values['max']:.0f}"
-        lines.append(f"  {name:10} {values['median']:13.0f} {span:>17}   {summary['ops'][name]}")
-    lines += [f"  {name:10} {'-':>13} {'':>17}   {reason}" for name, reason in summary["unsupported"].items()]
+        share = summary["cpu_share"][name]
+        share = "" if share is None else f"{share:.0%}"
+        lines.append(f"  {name:10} {values['median']:13.0f} {span:>15} {share:>5}   {summary['ops'][name]}")
+    lines += [f"  {name:10} {'-':>13} {'':>21}   {reason}" for name, reason in summary["unsupported"].items()]
     rows = [(f"{row['ours']} / {row['peer']}, tokens/s", row, ">=") for row in summary["ratios"]]
     if summary["bound"]:
         rows.append((f"ours, time over {summary['bound']['flops']} at peak", summary["bound"], "<="))
