@@ -49,11 +49,16 @@ static void fail(const char *what)
     exit(1);
 }
 
-static double now(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double now(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
 }
 
 /* ---- inputs: the same distributions as problem.py ---- */
@@ -369,22 +374,28 @@ static void bench(const struct problem *p, double seconds)
     }
     /* A sample takes 0.2 ms at least. */
     const int calls = once < 2e-4 ? (int)lround(2e-4 / fmax(once, 1e-7)) : 1;
-    const double end = now() + seconds;
+    const double begin = now(), cpu = seconds_of(CLOCK_THREAD_CPUTIME_ID);
     int n = 0;
-    while (n < 5 || (n < MOST && now() < end)) {
+    while (n < 5 || (n < MOST && now() < begin + seconds)) {
         start = now();
         for (int i = 0; i < calls; i++) {
             call(&c, p->step);
         }
         samples[n++] = (now() - start) / calls;
     }
+    const double share = (seconds_of(CLOCK_THREAD_CPUTIME_ID) - cpu) / (now() - begin);
+    char share_text[32] = "null"; /* several threads wait for one another, which says nothing of the machine */
+    if (p->threads == 1) {
+        snprintf(share_text, sizeof share_text, "%.4f", share);
+    }
     qsort(samples, (size_t)n, sizeof samples[0], compare);
     const double median = samples[n / 2], tokens = (double)(p->b * p->t);
     printf("{\"peer\": \"ggml\", \"version\": \"ggml %s\", \"op\": \"%s\", \"problem\": \"%s\", \"threads\": %d, "
-           "\"ns_per_token_head\": %.2f, \"tokens_per_s\": %.1f, \"reps\": %d, \"spread\": %.4f}\n",
+           "\"ns_per_token_head\": %.2f, \"tokens_per_s\": %.1f, \"reps\": %d, \"spread\": %.4f, "
+           "\"cpu_share\": %s}\n",
            ggml_version(), ggml_op_name(c.result->op), p->text, p->threads,
            1e9 * median / (tokens * (double)p->h), tokens / median, n,
-           (samples[n * 3 / 4] - samples[n / 4]) / median);
+           (samples[n * 3 / 4] - samples[n / 4]) / median, share_text);
     fflush(stdout);
     destroy(&c);
 }

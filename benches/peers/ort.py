@@ -110,9 +110,9 @@ def check():
 
 def bench(p, seconds):
     operator = Operator(p, pr.inputs(p))
-    samples = pr.measure(operator.run, seconds)
+    timing = pr.measure(operator.run, seconds)
     pr.report("ort", f"onnxruntime {onnxruntime.__version__} (onnx {onnx.__version__})",
-              f"LinearAttention {RULES[p.mechanism]}", p, samples)
+              f"LinearAttention {RULES[p.mechanism]}", p, timing)
 
 
 if __name__ == "__main__":

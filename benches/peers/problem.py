@@ -123,8 +123,14 @@ def assert_close(what, results, bound):
     print(f"{what}: relative error {error:.1e}, allowed {bound:.0e}", flush=True)
 
 
+@dataclass(frozen=True)
+class Timing:
+    samples: list  # seconds per call
+    cpu_share: float  # part of the time that the calling thread really had the CPU
+
+
 def measure(call, seconds):
-    """Seconds per call: samples of at least 0.2 ms each until the time is up, five at least."""
+    """Samples of at least 0.2 ms each until the time is up, five at least."""
     start = time.perf_counter()
     call()
     once = time.perf_counter() - start
@@ -134,24 +140,26 @@ def measure(call, seconds):
         call()
         once = min(once, time.perf_counter() - start)
     calls = max(1, round(2e-4 / max(once, 1e-9)))
-    samples, end = [], time.perf_counter() + seconds
-    while len(samples) < 5 or time.perf_counter() < end:
+    samples, begin, cpu = [], time.perf_counter(), time.thread_time()
+    while len(samples) < 5 or time.perf_counter() < begin + seconds:
         start = time.perf_counter()
         for _ in range(calls):
             call()
         samples.append((time.perf_counter() - start) / calls)
-    return samples
+    return Timing(samples, (time.thread_time() - cpu) / (time.perf_counter() - begin))
 
 
-def report(peer, version, op, problem, samples):
+def report(peer, version, op, problem, timing):
     """Prints the record of one measurement; the spread is the interquartile range over the median."""
-    low, median, high = np.quantile(samples, (0.25, 0.5, 0.75))
+    low, median, high = np.quantile(timing.samples, (0.25, 0.5, 0.75))
     tokens = problem.B * problem.T
     print(json.dumps({
         "peer": peer, "version": version, "op": op, "problem": problem.text, "threads": problem.threads,
         "ns_per_token_head": round(1e9 * median / (tokens * problem.H), 2),
         "tokens_per_s": round(tokens / median, 1),
-        "reps": len(samples), "spread": round((high - low) / median, 4),
+        "reps": len(timing.samples), "spread": round((high - low) / median, 4),
+        # With several threads the calling one waits for the others, which says nothing of the machine.
+        "cpu_share": round(timing.cpu_share, 4) if problem.threads == 1 else None,
     }), flush=True)
 
 

@@ -30,24 +30,35 @@ def verdict(values, aim, valid, less_is_better=False):
     return ("met" if met else "missed") + ("" if all(end == met for end in ends) else ", noisy")
 
 
-def against_bound(entry, rounds, fields):
-    """Our time over the time of the unavoidable FLOPs at that round's peak."""
-    flops, found = entry["bound"] * fields["D"] * fields["E"], []
-    for r, own in zip(rounds, series(rounds, "ours")):
-        if own and r["peak"]:
-            found.append(own * max(r["peak"].values()) / flops)
-    return found
+def at_peak(round_, flops, isa=None):
+    """ns per token and head that the FLOPs take at the round's peak; None where it was not measured."""
+    peaks = round_["peak"]
+    return flops / peaks.get(isa, max(peaks.values())) if peaks else None
+
+
+def against_bound(flops, rounds):
+    """Our time over that of the unavoidable FLOPs."""
+    own = [(r["records"].get("ours"), r) for r in rounds]
+    return [record["ns_per_token_head"] / at_peak(r, flops, record.get("isa"))
+            for record, r in own if record and r["peak"]]
+
+
+def limit(flops, rounds, ours, peer):
+    """The ratio that we should have if the unavoidable FLOPs ran at the peak and nothing else took time."""
+    isa = "avx2" if ours == "ours-avx2" else None
+    found = [theirs / at_peak(r, flops, isa) for r, theirs in zip(rounds, series(rounds, peer)) if theirs and r["peak"]]
+    return median(found) if found else None
 
 
 def summarize(entry, rounds, subjects):
     """The summary of one problem, as it is written to result.json."""
     usable = [r for r in rounds if not r["void"]]
     result = {"problem": entry["problem"], "rounds": len(rounds), "void_rounds": len(rounds) - len(usable),
-              "only_void_rounds": not usable, "ns_per_token_head": {}, "ops": {}, "unsupported": {}, "ratios": [],
-              "bound": None, "peak_gflops": {}}
+              "only_void_rounds": not usable, "peak_gflops": {}, "ns_per_token_head": {}, "cpu_share": {}, "ops": {},
+              "unsupported": {}, "ratios": [], "bound": None}
     valid, usable = bool(usable), usable or rounds
     fields = dict(item.partition("=")[::2] for item in entry["problem"].split(","))
-    fields = {"D": int(fields.get("D", 0)), "E": int(fields.get("E", fields.get("D", 0)))}
+    flops = (entry["bound"] or 0) * int(fields.get("D", 0)) * int(fields.get("E", fields.get("D", 0)))
     for isa in {isa for r in usable for isa in r["peak"]}:
         result["peak_gflops"][isa] = spread([r["peak"][isa] for r in usable if isa in r["peak"]])
     for subject in subjects:
@@ -57,6 +68,9 @@ def summarize(entry, rounds, subjects):
             ops = {r["records"][subject.name].get("op") or r["records"][subject.name].get("isa") or ""
                    for r in usable if subject.name in r["records"]}
             result["ops"][subject.name] = " / ".join(sorted(ops))
+            shares = [r["records"].get(subject.name, {}).get("cpu_share") for r in usable]
+            shares = [share for share in shares if share is not None]
+            result["cpu_share"][subject.name] = median(shares) if shares else None
         if entry["problem"] in subject.unsupported:
             result["unsupported"][subject.name] = subject.unsupported[entry["problem"]]
     for ours, aims in zip(OURS, (entry["aims"], entry["avx2_aims"])):
@@ -66,10 +80,11 @@ def summarize(entry, rounds, subjects):
             if found:
                 row = {"ours": ours, "peer": subject.name, **spread(found), "aim": aims.get(subject.name)}
                 row["verdict"] = verdict(row, row["aim"], valid) if row["aim"] else None
+                row["limit"] = limit(flops, usable, ours, subject.name) if flops and valid else None
                 result["ratios"].append(row)
-    if entry["bound"] and (found := against_bound(entry, usable, fields)):
+    if flops and (found := against_bound(flops, usable)):
         row = {"flops": f"{entry['bound']}DE", **spread(found), "aim": entry["bound_aim"]}
-        row["verdict"] = verdict(row, row["aim"], valid, less_is_better=True)
+        row["verdict"] = verdict(row, row["aim"], valid, less_is_better=True) if row["aim"] else None
         result["bound"] = row
     return result
 
@@ -81,15 +96,19 @@ def table(summary):
                                  f" FMA peak, GFLOP/s: {peaks or 'not measured'}"]
     if summary["only_void_rounds"]:
         lines.append("  NO VALID ROUND: the machine was not steady; the figures below are from void rounds")
-    lines.append(f"  {'':10} {'ns/token/head':>13} {'min-max':>17}   what ran")
+    lines.append(f"  {'':10} {'ns/token/head':>13} {'min-max':>15} {'CPU':>5}   what ran")
     for name, values in summary["ns_per_token_head"].items():
         span = f"{values['min']:.0f}-{values['max']:.0f}"
-        lines.append(f"  {name:10} {values['median']:13.0f} {span:>17}   {summary['ops'][name]}")
-    lines += [f"  {name:10} {'-':>13} {'':>17}   {reason}" for name, reason in summary["unsupported"].items()]
+        share = summary["cpu_share"][name]
+        share = "" if share is None else f"{share:.0%}"
+        lines.append(f"  {name:10} {values['median']:13.0f} {span:>15} {share:>5}   {summary['ops'][name]}")
+    lines += [f"  {name:10} {'-':>13} {'':>21}   {reason}" for name, reason in summary["unsupported"].items()]
     rows = [(f"{row['ours']} / {row['peer']}, tokens/s", row, ">=") for row in summary["ratios"]]
     if summary["bound"]:
         rows.append((f"ours, time over {summary['bound']['flops']} at peak", summary["bound"], "<="))
     for label, row, sign in rows:
         aim = f"   aim {sign} {row['aim']:g}: {row['verdict']}" if row["aim"] else ""
+        if row.get("limit") and row["aim"] and row["limit"] < row["aim"]:
+            aim += f" (out of reach: {row['limit']:.1f}x at this CPU's peak)"
         lines.append(f"  {label:34} {row['median']:6.2f}x  ({row['min']:.2f}-{row['max']:.2f}){aim}")
     return lines
