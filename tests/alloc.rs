@@ -177,6 +177,9 @@ fn workspace_serves_every_length() {
             assert!(around.into_iter().all(|&byte| byte == 0xa5), "beyond the workspace: {p}");
         }
         let (single, several) = (p.plan(&one).workspace_size(), p.plan(&four).workspace_size());
-        assert!(single < several && several <= 4 * single, "{single} bytes for one worker, {several} for four");
+        assert!(
+            single < several && several <= 4 * single,
+            "{single} bytes for one worker, {several} for four"
+        );
     }
 }

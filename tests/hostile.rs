@@ -178,8 +178,11 @@ fn zero_vectors() {
                 continue;
             }
             let mut rng = Rng::new(seed());
-            let p = Problem::new(mechanism, params.clone()).sized([2, 2, 2], (9, 7), 1, 21).fill(&mut rng, false);
-            for roles in [&[Role::Q][..], &[Role::K], &[Role::V], &[Role::Q, Role::K], &[Role::Q, Role::K, Role::V]] {
+            let p =
+                Problem::new(mechanism, params.clone()).sized([2, 2, 2], (9, 7), 1, 21).fill(&mut rng, false);
+            for roles in
+                [&[Role::Q][..], &[Role::K], &[Role::V], &[Role::Q, Role::K], &[Role::Q, Role::K, Role::V]]
+            {
                 for every in [1, 3] {
                     let mut p = p.clone();
                     for &role in roles {
@@ -358,7 +361,8 @@ fn poison_stays_in_its_column() {
             let mut nans = 0;
             for (own, want) in &clean {
                 for (i, (g, w)) in got[own].data.iter().zip(&want.data).enumerate() {
-                    let other = i % dims.1 as usize != column || matches!(*own, Role::Z_OUT | Role::SHIFT_OUT);
+                    let other =
+                        i % dims.1 as usize != column || matches!(*own, Role::Z_OUT | Role::SHIFT_OUT);
                     assert!(!other || g.to_bits() == w.to_bits(), "{role} column {column}, {own} {i}: {p}");
                     nans += usize::from(g.is_nan());
                 }
@@ -389,7 +393,8 @@ fn poison_stays_in_its_sequence() {
         let clean = run(&p);
         // The third sequence, tokens 5 to 20.
         let (bad, first, last) = (2, 5, 20);
-        let roles: Vec<Role> = p.inputs.keys().copied().filter(|&role| place(&p, role, 0)[2].is_some()).collect();
+        let roles: Vec<Role> =
+            p.inputs.keys().copied().filter(|&role| place(&p, role, 0)[2].is_some()).collect();
         for role in roles {
             let mut p = p.clone();
             let shape = p.shape(role);
@@ -440,7 +445,8 @@ fn exp_map() {
     for mode in [Mode::Causal, Mode::Bidirectional, Mode::Cross] {
         for case in 0..60 {
             let shift = case % 2 == 0;
-            let p = Problem::named("linear").param("feature_map", "exp").param("den_eps", rng.pick(&[0.0, 1e-6]));
+            let p =
+                Problem::named("linear").param("feature_map", "exp").param("den_eps", rng.pick(&[0.0, 1e-6]));
             let dims = (1 + rng.below(20) as i64, 1 + rng.below(20) as i64);
             let mut p = p.sized([4, 2, 2], dims, 1, 1 + rng.below(50) as i64);
             (p.mode, p.shift) = (mode, shift);

@@ -68,7 +68,11 @@ fn ceiling_by_variable() {
         assert_eq!(isa_of("none", Some(named.name())), allowed, "{named}");
         for option in isas() {
             let lower = allowed.min(option);
-            assert_eq!(isa_of(option.name(), Some(named.name())), lower, "{option} by option, {named} by variable");
+            assert_eq!(
+                isa_of(option.name(), Some(named.name())),
+                lower,
+                "{option} by option, {named} by variable"
+            );
         }
     }
 }

@@ -24,7 +24,8 @@
 //! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`).
 //!
 //! *Tasks*: sequence × state head, and where the context has several workers and heads are few, groups of
-//! panels of a head without a normaliser. A task owns its columns from start to end, so no bit depends on the partition.
+//! panels of a head without a normaliser. A task owns its columns from start to end, so no bit depends on the
+//! partition.
 //! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
 
 mod call;
