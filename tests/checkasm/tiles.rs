@@ -67,7 +67,7 @@ impl Three {
     #[track_caller]
     fn check(&self, before: &[f32], roundings: impl Fn(usize) -> Option<f64>, what: &str) {
         self.got.check();
-        for i in 0..before.len() {
+        for (i, before) in before.iter().enumerate() {
             match roundings(i) {
                 Some(n) => {
                     let size = f64::from(self.size[i]);
@@ -77,7 +77,7 @@ impl Three {
                     assert_close(self.got[i], self.want[i], tolerance, || format!("{what}, element {i}"));
                 }
                 None => {
-                    assert_eq!(self.got[i].to_bits(), before[i].to_bits(), "{what}, element {i} was written");
+                    assert_eq!(self.got[i].to_bits(), before.to_bits(), "{what}, element {i} was written");
                 }
             }
         }
