@@ -229,7 +229,7 @@ fn time(plan: &Plan, p: &Problem, outputs: &mut Tensors) -> Duration {
     start.elapsed()
 }
 
-/// A state that has decayed into denormals is no slower than another one. Without flushing it is some ten times.
+/// A state that has decayed into denormals is flushed, and no slower than another one.
 #[test]
 fn decayed_states_are_fast() {
     for name in ["simple_gla", "gla", "gated_delta_rule"] {
@@ -258,7 +258,10 @@ fn decayed_states_are_fast() {
             }
         }
         assert!(worst < best * 3, "{name}: {worst:?} with denormals, {best:?} without");
-        assert!(outputs.values().all(|array| array.data.iter().all(|x| x.is_finite())));
+        // Some processors take denormals in their stride; that there are none can be seen on all of them.
+        let flushed = |x: &f32| x.is_finite() && !x.is_subnormal();
+        let flushes = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+        assert!(!flushes || outputs.values().all(|array| array.data.iter().all(flushed)), "{name}: denormals");
     }
 }
 
