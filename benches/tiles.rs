@@ -10,7 +10,8 @@ use std::ptr::null;
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::{
-    elementwise as ew, load_rows, row_l2norm, row_rms, row_softmax, store_rows, transpose_rows,
+    decay_rows, denominator, elementwise as ew, load_rows, matmul, row_l2norm, row_rms, row_softmax, scores,
+    solve, step, store_rows, transpose_rows, value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -104,7 +105,154 @@ fn transpose(n: usize, d: usize) -> transpose_rows::Args {
     transpose_rows::Args { n, d, src: numbers(16 * d), ld: d, dst: numbers(16 * d) }
 }
 
+/// Factors of a decay, and a state that stays where it is: the same buffers are worked on over and over.
+fn ones(n: usize) -> *mut f32 {
+    vec![1.0; n].leak().as_mut_ptr()
+}
+
+/// `C [m, n]` from `k` terms.
+fn product(m: usize, n: usize, k: usize) -> matmul::Args {
+    let mut args = matmul::Args::product(m, n, k, numbers(m * n), n as isize);
+    (args.a, args.lda, args.b, args.ldb) = (numbers(m * k), k, numbers(k * n), n);
+    args
+}
+
+/// A chunk's output: `(Q ⊙ P) S + tril(A) U`.
+fn output(e: usize, d: usize) -> matmul::Args {
+    matmul::Args { l: ones(256), ldl: 16, u: numbers(16 * e), ldu: e, ..product(16, e, d) }
+}
+
+/// A chunk's state: `P S + Kᵀ U`, into another place.
+fn update(e: usize, d: usize) -> matmul::Args {
+    let c0 = numbers(d * e);
+    matmul::Args { a_by_columns: true, lda: d, c0, ldc0: e as isize, pre: ones(d), ..product(d, e, 16) }
+}
+
+fn substitution(n: usize) -> solve::Args {
+    solve::Args { n, coef: vec![0.0; 256].leak().as_ptr(), u: numbers(16 * n), ld: n }
+}
+
+fn token_scores(d: usize) -> scores::TokenArgs {
+    scores::TokenArgs {
+        n: 16,
+        d,
+        x: numbers(16 * d),
+        ldx: d,
+        kt: numbers(16 * d),
+        alpha: ones(16),
+        row: null(),
+        strict: false,
+        s: numbers(256),
+    }
+}
+
+fn channel_scores(d: usize, two: bool) -> scores::ChannelArgs {
+    scores::ChannelArgs {
+        n: 16,
+        d,
+        alpha: ones(16 * d),
+        kt: numbers(16 * d),
+        decayed: numbers(16 * d),
+        x: numbers(16 * d),
+        s: numbers(256),
+        strict_x: if two { numbers(16 * d) } else { null() },
+        strict_row: ones(16),
+        strict_s: numbers(256),
+        ld: d,
+    }
+}
+
+fn decays(d: usize, by_channel: bool) -> decay_rows::Args {
+    decay_rows::Args {
+        n: 16,
+        d,
+        ld: d,
+        alpha: ones(16 * d),
+        by_channel,
+        q: numbers(16 * d),
+        n_sets: 1,
+        k: numbers(16 * d),
+        erase: numbers(16 * d),
+        erase_row: ones(16),
+        end: ones(d),
+    }
+}
+
+fn denominators(d: usize) -> denominator::Args {
+    denominator::Args {
+        n: 16,
+        d,
+        ld: d,
+        q: numbers(16 * d),
+        n_sets: 1,
+        a: numbers(256),
+        den: numbers(16),
+        // The normaliser would grow without end.
+        k: vec![0.0; 16 * d].leak().as_ptr(),
+        end: ones(d),
+        z: numbers(d),
+    }
+}
+
+fn decayed_values(e: usize) -> value_decay::Args {
+    value_decay::Args {
+        n: 16,
+        e,
+        a: vec![0.0; 256].leak().as_ptr(),
+        y: numbers(16 * e),
+        ldy: e,
+        n_sets: 1,
+        u: numbers(16 * e),
+        ldu: e,
+        gamma: ones(16 * e),
+        ldg: e,
+        end: ones(e),
+    }
+}
+
+/// A step into another state, with or without the correction.
+fn token(d: usize, e: usize, correction: bool) -> step::Args {
+    step::Args {
+        d,
+        e,
+        s: numbers(d * e),
+        lds: e as isize,
+        s_new: numbers(d * e),
+        lds_new: e as isize,
+        k: numbers(d),
+        // Erases nothing: the value is kept from call to call.
+        erase: if correction { vec![0.0; d].leak().as_ptr() } else { null() },
+        q: numbers(d),
+        ldq: d,
+        n_sets: 1,
+        a: numbers(1),
+        lda: 1,
+        end: ones(d),
+        gamma: null(),
+        v: null(),
+        skip: 0.0,
+        post: null(),
+        ldpost: 1,
+        x: numbers(e),
+        y: numbers(e),
+        ldy: e,
+    }
+}
+
 fn tiles(c: &mut Criterion) {
+    bench::<matmul::Matmul>(c, "16x64x128", 16 * 64 * 128, product(16, 64, 128));
+    bench::<matmul::Matmul>(c, "16x64x128_output", 16 * 64 * 128, output(64, 128));
+    bench::<matmul::Matmul>(c, "128x64x16_update", 16 * 64 * 128, update(64, 128));
+    bench::<solve::Solve>(c, "16x64", 16 * 64, substitution(64));
+    bench::<scores::ScoresToken>(c, "16x128", 16 * 128, token_scores(128));
+    bench::<scores::ScoresChannel>(c, "16x128", 16 * 128, channel_scores(128, false));
+    bench::<scores::ScoresChannel>(c, "16x128_two", 16 * 128, channel_scores(128, true));
+    bench::<decay_rows::DecayRows>(c, "16x128", 16 * 128, decays(128, false));
+    bench::<decay_rows::DecayRows>(c, "16x128_channel", 16 * 128, decays(128, true));
+    bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
+    bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
+    bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));
+    bench::<step::Step>(c, "128x128_correction", 128 * 128, token(128, 128, true));
     bench::<ew::Exp>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Exp>(c, "67", 67, elementwise(67));
     bench::<ew::Log>(c, "4096", 4096, elementwise(4096));

@@ -15,5 +15,7 @@ mod guarded;
 mod norms;
 #[path = "checkasm/support.rs"]
 mod support;
+#[path = "checkasm/tiles.rs"]
+mod tiles;
 #[path = "checkasm/transpose.rs"]
 mod transpose;

@@ -263,7 +263,7 @@ impl Oracle<'_> {
         let key = self.features(Role::K, batch, self.shared(head, self.n_state, self.heads[1]), token);
         let key_norm = key.iter().map(|k| k.m * k.m).sum::<f64>().sqrt();
         let mut steepest = 0.0f64;
-        for c in 0..self.m {
+        for (c, k) in key.iter().enumerate() {
             let (alpha, _) = self.gates(batch, head, token, c.min(self.d - 1));
             steepest = steepest.max(alpha);
             for e in 0..self.e {
@@ -272,9 +272,9 @@ impl Oracle<'_> {
                 (s.x, s.m) = (s.x * alpha * gamma, s.m * gamma * if self.corrects { 1.0 } else { alpha });
             }
             let z = &mut state.z[c];
-            (z.x, z.m) = (z.x * alpha + key[c].x, z.m * alpha + key[c].m);
+            (z.x, z.m) = (z.x * alpha + k.x, z.m * alpha + k.m);
             if self.p.word("feature_map") == "exp" {
-                state.shift[c] = state.shift[c].max(key[c].x.ln());
+                state.shift[c] = state.shift[c].max(k.x.ln());
             }
         }
         let (_, gain) = self.gates(batch, head, token, 0);

@@ -297,7 +297,7 @@ impl Problem {
             let wanted = if spec.one_of.is_empty() {
                 must || rng.one_in(2)
             } else {
-                let last = group().last().unwrap().role == role;
+                let last = group().next_back().unwrap().role == role;
                 let bound = group().any(|other| self.inputs.contains_key(&other.role));
                 (last && !bound) || rng.one_in(2)
             };

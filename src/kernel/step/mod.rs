@@ -47,7 +47,7 @@ pub struct Args {
     pub q: *const f32,
     /// Elements between queries.
     pub ldq: usize,
-    /// Number of queries that share the state.
+    /// Number of queries that share the state, at least one.
     pub n_sets: usize,
     /// `q·k` of each query, `lda` elements apart.
     pub a: *const f32,
