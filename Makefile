@@ -55,7 +55,7 @@ fmt: ## format the sources
 lint: ## what has to hold before a commit: format, clippy, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --lib --document-private-items
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --package subquad --document-private-items
 
 doc: ## documentation of the Rust API, in target/doc
 	$(CARGO) doc --package subquad --no-deps

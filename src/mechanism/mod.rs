@@ -1,7 +1,7 @@
 //! One short file per mechanism: the formula, its parameters, and the engine settings it is made of.
 //!
 //! A mechanism is data: [`Entry::assemble`] turns checked parameters into the [`Recurrence`] that the linear
-//! engine runs. Mechanisms of other engines will add variants to [`Assembled`].
+//! engine runs. Other engines will have settings of their own.
 #![forbid(unsafe_code)]
 
 mod common;
