@@ -261,7 +261,10 @@ fn decayed_states_are_fast() {
         // Some processors take denormals in their stride; that there are none can be seen on all of them.
         let flushed = |x: &f32| x.is_finite() && !x.is_subnormal();
         let flushes = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
-        assert!(!flushes || outputs.values().all(|array| array.data.iter().all(flushed)), "{name}: denormals");
+        assert!(
+            !flushes || outputs.values().all(|array| array.data.iter().all(flushed)),
+            "{name}: denormals"
+        );
     }
 }
 
@@ -416,7 +419,9 @@ fn poison_stays_in_its_sequence() {
                     assert!(mine || g.to_bits() == w.to_bits(), "NaN in {role} reached {own}{index:?}: {p}");
                 }
             }
-            assert!(got[&Role::OUT].data.iter().any(|x| x.is_nan()), "{role} of {p}");
+            // Other roles may be overruled by one of their group.
+            let read = matches!(role, Role::Q | Role::K | Role::V);
+            assert!(!read || got[&Role::OUT].data.iter().any(|x| x.is_nan()), "{role} of {p}");
         }
     }
 }

@@ -495,13 +495,13 @@ pub fn index_of(mut i: usize, shape: &[i64]) -> Vec<usize> {
     index
 }
 
-/// Panics unless every number is finite and they are not all alike: a result that could tell something.
+/// Panics unless every number is finite and the outputs are not all alike: a result that could tell something.
 #[track_caller]
 pub fn assert_lively(tensors: &Tensors, what: impl Fn() -> String) {
     for (role, array) in tensors {
         assert!(array.data.iter().all(|x| x.is_finite()), "{role} is not finite: {}", what());
         let all_alike = array.data.len() > 1 && array.data.windows(2).all(|w| w[0] == w[1]);
-        assert!(!all_alike, "{role} says nothing: {}", what());
+        assert!(*role != Role::OUT || !all_alike, "{role} says nothing: {}", what());
     }
 }
 
