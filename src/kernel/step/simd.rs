@@ -1,7 +1,8 @@
 //! Two passes over strips of columns, any vector width.
 
 use super::{Args, STRIP};
-use pulp::{MemMask, Simd};
+use crate::simd::mem::{Head, load, store};
+use pulp::Simd;
 
 /// # Safety
 /// The contract of [`Args`].
@@ -26,7 +27,7 @@ pub unsafe fn step<S: Simd>(simd: S, t: &Args) {
 struct Columns<S: Simd, const NR: usize, const TAIL: bool> {
     simd: S,
     first: usize,
-    last: MemMask<S::m32s>,
+    last: Head<S>,
 }
 
 trait Block {
@@ -59,8 +60,7 @@ unsafe fn blocks<S: Simd, B: Block>(simd: S, mut first: usize, end: usize, block
 impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
     #[inline(always)]
     fn new(simd: S, first: usize, end: usize) -> Self {
-        let left = (end - first).min(S::F32_LANES) as u32;
-        Columns { simd, first, last: MemMask::new(simd.mask_between_m32s(0, left).mask()) }
+        Columns { simd, first, last: Head::new(simd, end - first) }
     }
 
     #[inline(always)]
@@ -76,13 +76,7 @@ impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
         for (v, out) in out.iter_mut().enumerate() {
             let p = row.wrapping_add(self.first + v * S::F32_LANES);
             // SAFETY: the caller's contract; a tail is one vector, and its mask ends with the columns.
-            *out = unsafe {
-                if TAIL {
-                    self.simd.mask_load_ptr_f32s(self.last, p)
-                } else {
-                    p.cast::<S::f32s>().read_unaligned()
-                }
-            };
+            *out = unsafe { if TAIL { self.last.load(self.simd, p) } else { load(self.simd, p) } };
         }
         out
     }
@@ -96,9 +90,9 @@ impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
             // SAFETY: as in `load`.
             unsafe {
                 if TAIL {
-                    self.simd.mask_store_ptr_f32s(self.last, p, x);
+                    self.last.store(self.simd, p, x);
                 } else {
-                    p.cast::<S::f32s>().write_unaligned(x);
+                    store(self.simd, p, x);
                 }
             }
         }
