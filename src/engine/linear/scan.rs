@@ -65,8 +65,8 @@ fn run(unit: &Unit<'_>, pass: Pass) {
 
 /// Rows of the chunk that starts at token `t` of the pass, to be fetched in as many parts as there are
 /// panels. Where the tensors exceed the last-level cache, prefill would otherwise wait for memory at the start
-/// of every block: `simple_gla`, `H = 16`, `T = 2048`, `D = E = 128` (64 MiB), 1000 to 820 ns per token and head;
-/// nothing lost where they fit.
+/// of every block: `simple_gla`, `H = 16`, `T = 2048`, `D = E = 128` (64 MiB), 1000 to 820 ns per token and head
+/// (best thread times, interleaved, on a busy machine); nothing lost where they fit.
 struct Ahead<'a> {
     unit: &'a Unit<'a>,
     pass: Pass,
