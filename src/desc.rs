@@ -111,7 +111,9 @@ pub struct Desc {
     pub dtype_out: DType,
     /// Element type of the state. This version: `F32`.
     pub dtype_state: DType,
-    /// Parameters by the catalogue's names; what is not given has its default.
+    /// Parameters by the catalogue's names; what is not given has its default. Extents that shapes of the
+    /// mechanism name and that neither heads nor dimensions give are named here too: `M` (slots, features),
+    /// `P` (rows of a projection), `F` (its width).
     pub params: Vec<(String, Value)>,
 }
 

@@ -8,6 +8,7 @@
 
 use super::Entry;
 use super::common::{cyclic_heads, normaliser, unit_rows};
+use crate::engine::Settings;
 use crate::engine::linear::{Decay, Gain, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
@@ -16,8 +17,8 @@ pub(super) static ENTRY: Entry =
     Entry { name: "delta_rule", assemble: |params| assemble(params, Decay::None) };
 
 /// The delta rule after a decay.
-pub(super) fn assemble(params: &Params, decay: Decay) -> Result<Recurrence> {
-    Ok(Recurrence {
+pub(super) fn assemble(params: &Params, decay: Decay) -> Result<Settings> {
+    Ok(Settings::Linear(Recurrence {
         decay,
         gain: Gain::Beta,
         correction: true,
@@ -26,5 +27,5 @@ pub(super) fn assemble(params: &Params, decay: Decay) -> Result<Recurrence> {
         normaliser: normaliser(params)?,
         cyclic_heads: cyclic_heads(params),
         ..Recurrence::default()
-    })
+    }))
 }

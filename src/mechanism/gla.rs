@@ -9,19 +9,20 @@
 
 use super::Entry;
 use super::common::{cyclic_heads, normaliser};
+use crate::engine::Settings;
 use crate::engine::linear::{Decay, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
 pub(super) static ENTRY: Entry = Entry { name: "gla", assemble };
 
-fn assemble(params: &Params) -> Result<Recurrence> {
-    Ok(Recurrence {
+fn assemble(params: &Params) -> Result<Settings> {
+    Ok(Settings::Linear(Recurrence {
         decay: Decay::Channel,
         value_decay: true,
         scale: params.real("scale")? as f32,
         normaliser: normaliser(params)?,
         cyclic_heads: cyclic_heads(params),
         ..Recurrence::default()
-    })
+    }))
 }

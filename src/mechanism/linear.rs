@@ -8,13 +8,14 @@
 
 use super::Entry;
 use super::common::{cyclic_heads, feature_map, normaliser};
+use crate::engine::Settings;
 use crate::engine::linear::{FeatureMap, Features, Recurrence};
 use crate::error::Result;
 use crate::plan::{Params, range_error};
 
 pub(super) static ENTRY: Entry = Entry { name: "linear", assemble };
 
-fn assemble(params: &Params) -> Result<Recurrence> {
+fn assemble(params: &Params) -> Result<Settings> {
     let recurrence = Recurrence {
         features: Features { map: feature_map(params)?, ..Features::default() },
         scale: params.real("scale")? as f32,
@@ -26,5 +27,5 @@ fn assemble(params: &Params) -> Result<Recurrence> {
         let given = params.word("normalize").unwrap_or_default().into();
         return Err(range_error("normalize", given, "denominator, since feature_map = exp needs one"));
     }
-    Ok(recurrence)
+    Ok(Settings::Linear(recurrence))
 }

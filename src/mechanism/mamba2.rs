@@ -10,14 +10,15 @@
 
 use super::Entry;
 use super::common::{cyclic_heads, normaliser};
+use crate::engine::Settings;
 use crate::engine::linear::{Decay, Gain, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
 pub(super) static ENTRY: Entry = Entry { name: "mamba2", assemble };
 
-fn assemble(params: &Params) -> Result<Recurrence> {
-    Ok(Recurrence {
+fn assemble(params: &Params) -> Result<Settings> {
+    Ok(Settings::Linear(Recurrence {
         decay: Decay::Token,
         gain: Gain::StepSize,
         skip: true,
@@ -25,5 +26,5 @@ fn assemble(params: &Params) -> Result<Recurrence> {
         normaliser: normaliser(params)?,
         cyclic_heads: cyclic_heads(params),
         ..Recurrence::default()
-    })
+    }))
 }

@@ -1,7 +1,7 @@
 //! One short file per mechanism: the formula, its parameters, and the engine settings it is made of.
 //!
-//! A mechanism is data: [`Entry::assemble`] turns checked parameters into the [`Recurrence`] that the linear
-//! engine runs. Other engines will have settings of their own.
+//! A mechanism is data: [`Entry::assemble`] turns checked parameters into [`Settings`], an engine and how it is
+//! set: for the linear engine, a [`Recurrence`].
 #![forbid(unsafe_code)]
 
 mod common;
@@ -17,6 +17,7 @@ mod retention;
 mod simple_gla;
 
 use crate::catalog::Role;
+use crate::engine::Settings;
 use crate::engine::linear::{FeatureMap, Normaliser, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
@@ -26,7 +27,7 @@ pub(crate) struct Entry {
     /// Its name in the catalogue.
     pub name: &'static str,
     /// The engine settings for checked parameters.
-    pub assemble: fn(&Params) -> Result<Recurrence>,
+    pub assemble: fn(&Params) -> Result<Settings>,
 }
 
 /// Every mechanism of this version, in the catalogue's order.
@@ -62,7 +63,13 @@ pub(crate) enum Use {
 }
 
 /// Roles whose meaning depends on parameters.
-pub(crate) fn role_use(recurrence: &Recurrence, role: Role) -> Use {
+pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
+    match settings {
+        Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
+    }
+}
+
+fn role_of_recurrence(recurrence: &Recurrence, role: Role) -> Use {
     let normaliser = recurrence.normaliser;
     match role {
         Role::Z_IN | Role::Z_OUT if !recurrence.has_denominator() => {

@@ -1,10 +1,10 @@
 //! Tensors of a call against the plan.
 
-use super::shape::{Size, Sizes};
+use super::shape::{Dim, Size, Sizes};
 use super::{Inner, RoleRule};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind};
-use crate::engine::linear::{Call, Sequences, Tensors};
+use crate::engine::call::{Bindings, Call, Sequences};
 use crate::error::{Error, Result};
 use crate::mechanism::Use;
 use crate::tensor::{DType, Index, Tensor};
@@ -49,7 +49,7 @@ pub fn bind(plan: &Inner, mode: Mode, args: &Args<'_>) -> Result<Bound> {
         }
     }
     bound.check_lengths(plan, mode)?;
-    bound.check_index(n_sequences)?;
+    bound.check_index(plan, n_sequences)?;
     bound.check_overlap()?;
     Ok(bound)
 }
@@ -227,25 +227,48 @@ impl Bound {
     }
 
     fn check_shape(&mut self, rule: &RoleRule, tensor: &Tensor, n_sequences: Option<i64>) -> Result<()> {
-        let role = rule.spec.role;
-        if tensor.layout.rank != rule.shape.len() {
-            let (given, expected) = (tensor.layout.rank, rule.shape.len());
-            return Err(Error::WrongRank { role, given, expected });
+        let rank = tensor.layout.rank;
+        let fitting = |shape: &&Vec<Dim>| shape.len() == rank;
+        if let Some(sizes) = rule.shapes.iter().filter(fitting).find_map(|shape| {
+            let mut sizes = self.sizes;
+            self.fit(rule, shape, tensor, n_sequences, &mut sizes).ok().map(|()| sizes)
+        }) {
+            self.sizes = sizes;
+            return Ok(());
         }
-        for (axis, dim) in rule.shape.iter().enumerate() {
+        match rule.shapes.iter().find(fitting) {
+            Some(shape) => self.fit(rule, shape, tensor, n_sequences, &mut self.sizes.clone()),
+            None => {
+                let (role, expected) = (rule.spec.role, rule.shapes[0].len());
+                Err(Error::WrongRank { role, given: rank, expected })
+            }
+        }
+    }
+
+    /// Compares a tensor of the right rank with one shape; sizes that only a call knows are bound.
+    fn fit(
+        &self,
+        rule: &RoleRule,
+        shape: &[Dim],
+        tensor: &Tensor,
+        n_sequences: Option<i64>,
+        sizes: &mut Sizes,
+    ) -> Result<()> {
+        let role = rule.spec.role;
+        for (axis, dim) in shape.iter().enumerate() {
             let given = tensor.layout.shape[axis];
-            let batch = matches!(dim, super::Dim::Size(Size::B));
+            let batch = matches!(dim, Dim::Size(Size::B));
             let (expected, from) = match (batch, n_sequences) {
                 (true, _) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
                 (true, Some(n)) if rule.is_state() => (Some(n), "the number of sequences in cu_seqlens"),
                 (true, Some(_)) => (Some(1), "the batch of packed sequences"),
-                _ => (dim.value(&self.sizes), dim.source()),
+                _ => (dim.value(sizes), dim.source()),
             };
             match (expected, dim) {
                 (Some(expected), _) if given != expected => {
                     return Err(Error::WrongExtent { role, axis, given, expected, from });
                 }
-                (None, &super::Dim::Size(size)) => self.sizes.set(size, given),
+                (None, &Dim::Size(size)) => sizes.set(size, given),
                 (None, _) => return Err(Error::Internal("a shape uses a size before it is bound")),
                 _ => {}
             }
@@ -254,8 +277,9 @@ impl Bound {
     }
 
     fn check_lengths(&self, plan: &Inner, mode: Mode) -> Result<()> {
-        let (t, s) = (self.size(Size::T), self.size(Size::S));
-        let right_aligned = plan.engine.recurrence().right_aligned && self.get(Role::CU_SEQLENS).is_none();
+        let t = self.size(Size::T);
+        let s = self.sizes.get(Size::S).unwrap_or(t);
+        let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
         let fault =
             |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
         match mode {
@@ -270,7 +294,7 @@ impl Bound {
     }
 
     /// Values of the index tensors.
-    fn check_index(&self, n_sequences: Option<i64>) -> Result<()> {
+    fn check_index(&self, plan: &Inner, n_sequences: Option<i64>) -> Result<()> {
         for (role, total) in [(Role::CU_SEQLENS, Size::T), (Role::CU_SEQLENS_K, Size::S)] {
             let Some(offsets) = self.get(role).map(Index) else { continue };
             let mut last = 0;
@@ -294,9 +318,8 @@ impl Bound {
             let (given, from) = (index.len() as i64, "the number of sequences");
             return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
         }
-        let states =
-            [Role::STATE_IN, Role::STATE_OUT, Role::Z_IN, Role::Z_OUT, Role::SHIFT_IN, Role::SHIFT_OUT];
-        let slots = states.iter().filter_map(|&role| self.get(role)).map(|t| t.layout.shape[0]).min();
+        let states = plan.rules.iter().filter(|rule| rule.is_state());
+        let slots = states.filter_map(|rule| self.get(rule.spec.role)).map(|t| t.layout.shape[0]).min();
         for i in 0..index.len() {
             let given = index.get(i);
             let why = match given {
@@ -312,12 +335,10 @@ impl Bound {
 
     /// No output shares memory with an input or another output, except a state with itself.
     fn check_overlap(&self) -> Result<()> {
-        const CARRIED: [(Role, Role); 3] =
-            [(Role::STATE_OUT, Role::STATE_IN), (Role::Z_OUT, Role::Z_IN), (Role::SHIFT_OUT, Role::SHIFT_IN)];
         for out in self.iter().filter(|entry| entry.side == Side::Out) {
             for other in self.iter().filter(|other| other.role != out.role) {
                 let shared = out.span.0 < other.span.1 && other.span.0 < out.span.1;
-                let in_place = CARRIED.contains(&(out.role, other.role)) && out.tensor == other.tensor;
+                let in_place = carries(out.role, other.role) && out.tensor == other.tensor;
                 if shared && !in_place {
                     return Err(Error::Overlap { role: out.role, other: other.role });
                 }
@@ -331,42 +352,25 @@ impl Bound {
     }
 
     /// The call as the engine sees it.
-    pub fn call(&self, plan: &Inner, mode: Mode) -> Call {
+    pub fn call(&self, mode: Mode) -> Call {
         let get = |role| self.get(role);
-        let recurrence = plan.engine.recurrence();
         Call {
-            causal: matches!(mode, Mode::Causal | Mode::Step),
-            step: mode == Mode::Step,
-            n_q: self.size(Size::T) as usize,
-            n_k: self.size(Size::S) as usize,
+            mode,
             sequences: Sequences {
                 batch: self.size(Size::B) as usize,
+                n_q: self.size(Size::T) as usize,
+                n_k: self.sizes.get(Size::S).unwrap_or(self.size(Size::T)) as usize,
                 offsets_q: get(Role::CU_SEQLENS).map(Index),
                 offsets_k: get(Role::CU_SEQLENS_K).or(get(Role::CU_SEQLENS)).map(Index),
                 slots: get(Role::STATE_INDEX).map(Index),
             },
-            tensors: Tensors {
-                q: get(Role::Q),
-                k: get(Role::K),
-                v: get(Role::V),
-                out: get(Role::OUT),
-                g: get(Role::G),
-                gv: get(Role::GV).filter(|_| recurrence.value_decay),
-                beta: get(Role::BETA),
-                dt: get(Role::DT),
-                dt_raw: get(Role::DT_RAW),
-                dt_bias: get(Role::DT_BIAS),
-                decay_rate: get(Role::DECAY_RATE),
-                d_skip: get(Role::D_SKIP),
-                gate: get(Role::GATE),
-                out_norm_weight: get(Role::OUT_NORM_WEIGHT),
-                state_in: get(Role::STATE_IN),
-                state_out: get(Role::STATE_OUT),
-                z_in: get(Role::Z_IN),
-                z_out: get(Role::Z_OUT),
-                shift_in: get(Role::SHIFT_IN),
-                shift_out: get(Role::SHIFT_OUT),
-            },
+            tensors: Bindings::new(self.iter().map(|entry| (entry.role, entry.tensor))),
         }
     }
+}
+
+/// Whether the roles are the two sides of one part of the state: `x_out` and `x_in`.
+fn carries(out: Role, other: Role) -> bool {
+    let part = |role: Role, end| role.base_name().strip_suffix(end).filter(|_| !role.is_grad());
+    part(out, "_out").is_some_and(|name| part(other, "_in") == Some(name))
 }

@@ -17,13 +17,14 @@ use crate::args::Args;
 use crate::catalog::{self, Mechanism, Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
 use crate::desc::{Desc, Modes};
-use crate::engine::linear::{Heads, Linear, Recurrence};
+use crate::engine::call::Heads;
+use crate::engine::{Engine, Extents, Settings};
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Use};
 use crate::simd::Isa;
 use crate::tensor::DType;
 use crate::workspace::{self, Workspace};
-use shape::{Dim, Size, Sizes};
+use shape::{Dim, NAMED, Size, Sizes};
 use std::sync::Arc;
 
 /// Largest number of heads, and largest dimension, that a plan accepts.
@@ -44,7 +45,8 @@ struct Inner {
     desc: Desc,
     sizes: Sizes,
     rules: Vec<RoleRule>,
-    engine: Linear,
+    settings: Settings,
+    engine: Box<dyn Engine>,
     state: StateLayout,
 }
 
@@ -52,7 +54,7 @@ struct Inner {
 #[derive(Debug)]
 struct RoleRule {
     spec: &'static RoleSpec,
-    shape: Vec<Dim>,
+    shapes: Vec<Vec<Dim>>,
     usage: Use,
 }
 
@@ -92,15 +94,17 @@ impl Plan {
         check_types(desc)?;
         let heads = check_sizes(desc)?;
         let params = Params::resolve(mechanism, desc)?;
-        let recurrence = (entry.assemble)(&params)?;
-        let sizes = fixed_sizes(desc, heads, &recurrence);
-        let rules = rules(mechanism, &recurrence)?;
+        let settings = (entry.assemble)(&params)?;
+        let sizes = fixed_sizes(&params, heads, &settings)?;
+        let rules = rules(mechanism, &params, &settings)?;
         check_head_counts(desc, heads, &sizes, &rules)?;
-        let dims = (desc.dim_qk as usize, desc.dim_v as usize);
-        let engine = Linear::plan(context, recurrence, heads, dims)?;
-        let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shape[..], r.usage)), &sizes)?;
+        let extents = Extents { heads, d: desc.dim_qk as usize, e: desc.dim_v as usize };
+        let engine = settings.plan(context, extents)?;
+        let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shapes[0][..], r.usage)), &sizes)?;
         let (context, desc) = (context.clone(), desc.clone());
-        Ok(Plan { inner: Arc::new(Inner { context, mechanism, desc, sizes, rules, engine, state }) })
+        Ok(Plan {
+            inner: Arc::new(Inner { context, mechanism, desc, sizes, rules, settings, engine, state }),
+        })
     }
 
     /// The mechanism's row of the catalogue.
@@ -120,7 +124,7 @@ impl Plan {
             mechanism: inner.mechanism.name,
             isa: inner.context.isa(),
             kernel: inner.engine.kernel_name(),
-            chunk: crate::CHUNK,
+            chunk: inner.engine.chunk(),
             panel: inner.engine.panel(),
             state_bytes: inner.state.size_bytes,
             workspace_bytes: self.workspace_size(),
@@ -153,7 +157,7 @@ impl Plan {
         let bound = check::bind(inner, mode, args)?;
         let workers = inner.context.max_workers();
         let workspace = Workspace::new(workspace, workers, inner.engine.workspace_len())?;
-        inner.engine.execute(inner.context.runner(), &bound.call(inner, mode), &workspace)
+        inner.engine.execute(inner.context.runner(), &bound.call(mode), &workspace)
     }
 }
 
@@ -225,7 +229,8 @@ fn check_sizes(desc: &Desc) -> Result<Heads> {
     Ok(heads)
 }
 
-fn fixed_sizes(desc: &Desc, heads: Heads, recurrence: &Recurrence) -> Sizes {
+fn fixed_sizes(params: &Params, heads: Heads, settings: &Settings) -> Result<Sizes> {
+    let desc = &params.desc;
     let mut sizes = Sizes::default();
     sizes.set(Size::H, desc.heads_q);
     sizes.set(Size::Hk, desc.heads_k);
@@ -234,16 +239,32 @@ fn fixed_sizes(desc: &Desc, heads: Heads, recurrence: &Recurrence) -> Sizes {
     sizes.set(Size::Ho, heads.out as i64);
     sizes.set(Size::D, desc.dim_qk);
     sizes.set(Size::E, desc.dim_v);
-    sizes.set(Size::M, recurrence.n_features(desc.dim_qk as usize) as i64);
-    sizes
+    for (name, size) in NAMED {
+        if let Some(extent) = params.size(name) {
+            sizes.set(size, extent);
+        }
+    }
+    if let Some(features) = settings.n_features(desc.dim_qk as usize) {
+        let features = features as i64;
+        if let Some(given) = params.size("M").filter(|&given| given != features) {
+            return Err(range_error("M", given.to_string(), &format!("{features}, which the features have")));
+        }
+        sizes.set(Size::M, features);
+    }
+    Ok(sizes)
 }
 
-fn rules(mechanism: &'static Mechanism, recurrence: &Recurrence) -> Result<Vec<RoleRule>> {
+fn rules(mechanism: &'static Mechanism, params: &Params, settings: &Settings) -> Result<Vec<RoleRule>> {
     let rule = |spec: &'static RoleSpec| {
-        let usage = mechanism::role_use(recurrence, spec.role);
-        let alternative = if let Use::Shape(index) = usage { index } else { 0 };
-        let text = spec.shapes.get(alternative).ok_or(Error::Internal("a role lacks a shape"))?;
-        Ok(RoleRule { spec, shape: shape::parse_shape(text)?, usage })
+        let usage = mechanism::role_use(settings, spec.role);
+        let shapes = match usage {
+            Use::Shape(index) => spec.shapes.get(index..=index),
+            _ => Some(spec.shapes),
+        };
+        let shapes =
+            shapes.filter(|shapes| !shapes.is_empty()).ok_or(Error::Internal("a role lacks a shape"))?;
+        let parse = |text: &&str| shape::parse_shape(text, &|name| params.integer(name));
+        Ok(RoleRule { spec, shapes: shapes.iter().map(parse).collect::<Result<_>>()?, usage })
     };
     mechanism.roles.iter().map(rule).collect()
 }
@@ -253,6 +274,7 @@ fn rules(mechanism: &'static Mechanism, recurrence: &Recurrence) -> Result<Vec<R
 fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule]) -> Result<()> {
     let agree = [
         (Role::Q, heads.q, "desc.heads_q", desc.heads_q, "equal to desc.heads_k for this mechanism"),
+        (Role::K, heads.k, "desc.heads_k", desc.heads_k, "equal to desc.heads_q for this mechanism"),
         (Role::V, heads.v, "desc.heads_v", desc.heads_v, "equal to desc.heads_k for this mechanism"),
         (
             Role::STATE_OUT,
@@ -265,7 +287,8 @@ fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule
     ];
     for (role, count, what, given, expected) in agree {
         let rule = rules.iter().find(|rule| rule.spec.role == role);
-        let extent = rule.and_then(|rule| rule.shape.get(1)?.value(sizes));
+        let Some(rule) = rule else { continue };
+        let extent = rule.shapes[0].get(1).and_then(|dim| dim.value(sizes));
         if extent != Some(count as i64) {
             return Err(Error::InvalidArgument { what, given, expected });
         }

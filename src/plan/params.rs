@@ -1,5 +1,6 @@
 //! Parameters: what the caller gave, checked against the catalogue, with defaults filled in.
 
+use super::shape::NAMED;
 use crate::catalog::{Default, Mechanism, ParamKind, Range};
 use crate::desc::{Desc, Value};
 use crate::error::{Error, Result};
@@ -10,20 +11,31 @@ pub struct Params {
     /// The description they came with.
     pub desc: Desc,
     values: Vec<(&'static str, Value)>,
+    sizes: Vec<(&'static str, i64)>,
 }
 
 impl Params {
     /// Checks names, kinds and ranges, and fills in defaults.
     pub fn resolve(mechanism: &'static Mechanism, desc: &Desc) -> Result<Params> {
         for (i, (name, _)) in desc.params.iter().enumerate() {
-            if mechanism.param(name).is_none() {
+            if mechanism.param(name).is_none() && named_size(mechanism, name).is_none() {
                 return Err(Error::UnknownParameter { mechanism: mechanism.name, name: name.clone() });
             }
             if desc.params[..i].iter().any(|(other, _)| other == name) {
                 return Err(range_error(name, "given twice".into(), "one value"));
             }
         }
-        let mut params = Params { desc: desc.clone(), values: Vec::new() };
+        let mut params = Params { desc: desc.clone(), values: Vec::new(), sizes: Vec::new() };
+        for (name, value) in &desc.params {
+            if let Some(own) = named_size(mechanism, name) {
+                match value {
+                    Value::Int(extent) if (1..=super::MAX_EXTENT).contains(extent) => {
+                        params.sizes.push((own, *extent));
+                    }
+                    _ => return Err(range_error(name, show(value), "an extent, 1 to 1048576")),
+                }
+            }
+        }
         for spec in mechanism.params {
             let given = desc.params.iter().find(|(name, _)| name == spec.name);
             let value = match given {
@@ -78,6 +90,24 @@ impl Params {
         self.values.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
+    /// A size that shapes of the mechanism name and that the description gave: `M`, `P` or `F`.
+    pub fn size(&self, name: &str) -> Option<i64> {
+        self.sizes.iter().find(|(own, _)| *own == name).map(|&(_, extent)| extent)
+    }
+
+    /// [`Params::size`] where there is no plan without it.
+    pub fn required_size(&self, name: &'static str, meaning: &str) -> Result<i64> {
+        self.size(name).ok_or_else(|| range_error(name, "not given".into(), meaning))
+    }
+
+    /// An integer parameter.
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        match self.get(name) {
+            Some(Value::Int(x)) => Some(*x),
+            _ => None,
+        }
+    }
+
     /// A real parameter that the mechanism has.
     pub fn real(&self, name: &'static str) -> Result<f64> {
         match self.get(name) {
@@ -107,6 +137,13 @@ impl Params {
             _ => Err(Error::Internal("a list of reals is not in the catalogue")),
         }
     }
+}
+
+/// The size of that name, if a shape of the mechanism mentions it.
+fn named_size(mechanism: &'static Mechanism, name: &str) -> Option<&'static str> {
+    let own = NAMED.iter().find(|(own, _)| *own == name)?.0;
+    let mut shapes = mechanism.roles.iter().flat_map(|spec| spec.shapes);
+    shapes.any(|shape| shape.split([',', '+', '-', '*']).any(|word| word == own)).then_some(own)
 }
 
 /// A parameter that is out of range.

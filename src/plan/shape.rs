@@ -16,9 +16,11 @@ pub enum Size {
     D,
     E,
     M,
+    P,
+    F,
 }
 
-const NAMES: [(&str, Size, &str); 11] = [
+const NAMES: [(&str, Size, &str); 13] = [
     ("B", Size::B, "the batch of the call"),
     ("T", Size::T, "the query length of the call"),
     ("S", Size::S, "the key length of the call"),
@@ -29,8 +31,13 @@ const NAMES: [(&str, Size, &str); 11] = [
     ("Ho", Size::Ho, "the number of output heads"),
     ("D", Size::D, "desc.dim_qk"),
     ("E", Size::E, "desc.dim_v"),
-    ("M", Size::M, "the number of features"),
+    ("M", Size::M, "the number of features or slots"),
+    ("P", Size::P, "the number of projection rows"),
+    ("F", Size::F, "the width of the projection"),
 ];
+
+/// Sizes that neither heads nor dimensions give: a description that needs one names it among its parameters.
+pub const NAMED: [(&str, Size); 3] = [("M", Size::M), ("P", Size::P), ("F", Size::F)];
 
 /// Values of the sizes; `None` until a tensor of the call binds it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,16 +63,21 @@ pub enum Dim {
 }
 
 impl Dim {
-    /// Reads `1+D`, `Ho*E`, `2*H`: sums of products of names and numbers.
-    pub fn parse(text: &str) -> Result<Dim> {
+    /// Reads `1+D`, `Ho*E`, `2*D*nu`, `ranks-1`: sums of products of numbers, sizes and integer parameters.
+    pub fn parse(text: &str, integer: &dyn Fn(&str) -> Option<i64>) -> Result<Dim> {
         let text = text.trim();
         if let Some((left, right)) = text.split_once('+') {
-            return Ok(Dim::Sum(Box::new(Dim::parse(left)?), Box::new(Dim::parse(right)?)));
+            return Ok(Dim::Sum(Box::new(Dim::parse(left, integer)?), Box::new(Dim::parse(right, integer)?)));
+        }
+        if let Some((left, right)) = text.rsplit_once('-') {
+            let minus = Dim::Product(Box::new(Dim::Const(-1)), Box::new(Dim::parse(right, integer)?));
+            return Ok(Dim::Sum(Box::new(Dim::parse(left, integer)?), Box::new(minus)));
         }
         if let Some((left, right)) = text.split_once('*') {
-            return Ok(Dim::Product(Box::new(Dim::parse(left)?), Box::new(Dim::parse(right)?)));
+            let (left, right) = (Dim::parse(left, integer)?, Dim::parse(right, integer)?);
+            return Ok(Dim::Product(Box::new(left), Box::new(right)));
         }
-        if let Ok(number) = text.parse() {
+        if let Some(number) = text.parse().ok().or_else(|| integer(text)) {
             return Ok(Dim::Const(number));
         }
         let known = NAMES.iter().find(|(name, ..)| *name == text);
@@ -94,6 +106,6 @@ impl Dim {
 }
 
 /// The extents of one alternative.
-pub fn parse_shape(text: &str) -> Result<Vec<Dim>> {
-    text.split(',').map(Dim::parse).collect()
+pub fn parse_shape(text: &str, integer: &dyn Fn(&str) -> Option<i64>) -> Result<Vec<Dim>> {
+    text.split(',').map(|axis| Dim::parse(axis, integer)).collect()
 }

@@ -97,12 +97,30 @@ impl Golden {
         self.meta[key].parse().unwrap()
     }
 
+    /// The extent that a size has in the file, by the catalogue's shapes.
+    fn size(&self, size: &str) -> Option<i64> {
+        let roles = catalog::find(self.mechanism())?.roles.iter();
+        roles.flat_map(|spec| spec.shapes.iter().map(move |shape| (spec, shape))).find_map(|(spec, shape)| {
+            let extents = &self.tensors.get(spec.role.base_name())?.shape;
+            let axes: Vec<&str> = shape.split(',').collect();
+            let axis = axes.iter().position(|axis| *axis == size)?;
+            (axes.len() == extents.len()).then(|| extents[axis])
+        })
+    }
+
     /// The description that the file's shapes and parameters give.
     pub fn desc(&self) -> Desc {
-        let shape = |name: &str| &self.tensors[name].shape;
-        let (q, k, v) = (shape("q"), shape("k"), shape("v"));
-        let mut desc = Desc::new(self.mechanism()).heads(q[1], k[1], v[1]).dims(q[3], v[3]);
-        desc = desc.modes(self.mode());
+        let size = |names: &[&str]| names.iter().find_map(|name| self.size(name));
+        let heads_k = size(&["Hk", "H"]).unwrap_or(1);
+        let (heads_q, heads_v) = (size(&["H", "Hk"]).unwrap_or(1), self.size("Hv").unwrap_or(heads_k));
+        let dim_qk = self.size("D").unwrap_or(1);
+        let mut desc = Desc::new(self.mechanism()).heads(heads_q, heads_k, heads_v);
+        desc = desc.dims(dim_qk, self.size("E").unwrap_or(dim_qk)).modes(self.mode());
+        for name in ["M", "P", "F"] {
+            if let Some(extent) = self.size(name) {
+                desc = desc.param(name, extent);
+            }
+        }
         let params: Json = serde_json::from_str(&self.meta["params"]).unwrap();
         for (name, value) in params.as_object().unwrap() {
             desc = desc.param(name, value_of(value));

@@ -126,6 +126,12 @@ fn problem(
             params.push(Param { name: string(name)?, value });
         }
     }
+    // Sizes that neither heads nor dimensions give are named like parameters.
+    for size in ["M", "P", "F"] {
+        if let Some(&extent) = names.get(size) {
+            params.push(Param { name: string(size)?, value: Value::Int(extent) });
+        }
+    }
     Ok(Problem {
         mechanism: string(mechanism.name)?,
         mode: mode as u32,

@@ -1,41 +1,8 @@
-//! One call as the engine sees it: tensors by name, sequences, heads.
+//! One call as the linear engine sees it: its tensors by name.
 
-use crate::tensor::{Index, Tensor};
-
-/// Head counts and who reads whom (`docs/spec/linear.md` 1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heads {
-    pub q: usize,
-    pub k: usize,
-    pub v: usize,
-    /// Heads that have a state: the larger of `k` and `v`.
-    pub state: usize,
-    /// Heads of the output: the larger of `q` and `state`.
-    pub out: usize,
-}
-
-impl Heads {
-    /// Head counts; that they divide each other was checked by the plan.
-    pub fn new(q: usize, k: usize, v: usize) -> Heads {
-        let state = k.max(v);
-        Heads { q, k, v, state, out: q.max(state) }
-    }
-
-    /// Output heads that read one state.
-    pub fn sets(&self) -> usize {
-        self.out / self.state
-    }
-
-    /// Output head `set` of state head `s`.
-    pub fn output(&self, s: usize, set: usize, cyclic: bool) -> usize {
-        if cyclic { set * self.state + s } else { s * self.sets() + set }
-    }
-
-    /// Which of `n` heads head `h` of `of` reads.
-    pub fn shared(h: usize, of: usize, n: usize, cyclic: bool) -> usize {
-        if cyclic { h % n } else { h / (of / n) }
-    }
-}
+use crate::catalog::{Mode, Role};
+use crate::engine::call::{self, Bindings, Sequence, Sequences};
+use crate::tensor::Tensor;
 
 /// The tensors of a call.
 #[derive(Clone, Copy, Debug)]
@@ -62,64 +29,64 @@ pub struct Tensors {
     pub shift_out: Option<Tensor>,
 }
 
-/// Where the sequences of a call lie.
-#[derive(Clone, Copy, Debug)]
-pub struct Sequences {
-    /// Number of sequences without `offsets_q`.
-    pub batch: usize,
-    pub offsets_q: Option<Index>,
-    pub offsets_k: Option<Index>,
-    pub slots: Option<Index>,
+impl Tensors {
+    /// The engine's tensors among those of a call. The plan refused what the recurrence does not read.
+    pub fn new(bound: &Bindings) -> Tensors {
+        let get = |role| bound.get(role);
+        Tensors {
+            q: get(Role::Q),
+            k: get(Role::K),
+            v: get(Role::V),
+            out: get(Role::OUT),
+            g: get(Role::G),
+            gv: get(Role::GV),
+            beta: get(Role::BETA),
+            dt: get(Role::DT),
+            dt_raw: get(Role::DT_RAW),
+            dt_bias: get(Role::DT_BIAS),
+            decay_rate: get(Role::DECAY_RATE),
+            d_skip: get(Role::D_SKIP),
+            gate: get(Role::GATE),
+            out_norm_weight: get(Role::OUT_NORM_WEIGHT),
+            state_in: get(Role::STATE_IN),
+            state_out: get(Role::STATE_OUT),
+            z_in: get(Role::Z_IN),
+            z_out: get(Role::Z_OUT),
+            shift_in: get(Role::SHIFT_IN),
+            shift_out: get(Role::SHIFT_OUT),
+        }
+    }
 }
 
-/// One sequence: index of its batch entry, first token and number of tokens of queries and keys, slot of
-/// its state.
-#[derive(Clone, Copy, Debug)]
-pub struct Sequence {
-    pub batch: usize,
-    pub q0: usize,
-    pub n_q: usize,
-    pub k0: usize,
-    pub n_k: usize,
-    pub slot: usize,
-}
-
-/// A checked call.
+/// A call with its tensors looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// Token `t` reads tokens up to its own.
     pub causal: bool,
     /// One token per sequence.
     pub step: bool,
-    /// Queries and keys per sequence, or in all where there are offsets.
-    pub n_q: usize,
-    pub n_k: usize,
     pub sequences: Sequences,
     pub tensors: Tensors,
 }
 
 impl Call {
+    /// The engine's view of a checked call.
+    pub fn new(call: &call::Call) -> Call {
+        Call {
+            causal: matches!(call.mode, Mode::Causal | Mode::Step),
+            step: call.mode == Mode::Step,
+            sequences: call.sequences,
+            tensors: Tensors::new(&call.tensors),
+        }
+    }
+
     /// Number of sequences.
     pub fn n_sequences(&self) -> usize {
-        self.sequences.offsets_q.map_or(self.sequences.batch, |offsets| offsets.len() - 1)
+        self.sequences.len()
     }
 
     /// Sequence `i`, or `None` if its slot says to skip it.
     pub fn sequence(&self, i: usize) -> Option<Sequence> {
-        let slot = match self.sequences.slots {
-            Some(slots) => usize::try_from(slots.get(i)).ok()?,
-            None => i,
-        };
-        let range = |offsets: Option<Index>, n: usize| match offsets {
-            Some(offsets) => {
-                let first = offsets.get(i) as usize;
-                (first, offsets.get(i + 1) as usize - first)
-            }
-            None => (0, n),
-        };
-        let (q0, n_q) = range(self.sequences.offsets_q, self.n_q);
-        let (k0, n_k) = range(self.sequences.offsets_k, self.n_k);
-        let batch = if self.sequences.offsets_q.is_some() { 0 } else { i };
-        Some(Sequence { batch, q0, n_q, k0, n_k, slot })
+        self.sequences.get(i)
     }
 }

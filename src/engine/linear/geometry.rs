@@ -1,8 +1,9 @@
 //! Blocking: sizes that a plan fixes, and the offsets of a worker's buffers.
 
-use super::{Heads, Recurrence};
+use super::Recurrence;
 use crate::CHUNK;
 use crate::context::Caches;
+use crate::engine::call::Heads;
 use crate::error::Result;
 use crate::workspace::Carver;
 

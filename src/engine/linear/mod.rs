@@ -43,16 +43,17 @@ mod state;
 mod step;
 mod tiles;
 
-pub use call::{Call, Heads, Sequences, Tensors};
+pub use call::Call;
 pub use recurrence::{
     Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
 };
 
+use super::call::{self as shared, Heads, Sequence};
+use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
 use crate::parallel::{self, Runner};
 use crate::workspace::Workspace;
-use call::Sequence;
 use geometry::Geometry;
 use std::ops::Range;
 use tiles::Tiles;
@@ -84,48 +85,42 @@ const MIN_TASKS: usize = 16;
 /// State elements that one task of steps should cover: some tens of microseconds.
 const STEP_GRAIN: usize = 1 << 16;
 
-impl Linear {
-    /// Blocking and tiles for `(D, E)` on the machine of `context`.
-    pub fn plan(
-        context: &Context,
-        recurrence: Recurrence,
-        heads: Heads,
-        (d, e): (usize, usize),
-    ) -> Result<Linear> {
-        let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
-        let tiles = Tiles::new(context.isa(), &recurrence);
-        let parallel = context.max_workers() > 1;
-        Ok(Linear { recurrence, heads, geometry, tiles, parallel })
-    }
-
-    /// The settings.
-    pub fn recurrence(&self) -> &Recurrence {
-        &self.recurrence
-    }
-
-    /// Elements of one worker's workspace.
-    pub fn workspace_len(&self) -> usize {
-        self.geometry.len
-    }
-
-    /// Value columns of a panel.
-    pub fn panel(&self) -> usize {
-        self.geometry.panel
-    }
-
-    /// The engine and its main tile.
-    pub fn kernel_name(&self) -> &'static str {
+impl Engine for Linear {
+    fn kernel_name(&self) -> &'static str {
         if self.recurrence.correction { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
     }
 
-    /// Runs a checked call.
-    pub fn execute(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+    fn chunk(&self) -> usize {
+        crate::CHUNK
+    }
+
+    fn panel(&self) -> usize {
+        self.geometry.panel
+    }
+
+    fn workspace_len(&self) -> usize {
+        self.geometry.len
+    }
+
+    fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        let call = &Call::new(call);
         if call.step && self.steps_in_place(call) {
             self.run_steps(runner, call, workspace)?;
         } else {
             self.run_scans(runner, call, workspace)?;
         }
         self.run_norm(runner, call, workspace)
+    }
+}
+
+impl Linear {
+    /// Blocking and tiles for these extents on the machine of `context`.
+    pub fn plan(context: &Context, recurrence: Recurrence, extents: Extents) -> Result<Linear> {
+        let Extents { heads, d, e } = extents;
+        let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
+        let tiles = Tiles::new(context.isa(), &recurrence);
+        let parallel = context.max_workers() > 1;
+        Ok(Linear { recurrence, heads, geometry, tiles, parallel })
     }
 
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {

@@ -4,6 +4,7 @@
 //! panel. *Cost*: one read and one write of the output, and of the gate.
 
 use super::recurrence::{Normaliser, Recurrence};
+use super::tiles::Rows;
 use super::{Call, Linear};
 use crate::kernel::row_rms;
 use crate::tensor::Tensor;
@@ -27,7 +28,7 @@ pub struct Tasks<'a> {
 impl<'a> Tasks<'a> {
     /// The tasks of a call. Runs past the end of a short sequence are empty.
     pub fn new(engine: &'a Linear, call: &'a Call) -> Tasks<'a> {
-        Tasks { engine, call, runs: call.n_q.div_ceil(ROWS) }
+        Tasks { engine, call, runs: call.sequences.n_q.div_ceil(ROWS) }
     }
 
     /// Number of tasks.
@@ -67,7 +68,7 @@ impl<'a> Tasks<'a> {
             let [_, _, packed] = self.rows(memory);
             // SAFETY: the weight is [E] or [Ho·E] (checked), at most the row that `Offsets` names.
             unsafe {
-                self.engine.tiles.gather(weight.f32_at(&[0]), weight.stride(0), weight.extent(0), packed);
+                self.engine.tiles.gather(weight, &[0], 0, weight.extent(0), packed);
             }
         }
     }
@@ -77,8 +78,8 @@ impl<'a> Tasks<'a> {
         let (tiles, e, e16) = (&self.engine.tiles, self.engine.geometry.e, self.e16());
         let Some(out) = self.call.tensors.out else { return };
         let [y, gates, weights] = self.rows(memory);
-        let size = (heads.len(), e);
-        let at = |tensor: &Tensor| tensor.f32_at(&[b, heads.start, t, 0]);
+        let at = [b, heads.start, t];
+        let rows = |tensor| Rows { tensor, at: &at, rows: 1, columns: 3, n: heads.len(), d: e };
         let (eps, activation) = match self.engine.recurrence.normaliser {
             Normaliser::RmsGate { eps, sigmoid: true } => (eps, row_rms::Activation::Sigmoid),
             Normaliser::RmsGate { eps, .. } | Normaliser::RmsHead { eps } | Normaliser::SrmsAll { eps } => {
@@ -88,9 +89,9 @@ impl<'a> Tasks<'a> {
         };
         // SAFETY: `out` and `gate` are [B, Ho, T, E] (checked); rows have the extents that `Offsets` names.
         unsafe {
-            tiles.load(&out, at(&out), 1, 3, size, ptr::null(), y, e16);
+            tiles.load(&rows(&out), 1.0, ptr::null(), y, e16);
             if let Some(gate) = &self.call.tensors.gate {
-                tiles.load(gate, at(gate), 1, 3, size, ptr::null(), gates, e16);
+                tiles.load(&rows(gate), 1.0, ptr::null(), gates, e16);
             }
             let given = |tensor: Option<Tensor>, p: *mut f32| tensor.map_or(ptr::null(), |_| p.cast_const());
             (tiles.rms)(&row_rms::Args {
@@ -107,7 +108,7 @@ impl<'a> Tasks<'a> {
                 gate_piece_stride: e16 as isize,
                 activation,
             });
-            tiles.store(y, e16, size, &out, at(&out), 1, 3);
+            tiles.store(y, e16, &rows(&out));
         }
     }
 }

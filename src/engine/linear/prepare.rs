@@ -1,6 +1,7 @@
 //! Preparation of one chunk: everything that does not depend on the value columns.
 
 use super::recurrence::{Decay, DenominatorMode, FeatureMap, Gain, Normaliser};
+use super::tiles::Rows;
 use super::{Unit, shift};
 use crate::CHUNK;
 use crate::kernel::{decay_rows, denominator, elementwise, scores};
@@ -91,8 +92,8 @@ impl Unit<'_> {
         let rows = (chunk.n, g.d);
         // SAFETY: `plan::check` bound `k` as [B, Hk, S, D]; the chunk lies in the sequence. `p.k` is [16, ldm].
         unsafe {
-            let src = k.f32_at(&[self.sequence.batch, head, chunk.k0]);
-            tiles.load(&k, src, 2, 3, rows, ptr::null(), p.k, g.ldm);
+            let at = [self.sequence.batch, head, chunk.k0];
+            tiles.load(&Rows::tokens(&k, &at, rows), 1.0, ptr::null(), p.k, g.ldm);
             tiles.features(self.recurrence(), p.k, rows, g.ldm, 1.0);
         }
     }
@@ -106,7 +107,7 @@ impl Unit<'_> {
             let dst = p.q.wrapping_add(set * CHUNK * g.ldm);
             // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
             unsafe {
-                let src = q.f32_at(&[self.sequence.batch, head, chunk.q0]);
+                let at = [self.sequence.batch, head, chunk.q0];
                 let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
                 let (early, late) = match features.map {
                     _ if features.is_linear() => (scale, 1.0),
@@ -114,7 +115,7 @@ impl Unit<'_> {
                     FeatureMap::Exp => (1.0, 1.0),
                     _ => (1.0, scale),
                 };
-                tiles.load_scaled(&q, src, 2, 3, rows, early, ptr::null(), dst, g.ldm);
+                tiles.load(&Rows::tokens(&q, &at, rows), early, ptr::null(), dst, g.ldm);
                 tiles.features(self.recurrence(), dst, rows, g.ldm, late);
             }
         }
@@ -124,16 +125,15 @@ impl Unit<'_> {
     fn load_gates(&self, p: &Prepared, chunk: &Chunk) -> *const f32 {
         let (g, tiles, tensors) = (self.geometry(), self.tiles(), &self.call.tensors);
         let alpha = self.buffer(g.at.alpha);
-        let (b, t0, n) = (self.sequence.batch, chunk.k0, chunk.n);
+        let (at, n) = ([self.sequence.batch, self.head, chunk.k0], chunk.n);
         if !chunk.write {
             return ptr::null();
         }
         // SAFETY: gates are [B, Hs, T] or [B, Hs, T, D] (checked), per-head factors [Hs]; `alpha` is
         // [16, ldm], `gain` and `row` [16], `gamma` [16, e16].
         unsafe {
-            let per_token = |t: &Tensor, dst| {
-                tiles.gather(t.f32_at(&[b, self.head, t0]), t.stride(2), n, dst);
-            };
+            let per_token = |t: &Tensor, dst| tiles.gather(t, &at, 2, n, dst);
+            let per_head = |t: &Tensor| tiles.value(t, &[self.head]);
             match self.recurrence().gain {
                 Gain::None => {}
                 Gain::Beta => per_token(&self.tensor(tensors.beta), p.gain),
@@ -141,7 +141,7 @@ impl Unit<'_> {
                     Some(dt) => per_token(dt, p.gain),
                     None => {
                         per_token(&self.tensor(tensors.dt_raw), p.gain);
-                        let bias = tensors.dt_bias.map_or(0.0, |bias| *bias.f32_at(&[self.head]));
+                        let bias = tensors.dt_bias.as_ref().map_or(0.0, per_head);
                         (0..n).for_each(|i| *p.gain.add(i) += bias);
                         (tiles.softplus)(&elementwise::Args { n, src: p.gain, dst: p.gain });
                     }
@@ -149,25 +149,24 @@ impl Unit<'_> {
             }
             if let Some(gv) = &tensors.gv {
                 let ld = g.e.next_multiple_of(16);
-                tiles.load(gv, gv.f32_at(&[b, self.head, t0]), 2, 3, (n, g.e), ptr::null(), p.gamma, ld);
+                tiles.load(&Rows::tokens(gv, &at, (n, g.e)), 1.0, ptr::null(), p.gamma, ld);
                 tiles.exp_in_place(p.gamma, n * ld);
             }
             match (self.recurrence().decay, &tensors.g) {
                 (Decay::None, _) if self.recurrence().features.map == FeatureMap::Exp => return alpha,
                 (Decay::None, _) => return ptr::null(),
                 (Decay::Head, Some(rate)) => {
-                    let rate = *rate.f32_at(&[self.head]);
+                    let rate = per_head(rate);
                     (0..n).for_each(|i| *alpha.add(i) = rate);
                 }
                 (Decay::Channel, Some(rate)) => {
-                    let src = rate.f32_at(&[b, self.head, t0]);
-                    tiles.load(rate, src, 2, 3, (n, g.d), ptr::null(), alpha, g.ldm);
+                    tiles.load(&Rows::tokens(rate, &at, (n, g.d)), 1.0, ptr::null(), alpha, g.ldm);
                     tiles.exp_in_place(alpha, n * g.ldm);
                     return alpha;
                 }
                 (_, Some(rate)) => per_token(rate, alpha),
                 (_, None) => {
-                    let rate = *self.tensor(tensors.decay_rate).f32_at(&[self.head]);
+                    let rate = per_head(&self.tensor(tensors.decay_rate));
                     (0..n).for_each(|i| *alpha.add(i) = rate * *p.gain.add(i));
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::Unit;
 use super::prepare::{Chunk, Prepared};
+use super::tiles::Rows;
 use crate::CHUNK;
 use crate::kernel::{matmul, solve, value_decay};
 use crate::simd::prefetch;
@@ -153,11 +154,12 @@ impl Unit<'_> {
         let columns = g.columns(panel);
         // SAFETY: `v` is [B, Hv, S, E] (checked) and the chunk lies in the sequence; `u`, `x` are [C, panel].
         unsafe {
-            let src = v.f32_at(&[self.sequence.batch, head, chunk.k0, panel * g.panel]);
+            let at = [self.sequence.batch, head, chunk.k0, panel * g.panel];
+            let from = Rows::tokens(&v, &at, (chunk.n, columns));
             let gain = if self.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
-            tiles.load(&v, src, 2, 3, (chunk.n, columns), gain, u, g.panel);
+            tiles.load(&from, 1.0, gain, u, g.panel);
             if self.recurrence().skip {
-                tiles.load(&v, src, 2, 3, (chunk.n, columns), ptr::null(), self.buffer(g.at.x), g.panel);
+                tiles.load(&from, 1.0, ptr::null(), self.buffer(g.at.x), g.panel);
             }
             if self.recurrence().correction {
                 ptr::write_bytes(u.add(chunk.n * g.panel), 0, (CHUNK - chunk.n) * g.panel);
@@ -183,15 +185,12 @@ impl Unit<'_> {
         // SAFETY: `out` is [B, Ho, T, E] (checked) and the chunk lies in the sequence; other operands are
         // this worker's buffers, with padded columns.
         unsafe {
-            let skip = self.call.tensors.d_skip.map(|skip| *skip.f32_at(&[self.head]));
+            let skip = self.call.tensors.d_skip.map(|skip| tiles.value(&skip, &[self.head]));
             std::slice::from_raw_parts_mut(row, CHUNK).fill(skip.unwrap_or(0.0));
-            let target = |set| {
-                let head = self.output_head(set);
-                out.f32_at(&[self.sequence.batch, head, chunk.q0, panel * g.panel])
-            };
+            let target = |set| [self.sequence.batch, self.output_head(set), chunk.q0, panel * g.panel];
             for set in 0..g.n_sets {
                 let (c, ldc) = if direct {
-                    (target(set), out.stride(2))
+                    (out.f32_at(&target(set)), out.stride(2))
                 } else {
                     (y.add(set * CHUNK * g.panel), g.panel as isize)
                 };
@@ -227,7 +226,7 @@ impl Unit<'_> {
             }
             for set in 0..if direct { 0 } else { g.n_sets } {
                 let src = y.add(set * CHUNK * g.panel);
-                tiles.store(src, g.panel, (chunk.n, columns), &out, target(set), 2, 3);
+                tiles.store(src, g.panel, &Rows::tokens(&out, &target(set), (chunk.n, columns)));
             }
         }
     }

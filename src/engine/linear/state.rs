@@ -5,6 +5,7 @@
 
 use super::Unit;
 use super::recurrence::FeatureMap;
+use super::tiles::Rows;
 use crate::tensor::Tensor;
 use std::ptr;
 
@@ -39,9 +40,9 @@ impl Unit<'_> {
                     continue;
                 };
                 for (inside, outside, n) in self.row_runs() {
-                    let src = state.f32_at(&[slot, self.head, outside, p * g.panel]);
-                    let (size, dst) = ((n, g.columns(p)), panel.add(inside * g.panel));
-                    self.tiles().load(state, src, 2, 3, size, ptr::null(), dst, g.panel);
+                    let at = [slot, self.head, outside, p * g.panel];
+                    let from = Rows::tokens(state, &at, (n, g.columns(p)));
+                    self.tiles().load(&from, 1.0, ptr::null(), panel.add(inside * g.panel), g.panel);
                 }
             }
             self.load_normaliser();
@@ -87,8 +88,8 @@ impl Unit<'_> {
                 for p in self.panels.clone() {
                     for (inside, outside, n) in self.row_runs() {
                         let src = self.state_panel(p).add(inside * g.panel);
-                        let dst = state.f32_at(&[slot, self.head, outside, p * g.panel]);
-                        self.tiles().store(src, g.panel, (n, g.columns(p)), state, dst, 2, 3);
+                        let at = [slot, self.head, outside, p * g.panel];
+                        self.tiles().store(src, g.panel, &Rows::tokens(state, &at, (n, g.columns(p))));
                     }
                 }
             }

@@ -6,6 +6,7 @@
 
 use super::prepare::Chunk;
 use super::recurrence::{FeatureMap, Gain};
+use super::tiles::Rows;
 use super::{Call, Linear, Unit};
 use crate::CHUNK;
 use crate::kernel::step;
@@ -41,12 +42,13 @@ pub fn step(unit: &Unit<'_>) {
     unsafe {
         let head = unit.shared_head(unit.engine.heads.v);
         let gain = if unit.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
-        let src = v.f32_at(&[s.batch, head, s.k0, 0]);
-        tiles.load(&v, src, 2, 3, (chunk.n, g.e), gain, x, e16);
-        let skip = tensors.d_skip.map(|skip| *skip.f32_at(&[unit.head]));
+        let at = [s.batch, head, s.k0];
+        let from = Rows::tokens(&v, &at, (chunk.n, g.e));
+        tiles.load(&from, 1.0, gain, x, e16);
+        let skip = tensors.d_skip.map(|skip| tiles.value(&skip, &[unit.head]));
         let plain = unit.buffer(g.at.x);
         if skip.is_some() {
-            tiles.load(&v, src, 2, 3, (1, g.e), ptr::null(), plain, e16);
+            tiles.load(&from, 1.0, ptr::null(), plain, e16);
         }
         (tiles.step)(&step::Args {
             d: g.m,
@@ -73,8 +75,8 @@ pub fn step(unit: &Unit<'_>) {
             ldy: e16,
         });
         for set in 0..g.n_sets {
-            let dst = out.f32_at(&[s.batch, unit.output_head(set), s.q0, 0]);
-            tiles.store(y.add(set * e16), e16, (1, g.e), &out, dst, 2, 3);
+            let at = [s.batch, unit.output_head(set), s.q0];
+            tiles.store(y.add(set * e16), e16, &Rows::tokens(&out, &at, (1, g.e)));
         }
     }
     if unit.recurrence().has_denominator() {

@@ -30,6 +30,23 @@ pub struct Tiles {
     feature: Option<KernelFn<elementwise::Args>>,
 }
 
+/// Rows inside a tensor: from element `at` on, `n` along axis `rows`, `d` along axis `columns`.
+pub struct Rows<'a> {
+    pub tensor: &'a Tensor,
+    pub at: &'a [usize],
+    pub rows: usize,
+    pub columns: usize,
+    pub n: usize,
+    pub d: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `n` tokens of `d` channels of a tensor `[B, H, T, channels]`.
+    pub fn tokens(tensor: &'a Tensor, at: &'a [usize], (n, d): (usize, usize)) -> Rows<'a> {
+        Rows { tensor, at, rows: 2, columns: 3, n, d }
+    }
+}
+
 impl Tiles {
     /// The tiles of `isa` for these settings.
     pub fn new(isa: Isa, recurrence: &Recurrence) -> Tiles {
@@ -63,50 +80,17 @@ impl Tiles {
         }
     }
 
-    /// `n` rows of `d` from `src` (strides of `rows` and `columns` axes of `tensor`) to packed rows, with a
-    /// factor per row where `row_scale` is not null.
+    /// Rows of a tensor to packed rows, with a factor for all and one per row where `row_scale` is not null.
     ///
     /// # Safety
-    /// `src` points at `n` rows of `d` of the tensor; `dst` has `n · ld` elements, `ld ≥ d`.
-    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
-    pub unsafe fn load(
-        &self,
-        tensor: &Tensor,
-        src: *const f32,
-        rows: usize,
-        columns: usize,
-        (n, d): (usize, usize),
-        row_scale: *const f32,
-        dst: *mut f32,
-        ld: usize,
-    ) {
-        // SAFETY: the caller's contract.
-        unsafe { self.load_scaled(tensor, src, rows, columns, (n, d), 1.0, row_scale, dst, ld) }
-    }
-
-    /// [`Tiles::load`] with a factor for all.
-    ///
-    /// # Safety
-    /// As there.
-    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
-    pub unsafe fn load_scaled(
-        &self,
-        tensor: &Tensor,
-        src: *const f32,
-        rows: usize,
-        columns: usize,
-        (n, d): (usize, usize),
-        scale: f32,
-        row_scale: *const f32,
-        dst: *mut f32,
-        ld: usize,
-    ) {
+    /// The tensor has these rows; `dst` has `n · ld` elements, `ld ≥ d`; `row_scale` has `n`.
+    pub unsafe fn load(&self, from: &Rows<'_>, scale: f32, row_scale: *const f32, dst: *mut f32, ld: usize) {
         let args = load_rows::Args {
-            n,
-            d,
-            src,
-            row_stride: tensor.stride(rows),
-            col_stride: tensor.stride(columns),
+            n: from.n,
+            d: from.d,
+            src: from.tensor.f32_at(from.at),
+            row_stride: from.tensor.stride(from.rows),
+            col_stride: from.tensor.stride(from.columns),
             row_scale,
             row_scale_stride: 1,
             scale,
@@ -117,35 +101,36 @@ impl Tiles {
         unsafe { (self.load)(&args) }
     }
 
-    /// The reverse of [`Tiles::load`].
+    /// The reverse of [`Tiles::load`], without factors.
     ///
     /// # Safety
-    /// `src` has `n · ld` elements, `dst` points at `n` rows of `d` of the tensor.
-    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
-    pub unsafe fn store(
-        &self,
-        src: *const f32,
-        ld: usize,
-        (n, d): (usize, usize),
-        tensor: &Tensor,
-        dst: *mut f32,
-        rows: usize,
-        columns: usize,
-    ) {
-        let (row_stride, col_stride) = (tensor.stride(rows), tensor.stride(columns));
+    /// `src` has `n · ld` elements; the tensor has these rows, and no other task touches them.
+    pub unsafe fn store(&self, src: *const f32, ld: usize, to: &Rows<'_>) {
+        let (row_stride, col_stride) = (to.tensor.stride(to.rows), to.tensor.stride(to.columns));
+        let dst = to.tensor.f32_at(to.at);
         // SAFETY: the caller's contract.
-        unsafe { (self.store)(&store_rows::Args { n, d, src, ld, dst, row_stride, col_stride }) }
+        unsafe { (self.store)(&store_rows::Args { n: to.n, d: to.d, src, ld, dst, row_stride, col_stride }) }
     }
 
-    /// `n` values of a one-dimensional run of a tensor, `stride` apart, to packed memory.
+    /// `n` values along an axis of a tensor, from `at` on, to packed memory.
     ///
     /// # Safety
-    /// `src` points at `n` values; `dst` has `n` elements.
-    pub unsafe fn gather(&self, src: *const f32, stride: isize, n: usize, dst: *mut f32) {
+    /// The tensor has these values; `dst` has `n` elements.
+    pub unsafe fn gather(&self, tensor: &Tensor, at: &[usize], axis: usize, n: usize, dst: *mut f32) {
+        let (src, stride) = (tensor.f32_at(at), tensor.stride(axis));
         for i in 0..n {
             // SAFETY: the caller's contract.
             unsafe { *dst.add(i) = *src.offset(i as isize * stride) };
         }
+    }
+
+    /// One value of a tensor.
+    ///
+    /// # Safety
+    /// The tensor has this element.
+    pub unsafe fn value(&self, tensor: &Tensor, at: &[usize]) -> f32 {
+        // SAFETY: the caller's contract.
+        unsafe { *tensor.f32_at(at) }
     }
 
     /// Packed rows `[n, ld]` of `d` channels to their features, times `scale`. The map `exp` is not done

@@ -1,0 +1,123 @@
+//! One call as every engine sees it: tensors by role, sequences, heads.
+
+use crate::args::MAX_TENSORS;
+use crate::catalog::{Mode, Role};
+use crate::tensor::{Index, Tensor};
+
+/// Head counts and who reads whom (`docs/spec/linear.md` 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
+    /// Heads that have a state: the larger of `k` and `v`.
+    pub state: usize,
+    /// Heads of the output: the larger of `q` and `state`.
+    pub out: usize,
+}
+
+impl Heads {
+    /// Head counts; that they divide each other was checked by the plan.
+    pub fn new(q: usize, k: usize, v: usize) -> Heads {
+        let state = k.max(v);
+        Heads { q, k, v, state, out: q.max(state) }
+    }
+
+    /// Output heads that read one state.
+    pub fn sets(&self) -> usize {
+        self.out / self.state
+    }
+
+    /// Output head `set` of state head `s`.
+    pub fn output(&self, s: usize, set: usize, cyclic: bool) -> usize {
+        if cyclic { set * self.state + s } else { s * self.sets() + set }
+    }
+
+    /// Which of `n` heads head `h` of `of` reads.
+    pub fn shared(h: usize, of: usize, n: usize, cyclic: bool) -> usize {
+        if cyclic { h % n } else { h / (of / n) }
+    }
+}
+
+/// The tensors of a call by role, in the order in which they were bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Bindings {
+    entries: [Option<(Role, Tensor)>; MAX_TENSORS],
+    n: usize,
+}
+
+impl Bindings {
+    /// At most [`MAX_TENSORS`] of them are kept; the plan bound no more.
+    pub fn new(bound: impl Iterator<Item = (Role, Tensor)>) -> Bindings {
+        let mut bindings = Bindings { entries: [None; MAX_TENSORS], n: 0 };
+        for (slot, entry) in bindings.entries.iter_mut().zip(bound) {
+            *slot = Some(entry);
+            bindings.n += 1;
+        }
+        bindings
+    }
+
+    /// The tensor of a role. A search: engines look their tensors up once per call.
+    pub fn get(&self, role: Role) -> Option<Tensor> {
+        self.entries[..self.n].iter().flatten().find(|(own, _)| *own == role).map(|&(_, tensor)| tensor)
+    }
+}
+
+/// Where the sequences of a call lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequences {
+    /// Number of sequences without `offsets_q`.
+    pub batch: usize,
+    /// Queries and keys per sequence, or in all where there are offsets.
+    pub n_q: usize,
+    pub n_k: usize,
+    pub offsets_q: Option<Index>,
+    pub offsets_k: Option<Index>,
+    pub slots: Option<Index>,
+}
+
+/// One sequence: index of its batch entry, first token and number of tokens of queries and keys, slot of
+/// its state.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence {
+    pub batch: usize,
+    pub q0: usize,
+    pub n_q: usize,
+    pub k0: usize,
+    pub n_k: usize,
+    pub slot: usize,
+}
+
+impl Sequences {
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.offsets_q.map_or(self.batch, |offsets| offsets.len() - 1)
+    }
+
+    /// Sequence `i`, or `None` if its slot says to skip it.
+    pub fn get(&self, i: usize) -> Option<Sequence> {
+        let slot = match self.slots {
+            Some(slots) => usize::try_from(slots.get(i)).ok()?,
+            None => i,
+        };
+        let range = |offsets: Option<Index>, n: usize| match offsets {
+            Some(offsets) => {
+                let first = offsets.get(i) as usize;
+                (first, offsets.get(i + 1) as usize - first)
+            }
+            None => (0, n),
+        };
+        let (q0, n_q) = range(self.offsets_q, self.n_q);
+        let (k0, n_k) = range(self.offsets_k, self.n_k);
+        let batch = if self.offsets_q.is_some() { 0 } else { i };
+        Some(Sequence { batch, q0, n_q, k0, n_k, slot })
+    }
+}
+
+/// A checked call.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub mode: Mode,
+    pub sequences: Sequences,
+    pub tensors: Bindings,
+}
