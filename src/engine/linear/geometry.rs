@@ -105,6 +105,19 @@ impl Geometry {
         let n_sets = heads.sets();
         let per_chunk = 4 * CHUNK * (ldm * (n_sets + 2) + CHUNK * (n_sets + 1));
         let chunks = if n_panels == 1 { 1 } else { (caches.l2 / 2 / per_chunk).clamp(1, 4) };
+        let len = 0;
+        let at = Offsets::default();
+        Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, len, at }.carve(recurrence, heads)
+    }
+
+    /// The same blocking with so many chunks prepared at a time.
+    pub fn with_chunks(self, recurrence: &Recurrence, heads: &Heads, chunks: usize) -> Result<Geometry> {
+        Geometry { chunks, ..self }.carve(recurrence, heads)
+    }
+
+    fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {
+        let Geometry { m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
+        let e16 = e.next_multiple_of(16);
         let mut carver = Carver::default();
         let at = Offsets {
             q: carver.take(&[chunks, n_sets, CHUNK, ldm]),
@@ -130,7 +143,7 @@ impl Geometry {
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
         };
-        Ok(Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, len: carver.finish()?, at })
+        Ok(Geometry { len: carver.finish()?, at, ..self })
     }
 
     /// Columns of panel `p` that exist.

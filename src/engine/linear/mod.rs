@@ -32,6 +32,7 @@
 //! partition.
 //! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
 
+mod backward;
 mod call;
 mod geometry;
 mod norm;
@@ -54,6 +55,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::parallel::{self, Runner};
 use crate::workspace::Workspace;
+use backward::Backward;
 use geometry::Geometry;
 use std::ops::Range;
 use tiles::Tiles;
@@ -66,6 +68,7 @@ pub struct Linear {
     geometry: Geometry,
     tiles: Tiles,
     parallel: bool,
+    backward: Option<Backward>,
 }
 
 /// What one task works on: a state head of a sequence, and which of its panels.
@@ -111,6 +114,14 @@ impl Engine for Linear {
         }
         self.run_norm(runner, call, workspace)
     }
+
+    fn backward_len(&self, sequences: usize, n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        self.backward_workspace(sequences, (n_q, n_k), workers)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
+    }
 }
 
 impl Linear {
@@ -120,7 +131,9 @@ impl Linear {
         let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;
-        Ok(Linear { recurrence, heads, geometry, tiles, parallel })
+        let engine = Linear { recurrence, heads, geometry, tiles, parallel, backward: None };
+        let backward = Backward::new(context.isa(), &engine);
+        Ok(Linear { backward, ..engine })
     }
 
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {

@@ -85,7 +85,7 @@ impl Unit<'_> {
         chunk
     }
 
-    fn load_keys(&self, p: &Prepared, chunk: &Chunk) {
+    pub fn load_keys(&self, p: &Prepared, chunk: &Chunk) {
         let (g, tiles) = (self.geometry(), self.tiles());
         let k = self.tensor(self.call.tensors.k);
         let head = self.shared_head(self.engine.heads.k);
@@ -98,7 +98,7 @@ impl Unit<'_> {
         }
     }
 
-    fn load_queries(&self, p: &Prepared, chunk: &Chunk) {
+    pub fn load_queries(&self, p: &Prepared, chunk: &Chunk) {
         let (g, tiles) = (self.geometry(), self.tiles());
         let q = self.tensor(self.call.tensors.q);
         let rows = (chunk.n, g.d);
@@ -122,7 +122,7 @@ impl Unit<'_> {
     }
 
     /// Gains and decay factors. Returns the factors of [`decay_rows`], null if there are none.
-    fn load_gates(&self, p: &Prepared, chunk: &Chunk) -> *const f32 {
+    pub fn load_gates(&self, p: &Prepared, chunk: &Chunk) -> *const f32 {
         let (g, tiles, tensors) = (self.geometry(), self.tiles(), &self.call.tensors);
         let alpha = self.buffer(g.at.alpha);
         let (at, n) = ([self.sequence.batch, self.head, chunk.k0], chunk.n);
@@ -307,7 +307,7 @@ impl Unit<'_> {
     }
 
     /// A tensor that the plan made sure of.
-    fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
+    pub fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
         tensor.expect("plan::check requires it")
     }
 }

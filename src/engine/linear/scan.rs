@@ -15,30 +15,36 @@ const MAX_CHUNKS: usize = 16;
 
 /// What is done with a run of tokens.
 #[derive(Clone, Copy)]
-struct Pass {
-    q0: usize,
-    k0: usize,
-    n: usize,
-    read: bool,
-    write: bool,
+pub struct Pass {
+    /// First query and first key, as tokens of the tensors.
+    pub q0: usize,
+    pub k0: usize,
+    /// Tokens.
+    pub n: usize,
+    pub read: bool,
+    pub write: bool,
 }
 
 /// Runs one unit from its incoming to its outgoing state.
 pub fn scan(unit: &Unit<'_>) {
+    unit.load_state();
+    for pass in passes(unit) {
+        run(unit, pass);
+    }
+    unit.store_state();
+}
+
+/// What is done with the tokens of a unit, in order.
+pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
     let s = unit.sequence;
     let write = |k0, n| Pass { q0: s.q0, k0, n, read: false, write: true };
-    let passes = if unit.call.causal {
+    if unit.call.causal {
         // Fewer queries than keys: the queries are the last positions.
         let ahead = s.n_k - s.n_q;
         [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
     } else {
         [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
-    };
-    unit.load_state();
-    for pass in passes {
-        run(unit, pass);
     }
-    unit.store_state();
 }
 
 fn run(unit: &Unit<'_>, pass: Pass) {
@@ -145,7 +151,7 @@ impl Unit<'_> {
     }
 
     /// `U = gain · V`, corrected by what the state already returns.
-    fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+    pub fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
         use super::recurrence::Gain;
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(v) = self.call.tensors.v else { return };
@@ -232,7 +238,7 @@ impl Unit<'_> {
     }
 
     /// `S = P_C ⊙ S + (K ⊙ F)ᵀ U`, some rows of the state.
-    fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
+    pub fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
         let g = self.geometry();
         // SAFETY: all operands are this worker's buffers, with the extents that `Offsets` names; `rows` are
         // rows of the state.

@@ -17,7 +17,7 @@ impl Unit<'_> {
     }
 
     /// Rows of the state outside: `(first inside, first outside, number)`, once or twice.
-    fn row_runs(&self) -> [(usize, usize, usize); 2] {
+    pub fn row_runs(&self) -> [(usize, usize, usize); 2] {
         let m = self.geometry().m;
         if self.recurrence().features.constant.is_some() {
             [(0, 1, m - 1), (m - 1, 0, 1)]
@@ -131,7 +131,7 @@ impl Unit<'_> {
     ///
     /// # Safety
     /// `tensor` is [slots, Hs, M] and not accessed by another task.
-    unsafe fn each_row(&self, tensor: &Tensor, mut f: impl FnMut(usize, &mut f32)) {
+    pub unsafe fn each_row(&self, tensor: &Tensor, mut f: impl FnMut(usize, &mut f32)) {
         for (inside, outside, n) in self.row_runs() {
             for i in 0..n {
                 let at = tensor.f32_at(&[self.sequence.slot, self.head, outside + i]);

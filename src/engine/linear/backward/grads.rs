@@ -1,0 +1,62 @@
+//! The gradients of a call by name.
+
+use crate::catalog::Role;
+use crate::engine::call::Bindings;
+use crate::tensor::Tensor;
+
+/// Gradients that a call gives (`out`, `state_out`, `z_out`) and wants (the others, where they are bound).
+#[derive(Clone, Copy, Debug)]
+pub struct Grads {
+    pub out: Option<Tensor>,
+    pub state_out: Option<Tensor>,
+    pub z_out: Option<Tensor>,
+    pub q: Option<Tensor>,
+    pub k: Option<Tensor>,
+    pub v: Option<Tensor>,
+    pub g: Option<Tensor>,
+    pub gv: Option<Tensor>,
+    pub beta: Option<Tensor>,
+    pub dt: Option<Tensor>,
+    pub dt_raw: Option<Tensor>,
+    pub dt_bias: Option<Tensor>,
+    pub decay_rate: Option<Tensor>,
+    pub d_skip: Option<Tensor>,
+    pub state_in: Option<Tensor>,
+    pub z_in: Option<Tensor>,
+}
+
+impl Grads {
+    /// The gradients among the tensors of a call.
+    pub fn new(bound: &Bindings) -> Grads {
+        let get = |role: Role| bound.get(role.grad());
+        Grads {
+            out: get(Role::OUT),
+            state_out: get(Role::STATE_OUT),
+            z_out: get(Role::Z_OUT),
+            q: get(Role::Q),
+            k: get(Role::K),
+            v: get(Role::V),
+            g: get(Role::G),
+            gv: get(Role::GV),
+            beta: get(Role::BETA),
+            dt: get(Role::DT),
+            dt_raw: get(Role::DT_RAW),
+            dt_bias: get(Role::DT_BIAS),
+            decay_rate: get(Role::DECAY_RATE),
+            d_skip: get(Role::D_SKIP),
+            state_in: get(Role::STATE_IN),
+            z_in: get(Role::Z_IN),
+        }
+    }
+
+    /// Whether a gradient of the decay is wanted, by itself or in what it is made of.
+    pub fn decay(&self) -> bool {
+        let made_of = [self.g, self.decay_rate, self.dt, self.dt_raw, self.dt_bias];
+        made_of.iter().any(Option::is_some)
+    }
+
+    /// Whether a gradient of the gain is wanted.
+    pub fn gain(&self) -> bool {
+        [self.beta, self.dt, self.dt_raw, self.dt_bias].iter().any(Option::is_some)
+    }
+}

@@ -1,0 +1,190 @@
+//! Sizes and offsets of the backward pass's buffers.
+
+use super::BLOCK;
+use crate::CHUNK;
+use crate::engine::call::Heads;
+use crate::engine::linear::Recurrence;
+use crate::engine::linear::geometry::Geometry;
+use crate::error::Result;
+use crate::workspace::Carver;
+
+/// Offsets of a worker's buffers, in elements; shapes in brackets, `C` = 16. Those of the forward pass come first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offsets {
+    /// Coefficients of the reversed substitution `[BLOCK, C, C]`.
+    pub reversed: usize,
+    /// Corrected values of the panel in hand `[BLOCK, C, panel]`.
+    pub u: usize,
+    /// Gradients of its outputs before the normaliser `[BLOCK, sets, C, panel]`.
+    pub dy: usize,
+    /// Its state before each chunk `[BLOCK, m, panel]`.
+    pub s: usize,
+    /// Normaliser before each chunk `[BLOCK, ldm]`.
+    pub z: usize,
+    /// Gradients by channel of queries, keys and erase rows with their decay factors `[BLOCK, sets, ldm, C]`,
+    /// `[BLOCK, ldm, C]`.
+    pub dq: usize,
+    pub dk: usize,
+    pub de: usize,
+    /// Gradients of the scores `[BLOCK, sets, C, C]`, and of those of the correction `[BLOCK, C, C]`.
+    pub da: usize,
+    pub db: usize,
+    /// What a chunk's end adds to the gradient of its log decays `[BLOCK, ldm]`.
+    pub end: usize,
+    /// Gradients of the gains `[BLOCK, C]`.
+    pub dgain: usize,
+    /// Gradients of the state `[n_panels, m, panel]` and of the normaliser `[ldm]`.
+    pub ds: usize,
+    pub dz: usize,
+    /// Transposes `[sets, panel, C]`, `[panel, C]`, `[panel, C]`.
+    pub dy_t: usize,
+    pub u_t: usize,
+    pub dr_t: usize,
+    /// Gradients of a chunk's values, and the same in reverse order `[C, panel]`.
+    pub du: usize,
+    pub du_reversed: usize,
+    /// Values, gates and other rows of a panel `[C, panel]`.
+    pub rows: usize,
+    pub more_rows: usize,
+    /// Outputs of a chunk `[sets, C, panel]`, and their gradients with value decay.
+    pub y: usize,
+    pub dy_decayed: usize,
+    /// Decay of a panel's value channels `[C, panel]`, and what a chunk's end adds to its gradient `[panel]`.
+    pub gamma: usize,
+    pub gamma_end: usize,
+    /// Features without decay, and gradients by row `[sets, C, ldm]`, `[C, ldm]`.
+    pub q: usize,
+    pub k: usize,
+    pub dq_rows: usize,
+    pub dk_rows: usize,
+    pub de_rows: usize,
+    pub dg_rows: usize,
+    /// Rows as the caller gave them, and their normalised form `[C, ldm]`.
+    pub raw: usize,
+    pub unit: usize,
+    /// A transposed block `[C, C]`.
+    pub tile: usize,
+    /// Numbers per token `[4, C]`.
+    pub token: usize,
+    /// Weights of the output norm `[panel]`.
+    pub weight: usize,
+    /// What other heads left in a shared gradient `[C, max(ldm, panel)]`.
+    pub sum: usize,
+}
+
+/// Buffers of one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub at: Offsets,
+    /// Elements of all but the stored states.
+    pub len: usize,
+    /// Elements of a stored state: panels, then the normaliser.
+    pub state_len: usize,
+}
+
+impl Layout {
+    /// Buffers for this blocking, whose chunks are [`BLOCK`].
+    pub fn new(recurrence: &Recurrence, g: &Geometry) -> Result<Layout> {
+        let Geometry { m, ldm, n_sets, panel, n_panels, .. } = *g;
+        let mut carver = Carver::default();
+        carver.take(&[g.len]);
+        let corrects = usize::from(recurrence.correction);
+        let value_decay = usize::from(recurrence.value_decay);
+        let at = Offsets {
+            reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
+            u: carver.take(&[BLOCK, CHUNK, panel]),
+            dy: carver.take(&[BLOCK, n_sets, CHUNK, panel]),
+            s: carver.take(&[BLOCK, m, panel]),
+            z: carver.take(&[BLOCK, ldm]),
+            dq: carver.take(&[BLOCK, n_sets, ldm, CHUNK]),
+            dk: carver.take(&[BLOCK, ldm, CHUNK]),
+            de: carver.take(&[corrects * BLOCK, ldm, CHUNK]),
+            da: carver.take(&[BLOCK, n_sets, CHUNK, CHUNK]),
+            db: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
+            end: carver.take(&[BLOCK, ldm]),
+            dgain: carver.take(&[BLOCK, CHUNK]),
+            ds: carver.take(&[n_panels, m, panel]),
+            dz: carver.take(&[ldm]),
+            dy_t: carver.take(&[n_sets, panel, CHUNK]),
+            u_t: carver.take(&[panel, CHUNK]),
+            dr_t: carver.take(&[corrects * panel, CHUNK]),
+            du: carver.take(&[CHUNK, panel]),
+            du_reversed: carver.take(&[corrects * CHUNK, panel]),
+            rows: carver.take(&[CHUNK, panel]),
+            more_rows: carver.take(&[CHUNK, panel]),
+            y: carver.take(&[n_sets, CHUNK, panel]),
+            dy_decayed: carver.take(&[value_decay * n_sets, CHUNK, panel]),
+            gamma: carver.take(&[value_decay * CHUNK, panel]),
+            gamma_end: carver.take(&[value_decay * panel]),
+            q: carver.take(&[n_sets, CHUNK, ldm]),
+            k: carver.take(&[CHUNK, ldm]),
+            dq_rows: carver.take(&[n_sets, CHUNK, ldm]),
+            dk_rows: carver.take(&[CHUNK, ldm]),
+            de_rows: carver.take(&[corrects * CHUNK, ldm]),
+            dg_rows: carver.take(&[CHUNK, ldm]),
+            raw: carver.take(&[CHUNK, ldm]),
+            unit: carver.take(&[CHUNK, ldm]),
+            tile: carver.take(&[CHUNK, CHUNK]),
+            token: carver.take(&[4, CHUNK]),
+            weight: carver.take(&[panel]),
+            sum: carver.take(&[CHUNK, ldm.max(panel)]),
+        };
+        Ok(Layout { at, len: carver.finish()?, state_len: n_panels * m * panel + ldm })
+    }
+}
+
+/// What per-head parameters get from one unit, in `f64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// The decay rate.
+    Rate,
+    /// `d_skip`.
+    Skip,
+    /// `dt_bias`.
+    Bias,
+}
+
+/// Elements that the sums of a unit take.
+pub const SUMS: usize = 16;
+
+/// The workspace of one call: sums of the units, sums of output rows, then the workers' buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Regions {
+    /// Sums `[sequences, Hs, SUMS]`.
+    pub sums: usize,
+    /// Of each row of the output, for its norm, `Σ y²` and `Σ y·do` `[sequences, n_q, Ho, 2]`.
+    pub rows: usize,
+    /// Elements of `rows` of one sequence.
+    pub rows_len: usize,
+    /// The first worker's buffers, and the elements of each.
+    pub workers: usize,
+    pub worker_len: usize,
+    /// Elements in all.
+    pub len: usize,
+}
+
+impl Regions {
+    /// # Errors
+    /// A size that overflows.
+    pub fn new(
+        layout: &Layout,
+        (normed, heads): (bool, &Heads),
+        sequences: usize,
+        (n_q, n_k): (usize, usize),
+        workers: usize,
+    ) -> Result<Regions> {
+        let mut one = Carver::default();
+        one.take(&[layout.len]);
+        // Only tokens that are read and written need states: there are as many queries as keys among those.
+        one.take(&[n_q.min(n_k).div_ceil(BLOCK * CHUNK), layout.state_len]);
+        let worker_len = one.finish()?;
+        let mut all = Carver::default();
+        let sums = all.take(&[sequences, heads.state, SUMS]);
+        let mut row = Carver::default();
+        row.take(&[if normed { n_q } else { 0 }, heads.out, 2]);
+        let rows_len = row.finish()?;
+        let rows = all.take(&[sequences, rows_len]);
+        let first = all.take(&[workers, worker_len]);
+        Ok(Regions { sums, rows, rows_len, workers: first, worker_len, len: all.finish()? })
+    }
+}

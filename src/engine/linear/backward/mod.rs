@@ -1,0 +1,314 @@
+//! Gradients of the linear engine (`docs/spec/linear.md` 1.9): the chunks of the forward pass in reverse order.
+//!
+//! For one sequence and state head, with `N = −B`, erase rows `e` that carry their sign and factor (`e_i = −β_i k_i`),
+//! and everything that the forward pass prepares for a chunk:
+//!
+//! ```text
+//! forward over the sequence, storing the state before every block of 256 tokens
+//! for each block, the last one first:
+//!     for each chunk: what forward prepares                                   blocks.rs
+//!     for each panel of value columns:                                        panel.rs
+//!         for each chunk: store S0; U, dY, S1 as forward makes them
+//!         for each chunk, the last one first; the panel of dS stays in L1:
+//!             dU = (K ⊙ F) dS + Aᵀ dY
+//!             dR = solve (I + B)ᵀ dR = dU            (correction only; else dR = dU)
+//!             dA += dY Uᵀ      dN += dR Uᵀ
+//!             dQᵀ += S0 dYᵀ    dKᵀ += dS Uᵀ    deᵀ += S0 dRᵀ
+//!             end += rowsum(S1 ∘ dS)
+//!             dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (e ⊙ P)ᵀ dR
+//!             dv = gain · dR      dgain = rowsum(dR ∘ V)
+//!     for each chunk, the last one first:                                     finish.rs
+//!         the normaliser as one more value column, factors and scores (`kernel::scores_grad`), gates, gains,
+//!         features (features.rs)
+//! ```
+//!
+//! Products with 16 tokens come out transposed, `[D, EP] · [EP, 16]`: the state is read by rows, as everywhere, and
+//! only the chunk's own rows are transposed. Value decay (`gv`) is `kernel::scores_grad` in the value channels.
+//!
+//! *Normalisers.* The denominator needs no second pass: `y` is linear in `q`, so `dn = −(q·dq)/n`, both before the
+//! normaliser's own part. A norm of the output needs `Σ y²` and `Σ y·do` of the whole row, which the first pass
+//! measures (norm.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
+//!
+//! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
+//! adds what they share; per-head parameters are summed over sequences at the end, in order. So no bit depends on
+//! threads. Few such groups keep few threads busy: there is no partition by panels.
+//! *Cost*, FLOPs per token and head beside forward's `4DE` (`6DE` with a correction): `12DE` (`20DE`), of which `2DE`
+//! (`4DE`) each are the first pass and what is computed anew.
+//! *Workspace*: a state per 256 tokens of the longest sequence and per worker; a block's operands, independent of the
+//! length; with a norm of the output, two numbers per row of it.
+
+mod blocks;
+mod features;
+mod finish;
+mod grads;
+mod layout;
+mod norm;
+mod panel;
+mod state;
+
+use super::geometry::Geometry;
+use super::recurrence::{Decay, FeatureMap, Normaliser};
+use super::{Call, Linear, Unit, norm as forward_norm};
+use crate::engine::call::{self as shared, Heads};
+use crate::error::{Error, Result};
+use crate::kernel::{
+    KernelFn, elementwise, map_grad, products, row_l2norm, row_softmax, scores_grad, select,
+};
+use crate::parallel::{self, Runner};
+use crate::simd::Isa;
+use crate::tensor::Tensor;
+use crate::workspace::Workspace;
+use grads::Grads;
+use layout::{Layout, Regions, SUMS, Sum};
+
+/// Chunks of a block: the state before each block is stored, those inside are computed anew.
+const BLOCK: usize = 16;
+
+/// What a plan fixes for its gradients.
+#[derive(Clone, Copy)]
+pub struct Backward {
+    geometry: Geometry,
+    layout: Layout,
+    tiles: Tiles,
+}
+
+impl std::fmt::Debug for Backward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backward")
+    }
+}
+
+/// The tiles that only gradients call.
+#[derive(Clone, Copy)]
+struct Tiles {
+    products: KernelFn<products::Args>,
+    scores_grad: KernelFn<scores_grad::Args>,
+    map_grad: Option<KernelFn<map_grad::Args>>,
+    l2norm: KernelFn<row_l2norm::Args>,
+    softmax: KernelFn<row_softmax::Args>,
+    sigmoid: KernelFn<elementwise::Args>,
+    silu: KernelFn<elementwise::Args>,
+}
+
+impl Tiles {
+    fn new(isa: Isa, map: FeatureMap) -> Tiles {
+        let map_grad = match map {
+            FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
+            FeatureMap::Elu1 => Some(select::<map_grad::Elu1Grad>(isa)),
+            FeatureMap::Elu1Neg => Some(select::<map_grad::Elu1NegGrad>(isa)),
+            FeatureMap::Tanh1 => Some(select::<map_grad::Tanh1Grad>(isa)),
+            FeatureMap::Relu => Some(select::<map_grad::ReluGrad>(isa)),
+            FeatureMap::Relu2 => Some(select::<map_grad::Relu2Grad>(isa)),
+            FeatureMap::Silu => Some(select::<map_grad::SiluGrad>(isa)),
+        };
+        Tiles {
+            products: select::<products::Products>(isa),
+            scores_grad: select::<scores_grad::ScoresGrad>(isa),
+            map_grad,
+            l2norm: select::<row_l2norm::RowL2Norm>(isa),
+            softmax: select::<row_softmax::RowSoftmax>(isa),
+            sigmoid: select::<elementwise::Sigmoid>(isa),
+            silu: select::<elementwise::Silu>(isa),
+        }
+    }
+}
+
+/// One state head of a sequence, in reverse.
+struct Reverse<'a> {
+    unit: Unit<'a>,
+    plan: &'a Backward,
+    grads: &'a Grads,
+    /// Sums of this unit, `[SUMS / 2]`.
+    sums: *mut f64,
+    /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
+    rows: *mut f32,
+    /// Whether the first pass has to measure those.
+    measures: bool,
+}
+
+impl Backward {
+    /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
+    /// whose reverse is not there.
+    pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
+        let recurrence = &engine.recurrence;
+        if recurrence.features.map == FeatureMap::Exp {
+            return None;
+        }
+        let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
+        let layout = Layout::new(recurrence, &geometry).ok()?;
+        Some(Backward { geometry, layout, tiles: Tiles::new(isa, recurrence.features.map) })
+    }
+}
+
+/// A call in reverse.
+struct Run<'a> {
+    engine: &'a Linear,
+    plan: &'a Backward,
+    call: &'a Call,
+    grads: &'a Grads,
+    regions: &'a Regions,
+    workspace: &'a Workspace,
+}
+
+impl Linear {
+    fn regions(
+        &self,
+        plan: &Backward,
+        sequences: usize,
+        lengths: (usize, usize),
+        workers: usize,
+    ) -> Result<Regions> {
+        let normed = forward_norm::wanted(&self.recurrence);
+        Regions::new(&plan.layout, (normed, &self.heads), sequences, lengths, workers)
+    }
+
+    /// Elements of workspace for all workers together.
+    pub fn backward_workspace(
+        &self,
+        sequences: usize,
+        lengths: (usize, usize),
+        workers: usize,
+    ) -> Option<usize> {
+        let regions = self.regions(self.backward.as_ref()?, sequences, lengths, workers);
+        regions.ok().map(|regions| regions.len)
+    }
+
+    /// Runs a checked backward call.
+    pub fn run_backward(
+        &self,
+        runner: &dyn Runner,
+        call: &shared::Call,
+        workspace: &Workspace,
+    ) -> Result<()> {
+        let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
+        let (grads, call) = (&Grads::new(&call.tensors), &Call::new(call));
+        let (n, lengths) = (call.n_sequences(), call.sequences.longest());
+        let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
+        let engine = &Linear { geometry: plan.geometry, ..self.clone() };
+        let run = Run { engine, plan, call, grads, regions, workspace };
+        // SAFETY: the first region of the workspace, before any task runs.
+        unsafe { std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2) };
+        let all_heads = matches!(self.recurrence.normaliser, Normaliser::SrmsAll { .. });
+        if all_heads {
+            parallel::run(runner, n * self.heads.state, &|task, worker| {
+                let (sequence, head) = (task / self.heads.state, task % self.heads.state);
+                if let Some(reverse) = run.unit(sequence, head, worker, true) {
+                    reverse.measure();
+                }
+            })?;
+        }
+        let groups = groups(&self.heads);
+        let measures = !all_heads && forward_norm::wanted(&self.recurrence);
+        parallel::run(runner, n * groups, &|task, worker| {
+            let (sequence, group) = (task / groups, task % groups);
+            let size = self.heads.state / groups;
+            for i in 0..size {
+                let head = if self.recurrence.cyclic_heads { i * groups + group } else { group * size + i };
+                if let Some(reverse) = run.unit(sequence, head, worker, measures) {
+                    reverse.run();
+                }
+            }
+        })?;
+        run.store_sums();
+        Ok(())
+    }
+}
+
+/// Groups of state heads that share no head of `q`, `k` or `v` with another group: the greatest common divisor.
+fn groups(heads: &Heads) -> usize {
+    let mut groups = heads.k;
+    for mut n in [heads.v, heads.q] {
+        while n != 0 {
+            (groups, n) = (n, groups % n);
+        }
+    }
+    groups
+}
+
+impl Run<'_> {
+    fn sums(&self, sequence: usize, head: usize) -> *mut f64 {
+        let unit = sequence * self.engine.heads.state + head;
+        self.workspace.worker(0).wrapping_add(self.regions.sums + unit * SUMS).cast()
+    }
+
+    fn unit(&self, i: usize, head: usize, worker: usize, measures: bool) -> Option<Reverse<'_>> {
+        let Run { engine, plan, call, grads, regions, workspace } = *self;
+        let sequence = call.sequence(i)?;
+        let base = workspace.worker(0);
+        let memory = base.wrapping_add(regions.workers + worker * regions.worker_len);
+        let panels = 0..plan.geometry.n_panels;
+        let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
+        let unit = Unit { engine, call, sequence, head, panels, memory };
+        Some(Reverse { unit, plan, grads, sums: self.sums(i, head), rows, measures })
+    }
+
+    /// Gradients of what all sequences share.
+    fn store_sums(&self) {
+        let rate = match self.engine.recurrence.decay {
+            Decay::Head => self.grads.g,
+            _ => self.grads.decay_rate,
+        };
+        let wanted = [(Sum::Rate, rate), (Sum::Skip, self.grads.d_skip), (Sum::Bias, self.grads.dt_bias)];
+        for (sum, tensor) in wanted {
+            let Some(tensor) = tensor else { continue };
+            for head in 0..self.engine.heads.state {
+                let own = |i| {
+                    // SAFETY: every unit has its sums, and no task runs any more.
+                    unsafe { *self.sums(i, head).add(sum as usize) }
+                };
+                let total: f64 = (0..self.call.n_sequences()).map(own).sum();
+                // SAFETY: parameters of heads are [Hs] (checked).
+                unsafe { *tensor.f32_at(&[head]) = total as f32 };
+            }
+        }
+    }
+}
+
+impl Reverse<'_> {
+    /// A buffer of this worker, beside those of the forward pass.
+    fn buffer(&self, offset: usize) -> *mut f32 {
+        self.unit.buffer(offset)
+    }
+
+    fn at(&self) -> &layout::Offsets {
+        &self.plan.layout.at
+    }
+
+    fn tiles(&self) -> &Tiles {
+        &self.plan.tiles
+    }
+
+    /// A tensor that the plan made sure of.
+    fn given(&self, tensor: Option<Tensor>) -> Tensor {
+        self.unit.tensor(tensor)
+    }
+
+    /// Adds to a sum of this unit.
+    fn add(&self, sum: Sum, value: f64) {
+        // SAFETY: the unit's own sums.
+        unsafe { *self.sums.add(sum as usize) += value }
+    }
+
+    /// Whether head `h` of `of` is the first to use one of `n` shared heads, and so writes its gradient
+    /// instead of adding to it.
+    fn first_user(&self, h: usize, of: usize, n: usize) -> bool {
+        if self.unit.recurrence().cyclic_heads { h < n } else { h.is_multiple_of(of / n) }
+    }
+
+    /// Only the sums of the output's rows.
+    fn measure(&self) {
+        self.unit.load_state();
+        for pass in super::scan::passes(&self.unit) {
+            self.first_pass(&pass);
+        }
+    }
+
+    fn run(&self) {
+        self.measure();
+        self.load_gradient();
+        for pass in super::scan::passes(&self.unit).iter().rev() {
+            self.blocks(pass);
+        }
+        self.store_gradient();
+    }
+}
