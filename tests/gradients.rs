@@ -557,7 +557,7 @@ fn resets() {
         for (row, values) in dg.data.chunks_exact(inner).enumerate().filter(|(row, _)| row % t == cut) {
             assert!(values.iter().all(|&x| x == 0.0), "dg of row {row}: {values:?}: {}", text(&b));
         }
-        assert!(whole[&Role::STATE_IN.grad()].data.iter().all(|&x| x == 0.0), "{}", text(&b));
+        assert!(cut > 0 || whole[&Role::STATE_IN.grad()].data.iter().all(|&x| x == 0.0), "{}", text(&b));
         // Tokens before the reset see nothing of what comes after.
         let before = b.tokens(0..cut as i64, 0..cut as i64).run_plan(&plan);
         let own: Tensors = whole
