@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::backward::Backward;
 use common::problem::{self, Problem, mechanisms};
 use common::support::Rng;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -107,6 +108,61 @@ fn execute_allocates_nothing() {
         }
     }
     assert!(calls > 500);
+}
+
+/// What a backward call allocates, the view of the workspace included.
+fn backward_once(plan: &Plan, b: &Backward) -> usize {
+    let (mut outputs, mut memory) = (b.outputs(), b.workspace(plan));
+    let shapes: Vec<Vec<i64>> = outputs.values().map(|array| array.shape.clone()).collect();
+    let mut result = Ok(());
+    let n = allocations(|| {
+        let mut args = Args::new();
+        for (role, array) in b.inputs() {
+            args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+        }
+        for (role, values) in &b.p.indices {
+            args = args.input(*role, View::new(values, &[values.len() as i64]).unwrap());
+        }
+        for ((&role, array), shape) in outputs.iter_mut().zip(&shapes) {
+            args = args.output(role, ViewMut::new(&mut array.data, shape).unwrap());
+        }
+        result = plan.backward(b.p.mode, &args, &mut memory);
+    });
+    result.unwrap_or_else(|error| panic!("{}: {error}", b.p));
+    n
+}
+
+#[test]
+fn backward_allocates_nothing() {
+    let _turn = TURN.lock();
+    let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
+    let mut calls = 0;
+    for runner in runners {
+        let context = Context::new(ContextOptions::new().runner(runner)).unwrap();
+        for mechanism in mechanisms() {
+            for params in problem::variants(mechanism) {
+                for &mode in mechanism.modes {
+                    let p = Problem::new(mechanism, params.clone()).sized([2, 2, 2], (13, 21), 2, 40);
+                    let mut p = Problem { mode, ..p };
+                    if !p.plan(&context).has_gradient(mode) {
+                        continue;
+                    }
+                    let mut rng = Rng::new(1);
+                    if mode == Mode::Causal && mechanism.name != "linear1p" {
+                        p.b = 1;
+                        p.indices = vec![(Role::CU_SEQLENS, vec![0, 40])];
+                    }
+                    let p = p.fill(&mut rng, true);
+                    let b = Backward::new(&mut rng, p);
+                    let plan = b.p.plan(&context);
+                    let least = (0..5).map(|_| backward_once(&plan, &b)).min();
+                    assert_eq!(least, Some(0), "{} workers: {}", context.max_workers(), b.p);
+                    calls += 1;
+                }
+            }
+        }
+    }
+    assert!(calls > 100, "{calls} calls");
 }
 
 /// Nor do packed sequences and pools.

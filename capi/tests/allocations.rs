@@ -1,4 +1,5 @@
-//! `subquad_plan_execute` allocates nothing when it succeeds, and neither do the calls that ask a plan.
+//! `subquad_plan_execute` and `subquad_plan_backward` allocate nothing when they succeed, and neither do the
+//! calls that ask a plan.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -65,7 +66,7 @@ fn target(role: u32, data: *mut f32, shape: &[usize]) -> subquad_out {
 }
 
 #[test]
-fn execute_allocates_nothing() {
+fn calls_allocate_nothing() {
     let mut err = subquad_error::default();
     // SAFETY: every pointer is to memory of this function, as large as its struct says.
     unsafe {
@@ -83,6 +84,7 @@ fn execute_allocates_nothing() {
         assert_eq!(subquad_plan_workspace_size(plan, 0, &mut size, &mut err), SUBQUAD_OK);
         let mut workspace = vec![0u8; size];
         let (rows, gates) = (vec![0.1f32; H * T * D], vec![-0.1f32; H * T]);
+        let mut dk = vec![0f32; H * T * D];
         let (mut out, mut state) = (vec![0f32; H * T * D], vec![0f32; H * D * D]);
         let mut call = |mode: u32, t: usize| {
             let r#in = [
@@ -121,6 +123,39 @@ fn execute_allocates_nothing() {
         // A fault found by the checks costs none either: its text goes straight into the caller's buffer.
         assert_eq!(call(SUBQUAD_MODE_STEP, 2), (SUBQUAD_ERROR_WRONG_SHAPE, 0));
         assert_eq!(err.text(), "q.shape[2] is 2, the tokens of a step is 1");
+
+        let mut bytes = 0;
+        let size = subquad_plan_backward_workspace_size(plan, 1, T as i64, T as i64, &mut bytes, &mut err);
+        assert_eq!(size, SUBQUAD_OK, "{}", err.text());
+        let mut workspace = vec![0u8; bytes];
+        let mut backward = |n_in: usize| {
+            let r#in = [
+                tensor(SUBQUAD_ROLE_Q, rows.as_ptr(), &[1, H, T, D]),
+                tensor(SUBQUAD_ROLE_K, rows.as_ptr(), &[1, H, T, D]),
+                tensor(SUBQUAD_ROLE_V, rows.as_ptr(), &[1, H, T, D]),
+                tensor(SUBQUAD_ROLE_G, gates.as_ptr(), &[1, H, T]),
+                tensor(SUBQUAD_ROLE_BETA, gates.as_ptr(), &[1, H, T]),
+                tensor(SUBQUAD_ROLE_OUT | SUBQUAD_ROLE_GRAD, rows.as_ptr(), &[1, H, T, D]),
+            ];
+            let out = [target(SUBQUAD_ROLE_K | SUBQUAD_ROLE_GRAD, dk.as_mut_ptr(), &[1, H, T, D])];
+            let (memory, mut status) = (workspace.as_mut_ptr().cast::<c_void>(), -99);
+            let allocations = count(|| {
+                status = subquad_plan_backward(
+                    plan,
+                    SUBQUAD_MODE_CAUSAL,
+                    r#in.as_ptr(),
+                    n_in,
+                    out.as_ptr(),
+                    1,
+                    memory,
+                    bytes,
+                    &mut err,
+                );
+            });
+            (status, allocations)
+        };
+        assert_eq!(backward(6), (SUBQUAD_OK, 0));
+        assert_eq!(backward(5), (SUBQUAD_ERROR_MISSING_ROLE, 0));
 
         let mut info: subquad_plan_info = std::mem::zeroed();
         info.struct_size = size_of_val(&info);

@@ -68,6 +68,11 @@ fn wrong_calls() {
 }
 
 #[test]
+fn gradients() {
+    both("c89", "gradients");
+}
+
+#[test]
 fn runners_and_pools() {
     both("c99", "threads");
 }
@@ -91,7 +96,7 @@ fn quickstart() {
 #[test]
 #[ignore = "slow; needs valgrind"]
 fn under_valgrind() {
-    for name in ["abi", "negative", "threads"] {
+    for name in ["abi", "negative", "gradients", "threads"] {
         let exe = build_and_run(
             cc("c99"),
             &format!("{name}-valgrind"),

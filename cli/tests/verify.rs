@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 const GOLDEN: &str = "tests/golden";
 const GATED: &str = "tests/golden/linear/gated_delta_rule_d128.safetensors";
+const GRADIENT: &str = "tests/golden/linear/gated_delta_rule_gva_grad.safetensors";
 const STEP: &str = "tests/golden/linear/linear_elu1_step.safetensors";
 
 /// Passed, failed and skipped, from the last line.
@@ -77,12 +78,45 @@ fn every_golden_file_passes_or_is_skipped_with_a_reason() {
 }
 
 #[test]
-fn gradients_are_counted_unless_told_not_to() {
-    let file = "tests/golden/linear/gla_causal_grad.safetensors";
-    let out = done(&["verify", file]);
-    // A later version may compare them.
-    assert!(matches!(totals(&out), [1, 0, 0 | 1]), "{out}");
-    assert_eq!(totals(&done(&["verify", file, "--no-grad"])), [1, 0, 0]);
+fn gradients_are_compared_unless_told_not_to() {
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let file = &json(&[arguments, &["--json"]].concat())[0];
+        assert_eq!((&file["outcome"], &file["gradient"]), (&"passed".into(), &Value::Null), "{file}");
+        let tensors = file["tensors"].as_array().unwrap().iter();
+        tensors.map(|tensor| tensor["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["out", "state_out", "dbeta", "dg", "dk", "dq", "dstate_in", "dv"];
+    assert_eq!(names(&["verify", GRADIENT]), all);
+    assert_eq!(names(&["verify", GRADIENT, "--no-grad"]), all[..2]);
+    // However the forward pass is cut, backward takes the whole file.
+    assert_eq!(names(&["verify", GRADIENT, "--split", "5", "--threads", "2"]), all);
+    assert_eq!(names(&["verify", GRADIENT, "--step"]), all);
+}
+
+#[test]
+fn a_wrong_gradient_fails_and_is_named() {
+    let folder = TempDir::new().unwrap();
+    for tensor in ["dk", "dg", "dstate_in"] {
+        let path = tampered(&folder, GRADIENT, tensor, 33, 1e3);
+        let (status, out, _) = run(&["verify", text(&path)]);
+        assert_eq!((status, totals(&out)), (1, [0, 1, 0]), "{out}");
+        assert!(out.starts_with("FAIL") && out.contains(&format!("{tensor}[33]")), "{out}");
+        assert_eq!(totals(&done(&["verify", text(&path), "--no-grad"])), [1, 0, 0]);
+    }
+    // A wrong gradient of an output spoils those of the inputs.
+    let path = tampered(&folder, GRADIENT, "dstate_out", 0, 1e3);
+    assert_eq!(run(&["verify", text(&path)]).0, 1);
+    // Their tolerances are their own, and each may have one.
+    let exact = relabelled(&folder, GRADIENT, "grad_rtol", Some("0"));
+    let exact = relabelled(&folder, text(&exact), "grad_atol", Some("0"));
+    let (status, out, _) = run(&["verify", text(&exact)]);
+    assert!(status == 1 && out.contains("inf of the tolerance in d"), "{out}");
+    let wide: String =
+        ["dbeta", "dg", "dk", "dq", "dstate_in", "dv"].map(|name| format!(r#""{name}": 1"#)).join(", ");
+    let wide = relabelled(&folder, text(&exact), "role_atol", Some(&format!("{{{wide}}}")));
+    assert_eq!(totals(&done(&["verify", text(&wide)])), [1, 0, 0]);
+    let path = relabelled(&folder, GRADIENT, "grad_atol", None);
+    assert!(run(&["verify", text(&path)]).1.contains("no `grad_atol`"));
 }
 
 #[test]

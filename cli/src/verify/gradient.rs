@@ -16,6 +16,13 @@ struct Wanted<'a> {
     given: Vec<f32>,
 }
 
+/// A part of the incoming state that the file leaves out.
+struct Zeros {
+    role: String,
+    shape: Vec<i64>,
+    data: Vec<f32>,
+}
+
 /// Runs backward on the whole file, and compares every gradient of an input.
 pub fn replay(
     reference: &Reference,
@@ -40,8 +47,8 @@ pub fn replay(
         }
     }
     let missing = missing_states(reference, plan, names)?;
-    for (name, shape, data) in &missing {
-        inputs.push(input(Bound::whole(name, shape), (DType::F32 as u32, data.as_ptr().cast())));
+    for Zeros { role, shape, data } in &missing {
+        inputs.push(input(Bound::whole(role, shape), (DType::F32 as u32, data.as_ptr().cast())));
     }
 
     let targets = |one: &mut Wanted<'_>| {
@@ -67,11 +74,7 @@ pub fn replay(
 }
 
 /// A state comes whole: the parts that a file with a state leaves out, where they begin at zero.
-fn missing_states(
-    reference: &Reference,
-    plan: &Plan,
-    names: &Names,
-) -> Result<Vec<(String, Vec<i64>, Vec<f32>)>, Stop> {
+fn missing_states(reference: &Reference, plan: &Plan, names: &Names) -> Result<Vec<Zeros>, Stop> {
     let batch = names.get("B").copied().unwrap_or(1);
     let components = plan.components().map_err(|fault| Stop::Fail(fault.to_string()))?;
     let (there, mut missing): (Vec<_>, Vec<_>) =
@@ -80,7 +83,7 @@ fn missing_states(
     let zeros = missing.into_iter().map(|part| {
         let shape = [&[batch], &part.shape[..]].concat();
         let len = shape.iter().product::<i64>() as usize;
-        (part.role_in, shape, vec![0.0; len])
+        Zeros { role: part.role_in, shape, data: vec![0.0; len] }
     });
     Ok(zeros.collect())
 }

@@ -1,0 +1,391 @@
+//! What backward refuses: the message names the argument, what was given and what is expected; nothing is written; the
+//! plan still works afterwards.
+
+mod common;
+
+use common::backward::Backward;
+use common::problem::{Problem, Tensors, assert_same_bits, context, mechanisms};
+use common::support::Rng;
+use subquad::catalog::RoleKind;
+use subquad::{
+    Args, DType, Desc, Element, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status, View, ViewMut,
+};
+
+/// Panics unless the error has this status and a message with these words in this order.
+#[track_caller]
+fn expect(error: &Error, status: Status, words: &[&str]) {
+    let message = error.to_string();
+    assert_eq!(error.status(), status, "{message}");
+    let mut rest = message.as_str();
+    for word in words {
+        let at = rest.find(word).unwrap_or_else(|| panic!("`{word}` is not (there) in `{message}`"));
+        rest = &rest[at + word.len()..];
+    }
+}
+
+/// A tensor that a call binds, with nothing that keeps it from being wrong.
+#[derive(Clone, Copy)]
+struct Bound {
+    role: Role,
+    out: bool,
+    data: *mut u8,
+    dtype: DType,
+    layout: Layout,
+}
+
+/// A call that works until it is changed.
+struct Call {
+    mode: Mode,
+    bound: Vec<Bound>,
+    workspace: Vec<u8>,
+}
+
+impl Call {
+    #[track_caller]
+    fn get(&mut self, role: Role) -> &mut Bound {
+        self.bound.iter_mut().find(|bound| bound.role == role).expect("the role is bound")
+    }
+
+    fn remove(&mut self, role: Role) {
+        self.bound.retain(|bound| bound.role != role);
+    }
+
+    /// Binds memory that stays.
+    fn bind<T: Element>(&mut self, role: Role, out: bool, values: &[T], shape: &[i64]) {
+        let data = values.to_vec().leak().as_mut_ptr().cast();
+        let layout = Layout::contiguous(shape).unwrap();
+        self.bound.push(Bound { role, out, data, dtype: T::DTYPE, layout });
+    }
+
+    fn index(&mut self, role: Role, values: &[i32]) {
+        self.bind(role, false, values, &[values.len() as i64]);
+    }
+
+    fn backward(&mut self, plan: &Plan) -> Result<(), Error> {
+        let mut args = Args::new();
+        for bound in &self.bound {
+            // SAFETY: memory of the fixture, or faults that the call must find before it touches any.
+            args = unsafe {
+                if bound.out {
+                    args.output(bound.role, ViewMut::from_raw(bound.data, bound.dtype, bound.layout))
+                } else {
+                    args.input(bound.role, View::from_raw(bound.data, bound.dtype, bound.layout))
+                }
+            };
+        }
+        plan.backward(self.mode, &args, &mut self.workspace)
+    }
+}
+
+/// A plan, a call that it runs, and what that gives.
+struct Fixture {
+    backward: Backward,
+    plan: Plan,
+    inputs: Tensors,
+    outputs: Tensors,
+    want: Tensors,
+}
+
+const CANARY: f32 = -3.125e7;
+
+impl Fixture {
+    fn of(problem: Problem) -> Fixture {
+        let mut rng = Rng::new(7);
+        let problem = problem.fill(&mut rng, true);
+        let backward = Backward::new(&mut rng, problem);
+        Fixture::new(backward)
+    }
+
+    fn new(backward: Backward) -> Fixture {
+        let plan = backward.p.plan(&context());
+        let want = backward.run_plan(&plan);
+        let mut outputs = backward.outputs();
+        outputs.values_mut().for_each(|array| array.data.fill(CANARY));
+        let inputs = backward.inputs().map(|(role, array)| (role, array.clone())).collect();
+        Fixture { backward, plan, inputs, outputs, want }
+    }
+
+    /// Heads that are shared, dimensions that all differ.
+    fn named(name: &str) -> Fixture {
+        Fixture::of(Problem::named(name).sized([2, 2, 4], (8, 6), 3, 5))
+    }
+
+    fn call(&mut self) -> Call {
+        let mut bound = Vec::new();
+        for (out, tensors) in [(false, &mut self.inputs), (true, &mut self.outputs)] {
+            for (&role, array) in tensors {
+                let layout = Layout::contiguous(&array.shape).unwrap();
+                let data = array.data.as_mut_ptr().cast();
+                bound.push(Bound { role, out, data, dtype: DType::F32, layout });
+            }
+        }
+        Call { mode: self.backward.p.mode, bound, workspace: self.backward.workspace(&self.plan) }
+    }
+
+    /// A call with this change is refused, with this status and these words; see the top of this file.
+    #[track_caller]
+    fn refuse(&mut self, status: Status, words: &[&str], change: impl FnOnce(&mut Call)) {
+        let mut call = self.call();
+        change(&mut call);
+        let error = call.backward(&self.plan).expect_err("the call is refused");
+        expect(&error, status, words);
+        for (role, array) in self.backward.inputs() {
+            assert_eq!(self.inputs[&role], *array, "{role} was written");
+        }
+        for (role, array) in &self.outputs {
+            assert!(array.data.iter().all(|&x| x == CANARY), "{role} was written");
+        }
+        self.call().backward(&self.plan).expect("the plain call works");
+        assert_same_bits(&self.outputs, &self.want, || "after a refused call".into());
+        self.outputs.values_mut().for_each(|array| array.data.fill(CANARY));
+    }
+
+    /// Roles of gradients, of outputs and of inputs.
+    fn gradients(&self) -> Vec<Role> {
+        self.inputs.keys().chain(self.outputs.keys()).copied().filter(|role| role.is_grad()).collect()
+    }
+}
+
+#[test]
+fn modes_without() {
+    let desc = Desc::new("gla").modes(Mode::Causal | Mode::Step).dims(8, 6);
+    let plan = Plan::new(&context(), &desc).unwrap();
+    assert!(plan.has_gradient(Mode::Causal) && !plan.has_gradient(Mode::Step));
+    assert!(!plan.has_gradient(Mode::Cross) && plan.info().gradient_modes == Mode::Causal.into());
+    let mut memory = vec![0; plan.backward_workspace_size(1, 1, 1).unwrap()];
+    let error = plan.backward(Mode::Step, &Args::new(), &mut memory).unwrap_err();
+    expect(&error, Status::Unsupported, &["backward of gla", "step"]);
+    let steps = Plan::new(&context(), &desc.modes(Mode::Step)).unwrap();
+    expect(
+        &steps.backward_workspace_size(1, 1, 1).unwrap_err(),
+        Status::Unsupported,
+        &["backward of gla", "step"],
+    );
+    let mut fixture = Fixture::named("gated_delta_rule");
+    for mode in [Mode::Step, Mode::Cross, Mode::Draw] {
+        fixture.refuse(Status::Unsupported, &["mode", mode.name(), "desc.modes"], |call| call.mode = mode);
+    }
+}
+
+#[test]
+fn wrong_roles() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let ones = [1f32; 2048];
+    let out = fixture.backward.p.shape(Role::OUT);
+    let state = fixture.backward.p.shape(Role::STATE_OUT);
+    for side in [false, true] {
+        fixture.refuse(Status::WrongRole, &["role out", "its gradient"], |call| {
+            call.bind(Role::OUT, side, &ones[..360], &out);
+        });
+        fixture.refuse(Status::WrongRole, &["role state_out", "its gradient"], |call| {
+            call.bind(Role::STATE_OUT, side, &ones[..576], &state);
+        });
+        fixture.refuse(Status::WrongRole, &["ddt", "no such role"], |call| {
+            call.bind(Role::DT.grad(), side, &ones, &[2, 4, 5]);
+        });
+        fixture.refuse(Status::WrongRole, &["dcu_seqlens", "no such role"], |call| {
+            call.bind(Role::CU_SEQLENS.grad(), side, &ones, &[2]);
+        });
+    }
+    for role in fixture.gradients() {
+        let out = fixture.outputs.contains_key(&role);
+        let word = role.to_string();
+        let side = if out { "it is an output" } else { "it is an input" };
+        fixture.refuse(Status::WrongRole, &[&word, side], |call| call.get(role).out = !out);
+        fixture.refuse(Status::WrongRole, &[&word, "bound twice"], |call| {
+            let again = *call.get(role);
+            call.bound.push(again);
+        });
+    }
+    fixture.refuse(Status::WrongRole, &["role q", "it is an input"], |call| call.get(Role::Q).out = true);
+    // Ruled out by parameters, or without a gradient.
+    let p = Problem::named("linear").param("normalize", "none").sized([2, 2, 2], (8, 6), 3, 5);
+    let mut plain = Fixture::of(p);
+    for role in [Role::Z_IN, Role::Z_OUT] {
+        let word = role.grad().to_string();
+        plain.refuse(Status::WrongRole, &[&word, "denominator"], |call| {
+            call.bind(role.grad(), role == Role::Z_IN, &ones, &[3, 2, 8]);
+        });
+    }
+    let p = Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5);
+    let p = p.fill(&mut Rng::new(1), true);
+    let spec = p.mechanism.role(Role::GATE).unwrap();
+    if !spec.differentiable && p.plan(&context()).has_gradient(Mode::Causal) {
+        Fixture::of(p).refuse(Status::WrongRole, &["dgate", "no gradient"], |call| {
+            call.bind(Role::GATE.grad(), true, &ones, &[3, 2, 5, 6]);
+        });
+    }
+}
+
+#[test]
+fn missing_roles() {
+    for mechanism in mechanisms() {
+        let mut fixture = Fixture::of(Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5));
+        let dout = Role::OUT.grad();
+        fixture.refuse(Status::MissingRole, &["role dout is missing"], |call| call.remove(dout));
+        for spec in mechanism.roles.iter().filter(|spec| spec.required && spec.kind == RoleKind::Input) {
+            let word = format!("role {} is missing", spec.role);
+            fixture.refuse(Status::MissingRole, &[&word], |call| call.remove(spec.role));
+        }
+    }
+    // The gradient of what is not there.
+    let p = Problem::named("gla").sized([2, 2, 2], (8, 6), 3, 5).fill(&mut Rng::new(1), true);
+    let mut backward = Backward::new(&mut Rng::new(1), p);
+    backward.p.inputs.remove(&Role::GV);
+    Fixture::new(backward).refuse(
+        Status::MissingRole,
+        &["role gv is missing", "gradient is wanted"],
+        |call| {
+            call.bind(Role::GV.grad(), true, &[CANARY; 180], &[3, 2, 5, 6]);
+        },
+    );
+    let mut linear = Fixture::of(Problem::named("linear").sized([4, 2, 2], (8, 6), 3, 5));
+    linear.refuse(Status::MissingRole, &["role z_in is missing", "whole"], |call| call.remove(Role::Z_IN));
+}
+
+#[test]
+fn wrong_types_and_shapes() {
+    for mechanism in mechanisms() {
+        let mut fixture = Fixture::of(Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5));
+        for role in fixture.gradients() {
+            let name = role.to_string();
+            fixture
+                .refuse(Status::WrongDType, &[&name, "i32", "f32"], |call| call.get(role).dtype = DType::I32);
+            let shape = fixture.backward.p.shape(role.base());
+            let rank = shape.len();
+            for wrong in [rank + 1, rank - 1] {
+                let words = [&name, &*format!("rank {wrong}"), &*format!("expected {rank}")];
+                fixture.refuse(Status::WrongShape, &words, |call| {
+                    let layout = &mut call.get(role).layout;
+                    layout.rank = wrong;
+                    layout.shape[wrong.min(rank)] = 1;
+                });
+            }
+            for axis in 0..rank {
+                for wrong in [shape[axis] - 1, shape[axis] + 1, 0, -1] {
+                    let named = format!("{name}.shape[{axis}] is {wrong}");
+                    let expected = shape[axis].to_string();
+                    let words = [&*named, &*expected];
+                    let words = if wrong == -1 { &words[..1] } else { &words };
+                    fixture.refuse(Status::WrongShape, words, |call| {
+                        let mut shape = shape.clone();
+                        shape[axis] = wrong.max(0);
+                        let layout = &mut call.get(role).layout;
+                        *layout = Layout::contiguous(&shape).unwrap();
+                        layout.shape[axis] = wrong;
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn memory() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    for role in fixture.gradients() {
+        let word = format!("{role}.data");
+        fixture.refuse(Status::Misaligned, &[&word, "4 bytes"], |call| {
+            let data = &mut call.get(role).data;
+            *data = data.wrapping_add(2);
+        });
+        fixture
+            .refuse(Status::NullPointer, &[&word, "null"], |call| call.get(role).data = std::ptr::null_mut());
+        let word = format!("{role}.stride");
+        fixture.refuse(Status::WrongStride, &[&word, "address space"], |call| {
+            call.get(role).layout.stride[0] = i64::MAX;
+        });
+    }
+    for role in fixture.outputs.keys().copied().collect::<Vec<_>>() {
+        let word = format!("{role}.stride[1] is 0");
+        fixture.refuse(Status::WrongStride, &[&word, "must not share memory"], |call| {
+            call.get(role).layout.stride[1] = 0;
+        });
+    }
+}
+
+#[test]
+fn overlaps() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let pairs = [
+        (Role::Q.grad(), Role::Q),
+        (Role::K.grad(), Role::Q.grad()),
+        (Role::V.grad(), Role::OUT.grad()),
+        (Role::STATE_IN.grad(), Role::STATE_IN),
+        (Role::STATE_IN.grad(), Role::STATE_OUT.grad()),
+        (Role::BETA.grad(), Role::G.grad()),
+    ];
+    for (role, other) in pairs {
+        if !fixture.inputs.contains_key(&other) && !fixture.outputs.contains_key(&other) {
+            continue;
+        }
+        let words = ["output d", "overlaps"];
+        fixture.refuse(Status::Overlap, &words, |call| call.get(role).data = call.get(other).data);
+    }
+}
+
+#[test]
+fn workspaces() {
+    for mechanism in mechanisms() {
+        let mut fixture = Fixture::of(Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5));
+        let needed = fixture.plan.backward_workspace_size(3, 5, 5).unwrap();
+        for given in [0, needed / 2, needed - 1] {
+            let words = [&*format!("{given} bytes"), &*format!("needs {needed}")];
+            fixture.refuse(Status::Workspace, &words, |call| call.workspace.truncate(given));
+        }
+        // Longer sequences need more, by about a state for 256 tokens.
+        let size = |t| fixture.plan.backward_workspace_size(3, t, t).unwrap();
+        let state = fixture.plan.state_layout().size_bytes;
+        assert!(size(10_000) > size(100), "{}", mechanism.name);
+        assert!(size(10_000) - size(100) < 4 * 40 * 3 * state, "{}", mechanism.name);
+        for huge in [[usize::MAX, 1, 1], [1, usize::MAX, usize::MAX], [usize::MAX; 3]] {
+            if let Err(error) = fixture.plan.backward_workspace_size(huge[0], huge[1], huge[2]) {
+                expect(&error, Status::Unsupported, &["workspace"]);
+            }
+        }
+        assert!(fixture.plan.backward_workspace_size(1 << 20, usize::MAX, usize::MAX).is_err());
+    }
+}
+
+#[test]
+fn pools_and_packed_sequences() {
+    let mut fixture = Fixture::new({
+        let p = Problem::named("gated_delta_rule").sized([2, 2, 4], (8, 6), 3, 5);
+        let mut backward = Backward::new(&mut Rng::new(3), p.fill(&mut Rng::new(3), true));
+        let given = backward.p.values(&mut Rng::new(4), Role::STATE_IN);
+        backward.given.insert(Role::STATE_OUT.grad(), given);
+        backward
+    });
+    // The smallest pool counts, whichever it is.
+    for role in [Role::STATE_IN, Role::STATE_IN.grad(), Role::STATE_OUT.grad()] {
+        fixture.refuse(Status::InvalidArgument, &["state_index[2] is 2", "no slot"], |call| {
+            call.index(Role::STATE_INDEX, &[0, 1, 2]);
+            call.get(role).layout.shape[0] = 2;
+        });
+    }
+    fixture.refuse(Status::InvalidArgument, &["state_index[1] is 0", "earlier sequence"], |call| {
+        call.index(Role::STATE_INDEX, &[0, 0, 1]);
+    });
+    let mut packed = Fixture::of(Problem::named("gated_delta_rule").sized([2, 2, 4], (8, 6), 1, 5));
+    packed.refuse(Status::WrongShape, &["state_in.shape[0]", "is 1", "2"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 3, 5]);
+    });
+    packed.refuse(Status::WrongShape, &["dstate_in.shape[0]", "is 1", "sequences", "2"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 3, 5]);
+        call.remove(Role::STATE_IN);
+        call.remove(Role::STATE_OUT.grad());
+    });
+    packed.refuse(Status::InvalidArgument, &["cu_seqlens[1] is 4"], |call| {
+        call.index(Role::CU_SEQLENS, &[0, 4]);
+    });
+}
+
+#[test]
+fn too_many_tensors() {
+    let mut fixture = Fixture::named("gated_delta_rule");
+    let words = [&*(MAX_TENSORS + 1).to_string(), &*format!("at most {MAX_TENSORS}")];
+    fixture.refuse(Status::InvalidArgument, &words, |call| {
+        let again = *call.get(Role::Q);
+        call.bound.resize(MAX_TENSORS + 1, again);
+    });
+}
