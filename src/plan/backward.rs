@@ -16,8 +16,8 @@ impl Plan {
     /// Bytes of workspace that [`Plan::backward`] needs for so many sequences (the batch, or the packed ones of
     /// `cu_seqlens`) with so many queries and keys in each. Of sequences that differ, the longest counts.
     ///
-    /// It grows with the length, as what [`Plan::execute`] needs does not: backward keeps one state per head for
-    /// every 256 tokens, and computes the others anew. It grows with the context's workers as well.
+    /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
+    /// the state of a head at every 256th token, and computes the others anew.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
