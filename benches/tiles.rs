@@ -128,6 +128,11 @@ fn update(e: usize, d: usize) -> matmul::Args {
     matmul::Args { a_by_columns: true, lda: d, c0, ldc0: e as isize, pre: ones(d), ..product(d, e, 16) }
 }
 
+/// The same with two writes per token.
+fn second_output(e: usize, d: usize) -> matmul::Args {
+    matmul::Args { l2: ones(256), u2: numbers(16 * e), ..output(e, d) }
+}
+
 fn substitution(n: usize) -> solve::Args {
     solve::Args { n, coef: vec![0.0; 256].leak().as_ptr(), u: numbers(16 * n), ld: n }
 }
@@ -155,14 +160,23 @@ fn channel_scores(d: usize, two: bool) -> scores::ChannelArgs {
         decayed: numbers(16 * d),
         x: numbers(16 * d),
         s: numbers(256),
+        bonus: null(),
         strict_x: if two { numbers(16 * d) } else { null() },
+        strict_pre: false,
         strict_row: ones(16),
         strict_s: numbers(256),
         ld: d,
     }
 }
 
+/// Rows that read before the decay, with a bonus, or a strict set of them.
+fn earlier_scores(d: usize, two: bool) -> scores::ChannelArgs {
+    let bonus = if two { null() } else { numbers(d).cast_const() };
+    scores::ChannelArgs { bonus, strict_pre: two, ..channel_scores(d, two) }
+}
+
 fn decays(d: usize, by_channel: bool) -> decay_rows::Args {
+    let k = numbers(16 * d);
     decay_rows::Args {
         n: 16,
         d,
@@ -171,9 +185,13 @@ fn decays(d: usize, by_channel: bool) -> decay_rows::Args {
         by_channel,
         q: numbers(16 * d),
         n_sets: 1,
-        k: numbers(16 * d),
+        q_pre: false,
+        k,
+        k_sets: 1,
         erase: numbers(16 * d),
+        erase_from: k,
         erase_row: ones(16),
+        erase_pre: false,
         end: ones(d),
     }
 }
@@ -222,10 +240,12 @@ fn token(d: usize, e: usize, correction: bool) -> step::Args {
         k: numbers(d),
         // Erases nothing: the value is kept from call to call.
         erase: if correction { vec![0.0; d].leak().as_ptr() } else { null() },
+        b: null(),
         q: numbers(d),
         ldq: d,
         n_sets: 1,
         a: numbers(1),
+        a2: numbers(1),
         lda: 1,
         end: ones(d),
         gamma: null(),
@@ -234,25 +254,36 @@ fn token(d: usize, e: usize, correction: bool) -> step::Args {
         post: null(),
         ldpost: 1,
         x: numbers(e),
+        r: numbers(e),
         y: numbers(e),
         ldy: e,
     }
 }
 
+/// The same with two writes.
+fn second_token(d: usize, e: usize) -> step::Args {
+    step::Args { b: numbers(d), ..token(d, e, true) }
+}
+
 fn tiles(c: &mut Criterion) {
     bench::<matmul::Matmul>(c, "16x64x128", 16 * 64 * 128, product(16, 64, 128));
     bench::<matmul::Matmul>(c, "16x64x128_output", 16 * 64 * 128, output(64, 128));
+    bench::<matmul::Matmul>(c, "16x64x128_two_writes", 16 * 64 * 128, second_output(64, 128));
     bench::<matmul::Matmul>(c, "128x64x16_update", 16 * 64 * 128, update(64, 128));
     bench::<solve::Solve>(c, "16x64", 16 * 64, substitution(64));
     bench::<scores::ScoresToken>(c, "16x128", 16 * 128, token_scores(128));
     bench::<scores::ScoresChannel>(c, "16x128", 16 * 128, channel_scores(128, false));
     bench::<scores::ScoresChannel>(c, "16x128_two", 16 * 128, channel_scores(128, true));
+    bench::<scores::ScoresChannel>(c, "16x128_bonus", 16 * 128, earlier_scores(128, false));
+    bench::<scores::ScoresChannel>(c, "16x128_two_pre", 16 * 128, earlier_scores(128, true));
     bench::<decay_rows::DecayRows>(c, "16x128", 16 * 128, decays(128, false));
     bench::<decay_rows::DecayRows>(c, "16x128_channel", 16 * 128, decays(128, true));
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));
     bench::<step::Step>(c, "128x128_correction", 128 * 128, token(128, 128, true));
+    bench::<step::Step>(c, "128x128_two_writes", 128 * 128, second_token(128, 128));
+    bench::<ew::Product>(c, "1024", 1024, ew::Args { n: 1024, src: ones(1024), dst: numbers(1024) });
     bench::<ew::Exp>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Exp>(c, "67", 67, elementwise(67));
     bench::<ew::Log>(c, "4096", 4096, elementwise(4096));

@@ -37,6 +37,16 @@ fn with_role(role: Role) -> impl Iterator<Item = &'static Mechanism> {
     mechanisms().into_iter().filter(move |mechanism| mechanism.role(role).is_some())
 }
 
+/// What scales the delta rule's reading and writing: `beta`, or a gate for each.
+fn gains(mechanism: &Mechanism) -> Vec<Role> {
+    let there = |role: &Role| mechanism.role(*role).is_some();
+    [Role::BETA, Role::ERASE, Role::WRITE].into_iter().filter(there).collect()
+}
+
+fn delta_rules() -> impl Iterator<Item = &'static Mechanism> {
+    mechanisms().into_iter().filter(|mechanism| !gains(mechanism).is_empty())
+}
+
 /// Binds `g`, and nothing in its place.
 fn bind_decay(rng: &mut Rng, p: &mut Problem) {
     p.inputs.remove(&Role::DECAY_RATE);
@@ -88,6 +98,13 @@ fn reset_is_exact() {
             let t = p.t as usize;
             let old = p.inputs[&Role::G].clone();
             set(&mut p, Role::G, |i| if i / per_token % t == at { f32::NEG_INFINITY } else { old.data[i] });
+            // What is read before the decay sees what came before: it does not read there.
+            let early = [(Role::A, Role::A), (Role::BONUS, Role::Q)];
+            for (_, role) in early.into_iter().filter(|&(there, _)| mechanism.role(there).is_some()) {
+                let row = *p.shape(role).last().unwrap() as usize;
+                let old = p.inputs[&role].clone();
+                set(&mut p, role, |i| if i / row % t == at { 0.0 } else { old.data[i] });
+            }
             let from_there = p.tokens(at as i64..p.t, at as i64..p.t);
             let mut fresh = from_there.clone();
             set(&mut fresh, Role::STATE_IN, |_| 0.0);
@@ -106,7 +123,7 @@ fn reset_is_exact() {
 fn huge_products() {
     for mechanism in mechanisms() {
         let (_, p) = filled(mechanism, [2, 2, 2], (19, 21), 37);
-        let delta = mechanism.role(Role::BETA).is_some();
+        let delta = !gains(mechanism).is_empty();
         for (q, k) in [(1e15, 1e15), (1e25, 1e5), (1e-15, 1e20), (1e-30, 1e-5)] {
             // The delta rule diverges with such keys, as it should.
             let k = if delta { 1.0 } else { k };
@@ -129,7 +146,7 @@ fn huge_products() {
 
 #[test]
 fn equal_and_opposite_keys() {
-    for mechanism in with_role(Role::BETA) {
+    for mechanism in delta_rules() {
         for normalised in [false, true] {
             for beta in [1.0f32, 2.0, 0.5] {
                 for signs in [[1.0f32, 1.0], [1.0, -1.0]] {
@@ -141,7 +158,7 @@ fn equal_and_opposite_keys() {
                     let row: Vec<f32> = (0..d).map(|c| ((c * c) as f32 * 0.37).sin()).collect();
                     let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt() * 1.000_001;
                     set(&mut p, Role::K, |i| signs[i / d % 2] * row[i % d] / norm);
-                    set(&mut p, Role::BETA, |_| beta);
+                    gains(mechanism).into_iter().for_each(|role| set(&mut p, role, |_| beta));
                     compare(&p, &format!("β = {beta}, signs {signs:?}"));
                 }
             }
@@ -152,9 +169,9 @@ fn equal_and_opposite_keys() {
 /// Without a gain the delta rule only reads: the state stays as it is, bit for bit, where nothing decays.
 #[test]
 fn beta_zero() {
-    for mechanism in with_role(Role::BETA) {
+    for mechanism in delta_rules() {
         let (_, mut p) = filled(mechanism, [2, 2, 2], (19, 21), 37);
-        set(&mut p, Role::BETA, |_| 0.0);
+        gains(mechanism).into_iter().for_each(|role| set(&mut p, role, |_| 0.0));
         compare(&p, "β = 0");
         if p.inputs.contains_key(&Role::G) {
             set(&mut p, Role::G, |_| 0.0);
@@ -232,15 +249,13 @@ fn time(plan: &Plan, p: &Problem, outputs: &mut Tensors) -> Duration {
 /// A state that has decayed into denormals is flushed, and no slower than another one.
 #[test]
 fn decayed_states_are_fast() {
-    for name in ["simple_gla", "gla", "gated_delta_rule"] {
+    for name in ["simple_gla", "gla", "gated_delta_rule", "gdn2", "rwkv7", "rwkv6"] {
         let (mut rng, mut p) = filled(Problem::named(name).mechanism, [1, 1, 1], (64, 64), 1024);
         p = p.batch(&[0]);
         bind_decay(&mut rng, &mut p);
         p.inputs.remove(&Role::GV);
         set(&mut p, Role::V, |_| 0.0);
-        if p.inputs.contains_key(&Role::BETA) {
-            set(&mut p, Role::BETA, |_| 0.0);
-        }
+        gains(p.mechanism).into_iter().for_each(|role| set(&mut p, role, |_| 0.0));
         let plan = p.plan(&context());
         let (mut normal, mut decaying) = (p.clone(), p);
         set(&mut normal, Role::G, |_| -1e-7);

@@ -9,7 +9,7 @@
 use super::Entry;
 use super::common::{cyclic_heads, normaliser, unit_rows};
 use crate::engine::Settings;
-use crate::engine::linear::{Decay, Gain, Recurrence};
+use crate::engine::linear::{Correction, Decay, Gain, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -21,7 +21,7 @@ pub(super) fn assemble(params: &Params, decay: Decay) -> Result<Settings> {
     Ok(Settings::Linear(Recurrence {
         decay,
         gain: Gain::Beta,
-        correction: true,
+        correction: Correction::Delta,
         features: unit_rows(params)?,
         scale: params.real("scale")? as f32,
         normaliser: normaliser(params)?,

@@ -7,6 +7,7 @@
 mod common;
 mod delta_rule;
 mod gated_delta_rule;
+mod gdn2;
 mod gla;
 mod kda;
 mod lightning;
@@ -14,6 +15,8 @@ mod linear;
 mod linear1p;
 mod mamba2;
 mod retention;
+mod rwkv6;
+mod rwkv7;
 mod simple_gla;
 
 use crate::catalog::Role;
@@ -31,7 +34,7 @@ pub(crate) struct Entry {
 }
 
 /// Every mechanism of this version, in the catalogue's order.
-pub(crate) static ENTRIES: [&Entry; 10] = [
+pub(crate) static ENTRIES: [&Entry; 13] = [
     &linear::ENTRY,
     &retention::ENTRY,
     &lightning::ENTRY,
@@ -41,6 +44,9 @@ pub(crate) static ENTRIES: [&Entry; 10] = [
     &delta_rule::ENTRY,
     &gated_delta_rule::ENTRY,
     &kda::ENTRY,
+    &gdn2::ENTRY,
+    &rwkv7::ENTRY,
+    &rwkv6::ENTRY,
     &linear1p::ENTRY,
 ];
 

@@ -38,6 +38,27 @@ fn check<F: Function>(max_ulp: f64, floor: f64) {
     });
 }
 
+#[test]
+fn product() {
+    cases::<ew::Product>(400, |rng, run| {
+        let n = rng.len();
+        let (src, before) = (rng.mixed(n), rng.mixed(n));
+        let from = Guarded::new(rng, &src);
+        let mut got = Guarded::new(rng, &before);
+        let mut want = before.clone();
+        // SAFETY: every buffer holds n elements.
+        unsafe {
+            ew::Product::reference(&Args { n, src: src.as_ptr(), dst: want.as_mut_ptr() });
+            run(&Args { n, src: from.as_ptr(), dst: got.as_mut_ptr() });
+        }
+        for i in 0..n {
+            assert_close(got[i], want[i], TINY, || format!("{:e} · {:e}", src[i], before[i]));
+        }
+        got.check();
+        from.check();
+    });
+}
+
 macro_rules! checks {
     ($($name:ident: $marker:ident, $ulp:expr, $floor:expr;)*) => {$(
         #[test]

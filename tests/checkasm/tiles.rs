@@ -97,9 +97,9 @@ fn matmul() {
     cases::<Matmul>(800, |rng, run| {
         let (m, n, k) = (small(rng, 40), small(rng, 90), small(rng, 70));
         let by_columns = rng.one_in(2);
-        let [has_c0, has_pre, has_col, has_l, has_post, in_place] = [(); 6].map(|()| rng.one_in(2));
-        let has_u = has_l && m <= C;
-        let hostile = rng.one_in(4) && !has_u;
+        let [has_c0, has_pre, has_col, has_l, has_l2, has_post, in_place] = [(); 7].map(|()| rng.one_in(2));
+        let [has_u, has_u2] = [has_l, has_l2].map(|on| on && m <= C);
+        let hostile = rng.one_in(4) && !has_u && !has_u2;
         let lda = if by_columns { m } else { k } + rng.below(5);
         let (ldb, ldu) = (up(n) + rng.below(5), up(n) + rng.below(5));
         let ldl = m + rng.below(5);
@@ -111,9 +111,11 @@ fn matmul() {
         let mut b = rng.values(extent(k, up(n), ldb), 2.0);
         let mut c0 = rng.values(extent(m, up(n), ldc0), 2.0);
         let (mut pre, mut col, mut post) = (rng.values(m, 2.0), rng.values(up(n), 2.0), rng.values(m, 2.0));
-        let mut l = rng.values(extent(m, m, ldl), 2.0);
-        (0..m).for_each(|i| (i + 1..m).for_each(|j| l[i * ldl + j] = 0.0));
-        let u = rng.values(extent(m, up(n), ldu), 2.0);
+        let [mut l, mut l2] = [(); 2].map(|()| rng.values(extent(m, m, ldl), 2.0));
+        for l in [&mut l, &mut l2] {
+            (0..m).for_each(|i| (i + 1..m).for_each(|j| l[i * ldl + j] = 0.0));
+        }
+        let [u, u2] = [(); 2].map(|()| rng.values(extent(m, up(n), ldu), 2.0));
         for values in [&mut a, &mut b, &mut c0, &mut pre, &mut col, &mut post] {
             poison(rng, hostile, values);
         }
@@ -122,14 +124,14 @@ fn matmul() {
         } else {
             vec![f32::NAN; extent(m, n, ldc)]
         };
-        let inputs = [&a, &b, &c0, &pre, &col, &post, &l, &u].map(|values| Three::new(rng, values));
+        let inputs = [&a, &b, &c0, &pre, &col, &post, &l, &u, &l2, &u2].map(|values| Three::new(rng, values));
         let mut c = Three::new(rng, &before);
         let row = |p: *mut f32, ld: usize, len: usize| {
             let last = if backwards && len > 0 { (m - 1) * ld } else { 0 };
             (p.wrapping_add(last), if backwards { -(ld as isize) } else { ld as isize })
         };
         let args = |of: fn(&Three) -> &[f32], c: *mut f32| {
-            let [a, b, c0, pre, col, post, l, u] = inputs.each_ref().map(|three| of(three).as_ptr());
+            let [a, b, c0, pre, col, post, l, u, l2, u2] = inputs.each_ref().map(|three| of(three).as_ptr());
             let (c, ldc) = row(c, ldc, before.len());
             let (c0, ldc0) = if in_place {
                 (c.cast_const(), ldc)
@@ -156,6 +158,8 @@ fn matmul() {
                 ldl,
                 u: some(has_u, u),
                 ldu,
+                l2: some(has_u2, l2),
+                u2: some(has_u2, u2),
                 post: some(has_post, post),
             }
         };
@@ -166,7 +170,8 @@ fn matmul() {
             Matmul::reference(&args(|t| &t.size, size));
             run(&args(|t| &t.got, got));
         }
-        let terms = (k + if has_u { m } else { 0 } + 6) as f64;
+        let triangles = usize::from(has_u) + usize::from(has_u2);
+        let terms = (k + triangles * m + 6) as f64;
         let what = format!("{m}×{n}×{k}, by columns {by_columns}");
         c.check(&before, |i| (i % ldc < n).then_some(terms), &what);
 
@@ -270,6 +275,7 @@ fn scores_channel() {
         let (n, d) = (rows_of_chunk(rng), small(rng, 80));
         let ld = d + rng.below(5);
         let two = rng.one_in(2);
+        let (has_bonus, strict_pre, has_row) = (!two && rng.one_in(2), rng.one_in(2), rng.one_in(2));
         let mut x = rng.values(extent(n, d, ld), 2.0);
         let mut strict_x = rng.values(extent(n, d, ld), 2.0);
         let mut kt = keys(rng, n, d);
@@ -278,16 +284,29 @@ fn scores_channel() {
         poison(rng, hostile, &mut strict_x);
         poison(rng, hostile, &mut kt);
         let alpha = if hostile { vec![0.5; extent(n, d, ld)] } else { decays(rng, extent(n, d, ld)) };
-        let row = rng.values(n, 2.0);
-        let inputs = [&x, &kt, &alpha, &strict_x, &row].map(|values| Three::new(rng, values));
+        let (row, bonus) = (rng.values(n, 2.0), rng.values(d, 2.0));
+        let inputs = [&x, &kt, &alpha, &strict_x, &row, &bonus].map(|values| Three::new(rng, values));
         let before = [f32::NAN; C * C];
         let (mut s, mut strict_s) = (Three::new(rng, &before), Three::new(rng, &before));
         let mut decayed = Guarded::<f32>::unset(rng, d * C);
         let decayed_at = decayed.as_mut_ptr();
         let args = |of: fn(&Three) -> &[f32], s: *mut f32, strict_s: *mut f32| {
-            let [x, kt, alpha, strict_x, strict_row] = inputs.each_ref().map(|three| of(three).as_ptr());
-            let strict_x = some(two, strict_x);
-            ChannelArgs { n, d, alpha, kt, decayed: decayed_at, x, s, strict_x, strict_row, strict_s, ld }
+            let [x, kt, alpha, strict_x, row, bonus] = inputs.each_ref().map(|three| of(three).as_ptr());
+            ChannelArgs {
+                n,
+                d,
+                alpha,
+                kt,
+                decayed: decayed_at,
+                x,
+                s,
+                bonus: some(has_bonus, bonus),
+                strict_x: some(two, strict_x),
+                strict_pre,
+                strict_row: some(has_row, row),
+                strict_s,
+                ld,
+            }
         };
         // SAFETY: the extents above are those that `ChannelArgs` asks for.
         unsafe {
@@ -296,7 +315,7 @@ fn scores_channel() {
             run(&args(|t| &t.got, s.got.as_mut_ptr(), strict_s.got.as_mut_ptr()));
         }
         decayed.check();
-        let what = format!("{n}×{d}, two {two}");
+        let what = format!("{n}×{d}, two {two}, bonus {has_bonus}, strict before the decay {strict_pre}");
         let roundings = |_| Some((d + 40) as f64);
         s.check(&before, roundings, &what);
         assert_triangle(&s.got, n, false);
@@ -314,18 +333,27 @@ fn decay_rows() {
         let ld = up(d) + rng.below(5);
         let (has_alpha, by_channel) = (!rng.one_in(5), rng.one_in(2));
         let (has_erase, has_end) = (rng.one_in(2), rng.one_in(2));
+        let (k_sets, has_row) = (1 + rng.below(2), rng.one_in(2));
+        let (q_pre, erase_pre) = (rng.one_in(2), rng.one_in(2));
+        // Erase rows are made of the keys, of other rows, or of themselves.
+        let made_of = rng.below(3);
         let hostile = rng.one_in(4);
         let len = if by_channel { extent(n, up(d), ld) } else { n };
         let alpha = if hostile { vec![0.5; len] } else { decays(rng, len) };
         let row = rng.values(n, 2.0);
-        let [mut q0, mut k0] = [n_sets * C * ld, extent(n, up(d), ld)].map(|len| rng.values(len, 2.0));
+        let len = extent(n, up(d), ld);
+        let [mut q0, mut k0, from, mut erase0] =
+            [n_sets * C * ld, extent(k_sets * n, up(d), ld), len, len].map(|len| rng.values(len, 2.0));
         poison(rng, hostile, &mut q0);
         poison(rng, hostile, &mut k0);
-        let (erase0, end0) = (vec![f32::NAN; k0.len()], vec![f32::NAN; up(d)]);
-        let inputs = [&alpha, &row].map(|values| Three::new(rng, values));
+        if made_of < 2 {
+            erase0.fill(f32::NAN);
+        }
+        let end0 = vec![f32::NAN; up(d)];
+        let inputs = [&alpha, &row, &from].map(|values| Three::new(rng, values));
         let mut outputs = [&q0, &k0, &erase0, &end0].map(|values| Three::new(rng, values));
         let args = |of: fn(&Three) -> &[f32], [q, k, erase, end]: [*mut f32; 4]| {
-            let [alpha, erase_row] = inputs.each_ref().map(|three| of(three).as_ptr());
+            let [alpha, row, from] = inputs.each_ref().map(|three| of(three).as_ptr());
             decay_rows::Args {
                 n,
                 d,
@@ -334,9 +362,13 @@ fn decay_rows() {
                 by_channel,
                 q,
                 n_sets,
+                q_pre,
                 k,
+                k_sets,
                 erase: if has_erase { erase } else { null_mut() },
-                erase_row,
+                erase_from: [k.cast_const(), from, erase][made_of],
+                erase_row: some(has_row, row),
+                erase_pre,
                 end: if has_end { end } else { null_mut() },
             }
         };
@@ -351,12 +383,12 @@ fn decay_rows() {
         }
         // A prefix that underflowed is lost whole: relative to what it multiplies.
         let what = format!("{n}×{d}, {n_sets} sets, decay {has_alpha} by channel {by_channel}");
-        let inside = |i: usize| i % ld < up(d) && i / ld % C < n;
-        let roundings = |on: bool| move |i: usize| (on && inside(i)).then_some(20.0);
+        let roundings =
+            |rows: usize| move |i: usize| (i % ld < up(d) && i / ld % C.max(rows) < rows).then_some(20.0);
         let [q, k, erase, end] = &outputs;
-        q.check(&q0, roundings(true), &format!("q of {what}"));
-        k.check(&k0, roundings(true), &format!("k of {what}"));
-        erase.check(&erase0, roundings(has_erase), &format!("erase of {what}"));
+        q.check(&q0, roundings(n), &format!("q of {what}"));
+        k.check(&k0, roundings(k_sets * n), &format!("k of {what}"));
+        erase.check(&erase0, roundings(if has_erase { n } else { 0 }), &format!("erase of {what}"));
         end.check(&end0, |_| (has_end && has_alpha).then_some(20.0), &format!("end of {what}"));
     });
 }
@@ -453,6 +485,7 @@ fn step() {
         let (d, e, n_sets) = (small(rng, 70), small(rng, 200), 1 + rng.below(3));
         let [has_erase, has_end, has_gamma, has_v, has_post, in_place] = [(); 6].map(|()| rng.one_in(2));
         let has_gamma = has_gamma && !has_erase && !has_v;
+        let has_b = has_erase && rng.one_in(2);
         let backwards = rng.one_in(4);
         let (lds, lds_new) = (e + rng.below(5), e + rng.below(5));
         let lds_new = if in_place { lds } else { lds_new };
@@ -466,20 +499,25 @@ fn step() {
         for values in [&mut s0, &mut k, &mut erase, &mut q, &mut x0, &mut v] {
             poison(rng, hostile, values);
         }
+        let (mut b, a2) = (rng.values(d, 2.0), rng.values(extent(n_sets, 1, lda), 2.0));
+        poison(rng, hostile, &mut b);
         let a = rng.values(extent(n_sets, 1, lda), 2.0);
         let post = rng.values(extent(n_sets, 1, ldpost), 2.0);
         let (end, gamma) = (decays(rng, d), decays(rng, e));
         let skip = rng.signed().abs();
-        let inputs = [&s0, &k, &erase, &q, &v, &a, &post, &end, &gamma].map(|values| Three::new(rng, values));
+        let inputs =
+            [&s0, &k, &erase, &q, &v, &a, &post, &end, &gamma, &b, &a2].map(|values| Three::new(rng, values));
         let new0 = if in_place { s0.clone() } else { vec![f32::NAN; extent(d, e, lds_new)] };
         let y0 = vec![f32::NAN; extent(n_sets, e, ldy)];
-        let mut outputs = [&new0, &x0, &y0].map(|values| Three::new(rng, values));
+        let r0 = vec![f32::NAN; e];
+        let mut outputs = [&new0, &x0, &y0, &r0].map(|values| Three::new(rng, values));
         let row = |p: *mut f32, ld: usize| {
             let last = if backwards && d > 0 { (d - 1) * ld } else { 0 };
             (p.wrapping_add(last), if backwards { -(ld as isize) } else { ld as isize })
         };
-        let args = |of: fn(&Three) -> &[f32], [s_new, x, y]: [*mut f32; 3]| {
-            let [s, k, erase, q, v, a, post, end, gamma] = inputs.each_ref().map(|three| of(three).as_ptr());
+        let args = |of: fn(&Three) -> &[f32], [s_new, x, y, r]: [*mut f32; 4]| {
+            let [s, k, erase, q, v, a, post, end, gamma, b, a2] =
+                inputs.each_ref().map(|three| of(three).as_ptr());
             let (s, lds) = row(if in_place { s_new } else { s.cast_mut() }, lds);
             let (s_new, lds_new) = row(s_new, lds_new);
             step::Args {
@@ -491,10 +529,12 @@ fn step() {
                 lds_new,
                 k,
                 erase: some(has_erase, erase),
+                b: some(has_b, b),
                 q,
                 ldq,
                 n_sets,
                 a,
+                a2,
                 lda,
                 end: some(has_end, end),
                 gamma: some(has_gamma, gamma),
@@ -503,6 +543,7 @@ fn step() {
                 post: some(has_post, post),
                 ldpost,
                 x,
+                r,
                 y,
                 ldy,
             }
@@ -516,11 +557,14 @@ fn step() {
             let got = outputs.each_mut().map(|three| three.got.as_mut_ptr());
             run(&args(|t| &t.got, got));
         }
-        let what = format!("{d}×{e}, {n_sets} sets, correction {has_erase}, in place {in_place}");
-        let [s_new, x, y] = &outputs;
-        let terms = (2 * d + 12) as f64;
+        let what = format!(
+            "{d}×{e}, {n_sets} sets, correction {has_erase}, two writes {has_b}, in place {in_place}"
+        );
+        let [s_new, x, y, r] = &outputs;
+        let terms = (2 * d + 14) as f64;
         s_new.check(&new0, |i| (i % lds_new < e).then_some(terms), &format!("state of {what}"));
         x.check(&x0, |_| Some(terms), &format!("x of {what}"));
+        r.check(&r0, |_| has_b.then_some(terms), &format!("r of {what}"));
         y.check(&y0, |i| (i % ldy < e).then_some(terms), &format!("y of {what}"));
     });
 }

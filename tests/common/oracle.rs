@@ -6,7 +6,8 @@
 //! **Error model.** Beside each number goes its *magnitude*: the same formula with every term by its absolute value.
 //! A sum of products evaluated in `f32`, in any order, differs from the true one by at most `c·2⁻²⁴` of that.
 //! The correction of the delta rule is a contraction in the Euclidean norm of a state column, so magnitudes of
-//! corrected states are kept as such norms: errors of earlier tokens are carried on, and do not grow.
+//! corrected states are kept as such norms: errors of earlier tokens are carried on, and do not grow. With a gate on what
+//! is erased it nearly is one; that of two writes is none, and errors grow by at most the norm of its transition.
 //! `c` counts roundings: the length of the dot products, the tokens a decay was multiplied over, and constants for the
 //! features. It is a bound, some ten times what is seen.
 
@@ -75,7 +76,7 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
     let [q, k, v] = p.heads.map(|n| n as usize);
     let n_state = k.max(v);
     let constant = usize::from(p.mechanism.name == "linear1p");
-    let corrects = p.inputs.contains_key(&Role::BETA);
+    let corrects = [Role::BETA, Role::ERASE, Role::A].iter().any(|role| p.inputs.contains_key(role));
     let steepest = match (p.inputs.get(&Role::G), p.inputs.get(&Role::DECAY_RATE)) {
         // Formed in f32 from two factors, of which one may be a softplus.
         (None, Some(rate)) => 4.0 * rate.data.iter().fold(0.0, |m: f64, &x| m.max(f64::from(x).abs())),
@@ -100,6 +101,7 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
 }
 
 /// The state of a head while tokens go by.
+#[derive(Clone)]
 struct State {
     /// `[M, E]`; the magnitudes of corrected states are norms of columns, the same in each row.
     s: Vec<Num>,
@@ -138,9 +140,11 @@ impl Oracle<'_> {
                 let mut state = self.load(batch, head);
                 let causal = matches!(self.p.mode, Mode::Causal | Mode::Step);
                 for key in 0..s {
+                    let before = self.with_bonus(&state, batch, head, key);
                     self.write(&mut state, batch, head, key);
                     if causal && key + t >= s {
-                        self.read(&state, &mut y, batch, head, key + t - s, key);
+                        let state = before.as_ref().unwrap_or(&state);
+                        self.read(state, &mut y, batch, head, key + t - s, key);
                     }
                 }
                 for query in 0..if causal { 0 } else { t } {
@@ -276,9 +280,65 @@ impl Oracle<'_> {
         self.at(Role::V, &[batch, head, token, e]).unwrap()
     }
 
+    /// The value as it is written, before any correction.
+    fn gained(&self, batch: usize, head: usize, token: usize, e: usize) -> f64 {
+        let (_, gain) = self.gates(batch, head, token, 0);
+        gain * self.at(Role::WRITE, &[batch, head, token, e]).unwrap_or(1.0)
+            * self.value(batch, head, token, e)
+    }
+
+    fn key(&self, batch: usize, head: usize, token: usize) -> Vec<Num> {
+        self.features(Role::K, batch, self.shared(head, self.n_state, self.heads[1]), token)
+    }
+
+    /// What queries read where there is a bonus: the state so far, and the token's key times it.
+    fn with_bonus(&self, state: &State, batch: usize, head: usize, token: usize) -> Option<State> {
+        self.tensor(Role::BONUS)?;
+        let mut seen = state.clone();
+        for (c, k) in self.key(batch, head, token).iter().enumerate() {
+            let u = self.at(Role::BONUS, &[head, c]).unwrap();
+            for e in 0..self.e {
+                let s = &mut seen.s[c * self.e + e];
+                let own = u * k.x * self.gained(batch, head, token, e);
+                *s = Num { x: s.x + own, m: s.m + own.abs() };
+            }
+        }
+        Some(seen)
+    }
+
+    /// The vector that the correction reads the state with, after the decay.
+    fn erase(&self, key: &[Num], batch: usize, head: usize, token: usize) -> Vec<f64> {
+        let gate = |c: usize| match self.at(Role::ERASE, &[batch, head, token, c]) {
+            Some(erase) => erase,
+            None => self.gates(batch, head, token, c).1,
+        };
+        key.iter().enumerate().map(|(c, k)| gate(c) * k.x).collect()
+    }
+
+    /// `b rᵀ` of two writes, with the norms of `a` and `b` multiplied: `r` is what `a` reads before the decay.
+    fn second_write(
+        &self,
+        state: &State,
+        batch: usize,
+        head: usize,
+        token: usize,
+    ) -> Option<(Vec<f64>, f64)> {
+        self.tensor(Role::A)?;
+        let row = |role| -> Vec<f64> {
+            (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect()
+        };
+        let (a, b) = (row(Role::A), row(Role::B));
+        let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let read = |e: usize| -> f64 { (0..self.d).map(|c| a[c] * state.s[c * self.e + e].x).sum() };
+        let r: Vec<f64> = (0..self.e).map(read).collect();
+        let write = b.iter().flat_map(|b| r.iter().map(move |r| b * r)).collect();
+        Some((write, norm(&a) * norm(&b)))
+    }
+
     fn write(&self, state: &mut State, batch: usize, head: usize, token: usize) {
-        let key = self.features(Role::K, batch, self.shared(head, self.n_state, self.heads[1]), token);
+        let key = self.key(batch, head, token);
         let key_norm = key.iter().map(|k| k.m * k.m).sum::<f64>().sqrt();
+        let second = self.second_write(state, batch, head, token);
         let mut steepest = 0.0f64;
         for (c, k) in key.iter().enumerate() {
             let (alpha, _) = self.gates(batch, head, token, c.min(self.d - 1));
@@ -294,19 +354,21 @@ impl Oracle<'_> {
                 state.shift[c] = state.shift[c].max(k.x.ln());
             }
         }
-        let (_, gain) = self.gates(batch, head, token, 0);
+        let erase = if self.corrects { self.erase(&key, batch, head, token) } else { Vec::new() };
+        let erase_norm = erase.iter().map(|e| e * e).sum::<f64>().sqrt();
+        let growth = steepest + second.as_ref().map_or(0.0, |(_, norm)| *norm);
         for e in 0..self.e {
             let column = || (0..self.m).map(|c| c * self.e + e);
             let norm = column().map(|i| state.s[i].x.powi(2)).sum::<f64>().sqrt();
-            let mut x = num(gain * self.value(batch, head, token, e));
-            if self.corrects {
-                let read: f64 = column().zip(&key).map(|(i, k)| state.s[i].x * k.x).sum();
-                x = Num { x: x.x - gain * read, m: x.m + gain.abs() * key_norm * norm };
+            let mut x = num(self.gained(batch, head, token, e));
+            if self.corrects && second.is_none() {
+                let read: f64 = column().zip(&erase).map(|(i, erase)| state.s[i].x * erase).sum();
+                x = Num { x: x.x - read, m: x.m + erase_norm * norm };
             }
             for (i, k) in column().zip(&key) {
                 let s = &mut state.s[i];
-                s.x += k.x * x.x;
-                s.m = if self.corrects { s.m * steepest + key_norm * x.m } else { s.m + k.m * x.m };
+                s.x += k.x * x.x + second.as_ref().map_or(0.0, |(write, _)| write[i]);
+                s.m = if self.corrects { s.m * growth + key_norm * x.m } else { s.m + k.m * x.m };
             }
         }
     }

@@ -35,7 +35,7 @@ pub struct Problem {
 /// Every mechanism that this version computes.
 pub fn mechanisms() -> Vec<&'static Mechanism> {
     let all: Vec<_> = subquad::mechanisms().map(|name| catalog::find(name).unwrap()).collect();
-    assert!(all.len() >= 10, "mechanisms are missing");
+    assert!(all.len() >= 13, "mechanisms are missing");
     all
 }
 
@@ -324,7 +324,8 @@ impl Problem {
     pub fn values(&self, rng: &mut Rng, role: Role) -> Array {
         let shape = self.shape(role);
         let width = (self.d as f32).sqrt();
-        let delta = self.mechanism.role(Role::BETA).is_some() && !self.flag("l2norm_qk");
+        let delta = [Role::BETA, Role::ERASE].iter().any(|&role| self.mechanism.role(role).is_some())
+            && !self.flag("l2norm_qk");
         let mut one = || -> f32 {
             let x = rng.signed();
             match role {
@@ -332,7 +333,10 @@ impl Problem {
                 Role::Q | Role::K => 1.5 * x,
                 Role::G | Role::GV if rng.one_in(5) => 0.0,
                 Role::G | Role::GV => -x.abs().powi(3) * 3.0,
-                Role::BETA => 0.5 + 0.5 * x,
+                Role::BETA | Role::ERASE | Role::WRITE => 0.5 + 0.5 * x,
+                // Their product moves the state by less than a tenth.
+                Role::A | Role::B => 0.5 * x / width,
+                Role::BONUS => 1.5 * x,
                 Role::DT => 0.75 + 0.75 * x,
                 Role::DT_RAW => 2.0 * x,
                 Role::DECAY_RATE => -1.05 + x,

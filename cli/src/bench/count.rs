@@ -10,10 +10,13 @@
 //! | scores in a chunk and their use, per output head, causal | `(C+1)(M+E)` | – |
 //! | correction (delta rule), per state head | `2ME` | `2ME` |
 //! | scores and substitution of the correction, per state head, causal | `(C−1)(M+E)` | – |
+//! | second write (RWKV-7), per state head | `2ME` | `2ME` |
+//! | its scores with queries, per output head, causal | `(C+1)(M+E)` | – |
+//! | its scores with what reads the correction, per state head, causal | `(C−1)(M+E)` | – |
 //! | decay of the state in a step, per state head | `ME` | – |
 //!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
-//! delta rule, `5DE` and `7DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
+//! delta rule, `8DE+4C(D+E)` with two writes, `5DE`, `7DE` and `9DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
 //! algorithm that keeps a state has to do. Gates, features and normalisers are not counted.
 
 use super::problem::Problem;
@@ -32,21 +35,28 @@ impl Count {
     /// Counts a problem.
     pub fn of(problem: &Problem, plan: &Plan) -> Count {
         let rows = plan.state_layout().components.first().map_or(problem.dim_qk, |state| state.shape[1]);
-        let corrects = [Role::BETA, Role::ERASE].iter().any(|role| problem.mechanism.role(*role).is_some());
-        count(problem, rows as f64, plan.info().chunk as f64, corrects)
+        let has = |role| problem.mechanism.role(role).is_some();
+        let corrections = match (has(Role::BETA) || has(Role::ERASE), has(Role::A) && has(Role::B)) {
+            (_, true) => 2,
+            (true, false) => 1,
+            (false, false) => 0,
+        };
+        count(problem, rows as f64, plan.info().chunk as f64, corrections)
     }
 }
 
-fn count(problem: &Problem, m: f64, c: f64, corrects: bool) -> Count {
+/// `corrections`: 0, 1 for a correction along the key, 2 for one with a write of its own.
+fn count(problem: &Problem, m: f64, c: f64, corrections: u8) -> Count {
     let (out_heads, state_heads) = problem.out_and_state_heads();
     let e = problem.dim_v as f64;
     let reads = (problem.batch * problem.n_queries * out_heads) as f64;
     let writes = (problem.batch * problem.n_keys * state_heads) as f64;
-    let corrections = if corrects { writes } else { 0.0 };
+    let second_reads = if corrections == 2 { reads } else { 0.0 };
+    let corrections = f64::from(corrections) * writes;
     let bound = 2.0 * m * e * (reads + writes + corrections);
     let extra = match problem.mode {
         Mode::Step => m * e * writes,
-        Mode::Causal => (m + e) * ((c + 1.0) * reads + (c - 1.0) * corrections),
+        Mode::Causal => (m + e) * ((c + 1.0) * (reads + second_reads) + (c - 1.0) * corrections),
         _ => 0.0,
     };
     Count { flops: bound + extra, bound }
@@ -57,16 +67,17 @@ mod tests {
     use super::super::problem::Overrides;
     use super::*;
 
-    fn flops(text: &str, corrects: bool) -> f64 {
+    fn flops(text: &str, corrections: u8) -> f64 {
         let problem = &Problem::parse_all(text, Overrides::default()).unwrap()[0];
-        count(problem, 128.0, 16.0, corrects).flops
+        count(problem, 128.0, 16.0, corrections).flops
     }
 
     #[test]
     fn agrees_with_the_table_of_the_page() {
-        assert_eq!(flops("mechanism=gla,H=1,D=128,T=1", false), 69_888.0);
-        assert_eq!(flops("mechanism=gla,H=1,D=128,T=1", true), 106_496.0);
-        assert_eq!(flops("mechanism=gla,H=1,D=128,mode=step", false), 81_920.0);
-        assert_eq!(flops("mechanism=gla,H=1,D=128,mode=step", true), 114_688.0);
+        assert_eq!(flops("mechanism=gla,H=1,D=128,T=1", 0), 69_888.0);
+        assert_eq!(flops("mechanism=gla,H=1,D=128,T=1", 1), 106_496.0);
+        assert_eq!(flops("mechanism=gla,H=1,D=128,T=1", 2), 147_456.0);
+        assert_eq!(flops("mechanism=gla,H=1,D=128,mode=step", 0), 81_920.0);
+        assert_eq!(flops("mechanism=gla,H=1,D=128,mode=step", 1), 114_688.0);
     }
 }

@@ -240,6 +240,15 @@ fn values(problem: &Problem, plan: &Plan, spec: &RoleSpec, shape: &[i64], seed: 
             }
             rows
         }
+        // Half a unit vector each: what is written back never grows.
+        "a" | "b" => {
+            let mut rows: Vec<f32> = fill(&mut Random::normal);
+            for row in rows.chunks_exact_mut(problem.dim_qk as usize) {
+                normalise(row);
+                row.iter_mut().for_each(|x| *x *= 0.5);
+            }
+            rows
+        }
         "g" | "gv" | "decay" => fill(&mut |r| -(0.1 * r.normal()).abs()),
         "decay_rate" => fill(&mut |r| -1.0 - 15.0 * r.uniform()),
         "dt" => fill(&mut |r| 0.001 * 100f32.powf(r.uniform())),

@@ -37,14 +37,18 @@ pub struct Geometry {
 pub struct Offsets {
     /// Queries with prefix decay `[chunks, sets, C, ldm]`.
     pub q: usize,
-    /// Keys with suffix decay `[chunks, C, ldm]`.
+    /// Keys with suffix decay, then second writes `[chunks, writes · C, ldm]`.
     pub k: usize,
-    /// Erase rows with prefix decay and sign `[chunks, C, ldm]`.
+    /// Rows that read the correction, with prefix decay and sign `[chunks, C, ldm]`.
     pub erase: usize,
     /// Scores `[chunks, sets, C, C]`.
     pub a: usize,
-    /// Negated scores of the correction `[chunks, C, C]`.
+    /// Scores with the second writes `[chunks, sets, C, C]`.
+    pub a_second: usize,
+    /// What each correction takes over from those before it: `−B`, or `M` of two writes `[chunks, C, C]`.
     pub correction: usize,
+    /// What it takes over from the values before it: `N` of two writes `[chunks, C, C]`.
+    pub inflow: usize,
     /// Decay over a chunk `[chunks, ldm]`.
     pub end: usize,
     /// Reciprocal denominators `[chunks, sets, C]`.
@@ -63,9 +67,11 @@ pub struct Offsets {
     pub decayed: usize,
     /// Negated gains `[C]`, then one factor `C` times.
     pub row: usize,
-    /// Values of a chunk `[C, panel]`, or of a step `[e16]`.
+    /// Bonus of the current token `[ldm]`.
+    pub bonus: usize,
+    /// Values of a chunk, then what its second writes write `[writes · C, panel]`, or of a step `[writes, e16]`.
     pub u: usize,
-    /// The same without gain.
+    /// Values without gain, or gains by value channel `[C, panel]`, or of a step `[e16]`.
     pub x: usize,
     /// Outputs `[sets, C, panel]`, or of a step `[sets, e16]`.
     pub y: usize,
@@ -103,7 +109,8 @@ impl Geometry {
         let panel = e.div_ceil(n_panels).next_multiple_of(16);
         let n_panels = e16.div_ceil(panel);
         let n_sets = heads.sets();
-        let per_chunk = 4 * CHUNK * (ldm * (n_sets + 2) + CHUNK * (n_sets + 1));
+        let writes = recurrence.writes();
+        let per_chunk = 4 * CHUNK * (ldm * (n_sets + 1 + writes) + CHUNK * (n_sets + 1) * writes);
         let chunks = if n_panels == 1 { 1 } else { (caches.l2 / 2 / per_chunk).clamp(1, 4) };
         let len = 0;
         let at = Offsets::default();
@@ -117,14 +124,16 @@ impl Geometry {
 
     fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {
         let Geometry { m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
-        let e16 = e.next_multiple_of(16);
+        let (e16, writes) = (e.next_multiple_of(16), recurrence.writes());
         let mut carver = Carver::default();
         let at = Offsets {
             q: carver.take(&[chunks, n_sets, CHUNK, ldm]),
-            k: carver.take(&[chunks, CHUNK, ldm]),
-            erase: carver.take(&[if recurrence.correction { chunks } else { 0 }, CHUNK, ldm]),
+            k: carver.take(&[chunks, writes * CHUNK, ldm]),
+            erase: carver.take(&[if recurrence.corrects() { chunks } else { 0 }, CHUNK, ldm]),
             a: carver.take(&[chunks, n_sets, CHUNK, CHUNK]),
+            a_second: carver.take(&[chunks * (writes - 1), n_sets, CHUNK, CHUNK]),
             correction: carver.take(&[chunks, CHUNK, CHUNK]),
+            inflow: carver.take(&[chunks * (writes - 1), CHUNK, CHUNK]),
             end: carver.take(&[chunks, ldm]),
             inv_den: carver.take(&[chunks, n_sets, CHUNK]),
             gain: carver.take(&[chunks, CHUNK]),
@@ -134,7 +143,8 @@ impl Geometry {
             kt: carver.take(&[ldm, CHUNK]),
             decayed: carver.take(&[ldm, CHUNK]),
             row: carver.take(&[2, CHUNK]),
-            u: carver.take(&[(CHUNK * panel).max(e16)]),
+            bonus: carver.take(&[if recurrence.bonus { ldm } else { 0 }]),
+            u: carver.take(&[writes, (CHUNK * panel).max(e16)]),
             x: carver.take(&[(CHUNK * panel).max(e16)]),
             y: carver.take(&[n_sets, (CHUNK * panel).max(e16)]),
             state: carver.take(&[n_panels, m, panel]),

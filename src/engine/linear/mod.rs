@@ -4,6 +4,9 @@
 //! S̃_t = diag(α_t) S_{t−1} diag(γ_t)      S_t = S̃_t + k_t (x_t − S̃_tᵀ e_t)ᵀ      y_t = scale · q_tᵀ S_t
 //! ```
 //!
+//! and two relatives: a correction that is read before the decay and written along a vector of its own (RWKV-7),
+//! `S_t = S̃_t + k_t x_tᵀ + b_t (S_{t−1}ᵀ a_t)ᵀ`, and a read of `S_{t−1} + diag(u) k_t x_tᵀ` (RWKV-6).
+//!
 //! A mechanism is a [`Recurrence`]: which of the pieces it uses. The loop nest is the page's, for one
 //! sequence and state head ([`scan`]):
 //!
@@ -17,6 +20,16 @@
 //!             U = solve (I + B) U                forward substitution (correction only)
 //!             Y = (Q ⊙ P) S + tril(A) U          one matmul
 //!             S = P_C ⊙ S + (K ⊙ F)ᵀ U           one matmul
+//! ```
+//!
+//! With two writes per token, the second ones `[b ⊙ F]` stand below the keys and what they write, `r`, below
+//! the values, so that the state is still updated by one matmul:
+//!
+//! ```text
+//!             R = (a ⊙ P⁻) S + N X               one matmul, N = stril(a L⁻ K)
+//!             R = solve (I − M) R                forward substitution, M = stril(a L⁻ b)
+//!             Y = (Q ⊙ P) S + tril(A) X + tril(Q L b) R
+//!             S = P_C ⊙ S + [K ⊙ F; b ⊙ F]ᵀ [X; R]
 //! ```
 //!
 //! Modes without an order of tokens run the same nest twice, once only writing the state and once only
@@ -46,7 +59,7 @@ mod tiles;
 
 pub use call::Call;
 pub use recurrence::{
-    Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
+    Correction, Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
 };
 
 use super::call::{self as shared, Heads, Sequence};
@@ -90,7 +103,7 @@ const STEP_GRAIN: usize = 1 << 16;
 
 impl Engine for Linear {
     fn kernel_name(&self) -> &'static str {
-        if self.recurrence.correction { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
+        if self.recurrence.corrects() { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
     }
 
     fn chunk(&self) -> usize {

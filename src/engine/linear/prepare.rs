@@ -1,6 +1,6 @@
 //! Preparation of one chunk: everything that does not depend on the value columns.
 
-use super::recurrence::{Decay, DenominatorMode, FeatureMap, Gain, Normaliser};
+use super::recurrence::{Correction, Decay, DenominatorMode, FeatureMap, Gain, Normaliser};
 use super::tiles::Rows;
 use super::{Unit, shift};
 use crate::CHUNK;
@@ -30,7 +30,9 @@ pub struct Prepared {
     pub k: *mut f32,
     pub erase: *mut f32,
     pub a: *mut f32,
+    pub a_second: *mut f32,
     pub correction: *mut f32,
+    pub inflow: *mut f32,
     pub end: *mut f32,
     pub inv_den: *mut f32,
     pub gain: *mut f32,
@@ -44,10 +46,12 @@ impl Unit<'_> {
         let rows = CHUNK * g.ldm;
         Prepared {
             q: self.buffer(at.q + c * g.n_sets * rows),
-            k: self.buffer(at.k + c * rows),
+            k: self.buffer(at.k + c * self.recurrence().writes() * rows),
             erase: self.buffer(at.erase + c * rows),
             a: self.buffer(at.a + c * g.n_sets * CHUNK * CHUNK),
+            a_second: self.buffer(at.a_second + c * g.n_sets * CHUNK * CHUNK),
             correction: self.buffer(at.correction + c * CHUNK * CHUNK),
+            inflow: self.buffer(at.inflow + c * CHUNK * CHUNK),
             end: self.buffer(at.end + c * g.ldm),
             inv_den: self.buffer(at.inv_den + c * g.n_sets * CHUNK),
             gain: self.buffer(at.gain + c * CHUNK),
@@ -73,6 +77,9 @@ impl Unit<'_> {
             chunk.n = shift::apply(self, &p, &chunk);
         }
         let alpha = self.load_gates(&p, &chunk);
+        if chunk.write {
+            self.load_correction(&p, &chunk);
+        }
         if chunk.read && chunk.write && chunk.n == 1 {
             self.score_of_one(&p);
         } else if chunk.read && chunk.write {
@@ -135,7 +142,8 @@ impl Unit<'_> {
             let per_token = |t: &Tensor, dst| tiles.gather(t, &at, 2, n, dst);
             let per_head = |t: &Tensor| tiles.value(t, &[self.head]);
             match self.recurrence().gain {
-                Gain::None => {}
+                // Gains by value channel go with the values, panel by panel.
+                Gain::None | Gain::Write => {}
                 Gain::Beta => per_token(&self.tensor(tensors.beta), p.gain),
                 Gain::StepSize => match &tensors.dt {
                     Some(dt) => per_token(dt, p.gain),
@@ -175,8 +183,66 @@ impl Unit<'_> {
         alpha
     }
 
+    /// What a correction needs beside the keys, and the bonus. Erase rows come with their sign.
+    fn load_correction(&self, p: &Prepared, chunk: &Chunk) {
+        let (g, tiles, tensors) = (self.geometry(), self.tiles(), &self.call.tensors);
+        let (at, n, ld) = ([self.sequence.batch, self.head, chunk.k0], chunk.n, g.ldm);
+        // SAFETY: `erase`, `a`, `b` are [B, Hs, T, D], the bonus [Hs, D] (checked); `erase` is [16, ldm], `k` as
+        // many for each write, `row` [16], `bonus` [ldm].
+        unsafe {
+            let load = |tensor: Option<Tensor>, scale: f32, dst: *mut f32| {
+                let tensor = self.tensor(tensor);
+                tiles.load(&Rows::tokens(&tensor, &at, (n, g.d)), scale, ptr::null(), dst, ld);
+            };
+            match self.recurrence().correction {
+                Correction::None => {}
+                Correction::Delta => {
+                    let row = self.buffer(g.at.row);
+                    (0..n).for_each(|i| *row.add(i) = -*p.gain.add(i));
+                }
+                Correction::Erase => {
+                    load(tensors.erase, -1.0, p.erase);
+                    (tiles.product)(&elementwise::Args { n: n * ld, src: p.k, dst: p.erase });
+                }
+                Correction::TwoWrites => {
+                    load(tensors.a, 1.0, p.erase);
+                    load(tensors.b, 1.0, p.k.add(n * ld));
+                }
+            }
+            if self.recurrence().bonus {
+                let bonus = self.tensor(tensors.bonus);
+                let at = [self.head, 0];
+                let row = Rows { tensor: &bonus, at: &at, rows: 0, columns: 1, n: 1, d: g.d };
+                tiles.load(&row, 1.0, ptr::null(), self.buffer(g.at.bonus), ld);
+            }
+        }
+    }
+
     /// The same for a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
     fn score_of_one(&self, p: &Prepared) {
+        let (g, block) = (self.geometry(), CHUNK * CHUNK);
+        // SAFETY: buffers have the extents that `Offsets` names; rows are padded with zeros.
+        unsafe {
+            let mut key = p.k;
+            if self.recurrence().bonus {
+                key = self.buffer(g.at.bonus);
+                (self.tiles().product)(&elementwise::Args { n: g.ldm, src: p.k, dst: key });
+            }
+            self.dots(p, key, p.a);
+            if self.recurrence().writes() == 2 {
+                self.dots(p, p.k.add(g.ldm), p.a_second);
+            }
+            if self.recurrence().corrects() {
+                ptr::write_bytes(p.correction, 0, block);
+            }
+        }
+    }
+
+    /// `s[0, 0] = q·key` of every set, and zero in the rest of the row.
+    ///
+    /// # Safety
+    /// `key` has `ldm` elements, those past the features zero; `s` is [sets, 16, 16].
+    unsafe fn dots(&self, p: &Prepared, key: *mut f32, s: *mut f32) {
         let (g, block) = (self.geometry(), CHUNK * CHUNK);
         let dots = self.buffer(g.at.y);
         let args = denominator::Args {
@@ -189,51 +255,35 @@ impl Unit<'_> {
             den: dots,
             k: ptr::null(),
             end: ptr::null(),
-            z: p.k,
+            z: key,
         };
-        // SAFETY: buffers have the extents that `Offsets` names; products and scores are both one set to 16.
+        // SAFETY: the caller's contract; products and scores are both one set to 16.
         unsafe {
             (self.tiles().denominator)(&args);
             for set in 0..g.n_sets {
-                ptr::write_bytes(p.a.add(set * block), 0, CHUNK);
-                *p.a.add(set * block) = *dots.add(set * CHUNK);
-            }
-            if self.recurrence().correction {
-                ptr::write_bytes(p.correction, 0, block);
-                *self.buffer(g.at.row) = -*p.gain;
+                ptr::write_bytes(s.add(set * block), 0, CHUNK);
+                *s.add(set * block) = *dots.add(set * CHUNK);
             }
         }
     }
 
-    /// `A` of every set, and the negated `B` of the correction.
+    /// `A` of every set, and the scores of the correction.
     fn scores(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
         let (g, tiles) = (self.geometry(), self.tiles());
         let kt = self.buffer(g.at.kt);
-        let corrects = self.recurrence().correction;
+        let correction = self.recurrence().correction;
         let row = self.buffer(g.at.row);
         let (n, d, ld) = (chunk.n, g.m, g.ldm);
         // SAFETY: buffers have the extents that `Offsets` names; rows up to `n` are loaded.
         unsafe {
             tiles.transpose(p.k, (n, d), ld, kt);
-            if corrects {
-                (0..n).for_each(|i| *row.add(i) = -*p.gain.add(i));
-            }
             if self.recurrence().decay == Decay::Channel {
-                for set in 0..g.n_sets {
-                    let two = corrects && set == 0;
-                    (tiles.scores_channel)(&scores::ChannelArgs {
-                        n,
-                        d,
-                        alpha,
-                        kt,
-                        decayed: self.buffer(g.at.decayed),
-                        x: p.q.add(set * CHUNK * ld),
-                        s: p.a.add(set * CHUNK * CHUNK),
-                        strict_x: if two { p.k } else { ptr::null() },
-                        strict_row: row,
-                        strict_s: p.correction,
-                        ld,
-                    });
+                if correction == Correction::TwoWrites {
+                    self.scores_channel(p, n, alpha, p.a, p.inflow);
+                    tiles.transpose(p.k.add(n * ld), (n, d), ld, kt);
+                    self.scores_channel(p, n, alpha, p.a_second, p.correction);
+                } else {
+                    self.scores_channel(p, n, alpha, p.a, p.correction);
                 }
                 return;
             }
@@ -245,8 +295,49 @@ impl Unit<'_> {
             for set in 0..g.n_sets {
                 block(p.q.add(set * CHUNK * ld), ptr::null(), false, p.a.add(set * CHUNK * CHUNK));
             }
-            if corrects {
+            if correction == Correction::Delta {
                 block(p.k, row, true, p.correction);
+            }
+        }
+    }
+
+    /// Scores of the keys that `kt` holds: with the queries to `a`, with the erase rows to `strict_s`.
+    ///
+    /// # Safety
+    /// Rows up to `n` are loaded; the scores are [sets, 16, 16] and [16, 16].
+    unsafe fn scores_channel(
+        &self,
+        p: &Prepared,
+        n: usize,
+        alpha: *const f32,
+        a: *mut f32,
+        strict_s: *mut f32,
+    ) {
+        let g = self.geometry();
+        let correction = self.recurrence().correction;
+        let (strict_x, strict_row) = match correction {
+            Correction::None => (ptr::null_mut(), ptr::null_mut()),
+            Correction::Delta => (p.k, self.buffer(g.at.row)),
+            Correction::Erase | Correction::TwoWrites => (p.erase, ptr::null_mut()),
+        };
+        for set in 0..g.n_sets {
+            // SAFETY: the caller's contract; other buffers have the extents that `Offsets` names.
+            unsafe {
+                (self.tiles().scores_channel)(&scores::ChannelArgs {
+                    n,
+                    d: g.m,
+                    alpha,
+                    kt: self.buffer(g.at.kt),
+                    decayed: self.buffer(g.at.decayed),
+                    x: p.q.add(set * CHUNK * g.ldm),
+                    s: a.add(set * CHUNK * CHUNK),
+                    bonus: if self.recurrence().bonus { self.buffer(g.at.bonus) } else { ptr::null_mut() },
+                    strict_x: if set == 0 { strict_x } else { ptr::null_mut() },
+                    strict_pre: correction == Correction::TwoWrites,
+                    strict_row,
+                    strict_s,
+                    ld: g.ldm,
+                });
             }
         }
     }
@@ -255,6 +346,8 @@ impl Unit<'_> {
         let g = self.geometry();
         // The only decay without gates is the shift of the map `exp`, a factor per channel.
         let by_channel = matches!(self.recurrence().decay, Decay::Channel | Decay::None);
+        let correction = self.recurrence().correction;
+        let delta = correction == Correction::Delta;
         let args = decay_rows::Args {
             n: chunk.n,
             d: g.m,
@@ -263,9 +356,13 @@ impl Unit<'_> {
             by_channel,
             q: p.q,
             n_sets: if chunk.read { g.n_sets } else { 0 },
+            q_pre: self.recurrence().bonus,
             k: p.k,
-            erase: if self.recurrence().correction { p.erase } else { ptr::null_mut() },
-            erase_row: self.buffer(g.at.row),
+            k_sets: self.recurrence().writes(),
+            erase: if correction == Correction::None { ptr::null_mut() } else { p.erase },
+            erase_from: if delta { p.k } else { p.erase },
+            erase_row: if delta { self.buffer(g.at.row) } else { ptr::null_mut() },
+            erase_pre: correction == Correction::TwoWrites,
             end: p.end,
         };
         if chunk.write {

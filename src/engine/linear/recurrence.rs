@@ -24,6 +24,22 @@ pub enum Gain {
     Beta,
     /// Mamba-2's `Δ`.
     StepSize,
+    /// Role `write`, a factor per value channel.
+    Write,
+}
+
+/// What is taken from the state beside the decay. All but the delta rule need [`Decay::Channel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Correction {
+    /// Nothing.
+    #[default]
+    None,
+    /// `S̃ − k (S̃ᵀ e)ᵀ` with `e = gain · k`.
+    Delta,
+    /// The same with `e = erase ⊙ k`, role `erase`.
+    Erase,
+    /// `S̃ + b (Sᵀ a)ᵀ`, roles `a` and `b`: read before the decay, written along a vector of its own.
+    TwoWrites,
 }
 
 /// Map of the rows of `q` and `k`.
@@ -121,8 +137,10 @@ pub struct Recurrence {
     /// Role `gv` may be bound.
     pub value_decay: bool,
     pub gain: Gain,
-    /// The delta rule: `e = gain · k`, read after the decay, written along `k`.
-    pub correction: bool,
+    pub correction: Correction,
+    /// A query reads the state before its own token, and of that `diag(u) k xᵀ` (role `bonus`). Needs
+    /// [`Decay::Channel`], and no correction.
+    pub bonus: bool,
     /// `d_skip · v` is added to the output.
     pub skip: bool,
     pub features: Features,
@@ -141,7 +159,8 @@ impl Default for Recurrence {
             decay: Decay::None,
             value_decay: false,
             gain: Gain::None,
-            correction: false,
+            correction: Correction::None,
+            bonus: false,
             skip: false,
             features: Features::default(),
             scale: 1.0,
@@ -156,6 +175,16 @@ impl Recurrence {
     /// Whether the state has a normaliser `z`.
     pub fn has_denominator(&self) -> bool {
         matches!(self.normaliser, Normaliser::Denominator { .. })
+    }
+
+    /// Whether something is taken from the state beside the decay.
+    pub fn corrects(&self) -> bool {
+        self.correction != Correction::None
+    }
+
+    /// Rank-1 writes of a token.
+    pub fn writes(&self) -> usize {
+        1 + usize::from(self.correction == Correction::TwoWrites)
     }
 
     /// Features of a row of `d` channels.

@@ -4,7 +4,7 @@ use super::Unit;
 use super::prepare::{Chunk, Prepared};
 use super::tiles::Rows;
 use crate::CHUNK;
-use crate::kernel::{matmul, solve, value_decay};
+use crate::kernel::{elementwise, matmul, solve, value_decay};
 use crate::simd::prefetch;
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -150,9 +150,9 @@ impl Unit<'_> {
         }
     }
 
-    /// `U = gain · V`, corrected by what the state already returns.
+    /// `U = gain · V`, corrected by what the state already returns; or with what the second writes write below.
     pub fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
-        use super::recurrence::Gain;
+        use super::recurrence::{Correction, Gain};
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(v) = self.call.tensors.v else { return };
         let head = self.shared_head(self.engine.heads.v);
@@ -162,24 +162,61 @@ impl Unit<'_> {
         unsafe {
             let at = [self.sequence.batch, head, chunk.k0, panel * g.panel];
             let from = Rows::tokens(&v, &at, (chunk.n, columns));
-            let gain = if self.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
-            tiles.load(&from, 1.0, gain, u, g.panel);
+            tiles.load(&from, 1.0, self.token_gain(p), u, g.panel);
             if self.recurrence().skip {
                 tiles.load(&from, 1.0, ptr::null(), self.buffer(g.at.x), g.panel);
             }
-            if self.recurrence().correction {
-                ptr::write_bytes(u.add(chunk.n * g.panel), 0, (CHUNK - chunk.n) * g.panel);
-                let mut residual = matmul::Args::product(chunk.n, g.panel, g.m, u, g.panel as isize);
-                (residual.a, residual.lda) = (p.erase, g.ldm);
-                (residual.b, residual.ldb) = (self.state_panel(panel), g.panel);
-                (residual.c0, residual.ldc0) = (u, g.panel as isize);
-                (tiles.matmul)(&residual);
-                (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u, ld: g.panel });
+            if self.recurrence().gain == Gain::Write {
+                let at = [self.sequence.batch, self.head, chunk.k0, panel * g.panel];
+                self.channel_gain(&at, (chunk.n, columns), g.panel);
             }
+            let second = u.add(chunk.n * g.panel);
+            let corrected = match self.recurrence().correction {
+                Correction::None => return,
+                Correction::Delta | Correction::Erase => u,
+                Correction::TwoWrites => second,
+            };
+            let past = corrected.add(chunk.n * g.panel);
+            ptr::write_bytes(past, 0, (CHUNK - chunk.n) * g.panel);
+            let mut read = matmul::Args::product(chunk.n, g.panel, g.m, corrected, g.panel as isize);
+            (read.a, read.lda) = (p.erase, g.ldm);
+            (read.b, read.ldb) = (self.state_panel(panel), g.panel);
+            if corrected == u {
+                (read.c0, read.ldc0) = (u, g.panel as isize);
+            } else if chunk.n > 1 {
+                (read.l, read.ldl) = (p.inflow, CHUNK);
+                (read.u, read.ldu) = (u, g.panel);
+            }
+            (tiles.matmul)(&read);
+            (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u: corrected, ld: g.panel });
         }
     }
 
-    /// `Y = (Q ⊙ P) S + tril(A) U`, with the denominator and the skip, to the caller's tensor.
+    /// Gains of the tokens, null if there are none.
+    pub fn token_gain(&self, p: &Prepared) -> *const f32 {
+        use super::recurrence::Gain;
+        match self.recurrence().gain {
+            Gain::None | Gain::Write => ptr::null(),
+            Gain::Beta | Gain::StepSize => p.gain,
+        }
+    }
+
+    /// Multiplies loaded values by the gains of their channels.
+    ///
+    /// # Safety
+    /// `write` has these rows of `columns` from `at` on; `u` holds `n` rows, `ld` apart, and `x` has as many.
+    pub unsafe fn channel_gain(&self, at: &[usize], (n, columns): (usize, usize), ld: usize) {
+        let Some(write) = self.call.tensors.write else { return };
+        let (tiles, gains) = (self.tiles(), self.buffer(self.geometry().at.x));
+        // SAFETY: the caller's contract.
+        unsafe {
+            tiles.load(&Rows::tokens(&write, at, (n, columns)), 1.0, ptr::null(), gains, ld);
+            let u = self.buffer(self.geometry().at.u);
+            (tiles.product)(&elementwise::Args { n: n * ld, src: gains, dst: u });
+        }
+    }
+
+    /// `Y = (Q ⊙ P) S + tril(A) U`, the second writes the same way, with the denominator and the skip, to the caller's tensor.
     fn outputs(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(out) = self.call.tensors.out else { return };
@@ -209,6 +246,10 @@ impl Unit<'_> {
                 if chunk.write && !value_decay {
                     (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
                     (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
+                    if self.recurrence().writes() == 2 {
+                        read.l2 = p.a_second.add(set * CHUNK * CHUNK);
+                        read.u2 = read.u.add(chunk.n * g.panel);
+                    }
                 }
                 if self.recurrence().has_denominator() {
                     read.post = p.inv_den.add(set * CHUNK);
@@ -244,7 +285,8 @@ impl Unit<'_> {
         // rows of the state.
         unsafe {
             let state = self.state_panel(panel).add(rows.start * g.panel);
-            let mut update = matmul::Args::product(rows.len(), g.panel, chunk.n, state, g.panel as isize);
+            let writes = chunk.n * self.recurrence().writes();
+            let mut update = matmul::Args::product(rows.len(), g.panel, writes, state, g.panel as isize);
             (update.a, update.lda, update.a_by_columns) = (p.k.add(rows.start), g.ldm, true);
             (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
             (update.c0, update.ldc0) = (state, g.panel as isize);

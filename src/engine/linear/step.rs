@@ -37,14 +37,17 @@ pub fn step(unit: &Unit<'_>) {
     let chunk = unit.prepare(0, Chunk { q0: s.q0, k0: s.k0, n: 1, read: true, write: true });
     let p = unit.prepared(0);
     let e16 = g.e.next_multiple_of(16);
+    let two = unit.recurrence().writes() == 2;
     let (x, y) = (unit.buffer(g.at.u), unit.buffer(g.at.y));
     // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
     unsafe {
         let head = unit.shared_head(unit.engine.heads.v);
-        let gain = if unit.recurrence().gain == Gain::None { ptr::null() } else { p.gain.cast_const() };
         let at = [s.batch, head, s.k0];
         let from = Rows::tokens(&v, &at, (chunk.n, g.e));
-        tiles.load(&from, 1.0, gain, x, e16);
+        tiles.load(&from, 1.0, unit.token_gain(&p), x, e16);
+        if unit.recurrence().gain == Gain::Write {
+            unit.channel_gain(&[s.batch, unit.head, s.k0], (chunk.n, g.e), e16);
+        }
         let skip = tensors.d_skip.map(|skip| tiles.value(&skip, &[unit.head]));
         let plain = unit.buffer(g.at.x);
         if skip.is_some() {
@@ -58,11 +61,13 @@ pub fn step(unit: &Unit<'_>) {
             s_new: state_out.f32_at(&[s.slot, unit.head, 0, 0]),
             lds_new: state_out.stride(2),
             k: p.k,
-            erase: if unit.recurrence().correction { p.erase } else { ptr::null_mut() },
+            erase: if unit.recurrence().corrects() { p.erase } else { ptr::null_mut() },
+            b: if two { p.k.add(g.ldm) } else { ptr::null_mut() },
             q: p.q,
             ldq: CHUNK * g.ldm,
             n_sets: g.n_sets,
             a: p.a,
+            a2: p.a_second,
             lda: CHUNK * CHUNK,
             end: if unit.decays() { p.end } else { ptr::null_mut() },
             gamma: if tensors.gv.is_some() { p.gamma } else { ptr::null_mut() },
@@ -71,6 +76,7 @@ pub fn step(unit: &Unit<'_>) {
             post: if unit.recurrence().has_denominator() { p.inv_den } else { ptr::null_mut() },
             ldpost: CHUNK,
             x,
+            r: x.add(if two { e16 } else { 0 }),
             y,
             ldy: e16,
         });

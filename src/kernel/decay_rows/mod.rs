@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! P_i = Π_{m ≤ i} α_m        F_j = Π_{m > j} α_m
-//! q_i ← q_i ⊙ P_i  (every set)     erase_i = erase_row[i] · k_i ⊙ P_i     k_j ← k_j ⊙ F_j     end = P_{n-1}
+//! q_i ← q_i ⊙ P_i  (every set)     erase_i = erase_row[i] · e_i ⊙ P_i     k_j ← k_j ⊙ F_j     end = P_{n-1}
 //! ```
 //!
+//! Erase rows are made of the keys (`e = k`) or of rows of their own. Queries or erase rows that read the state before
+//! the decay of their token take `P_{i−1}`. A second block of keys may follow the first.
 //! `α` is one factor per token, or one per token and channel. Rows are packed `[n, ld]`, `d` rounded up to
 //! 16 columns of them are worked on (the padding must be readable; it stays finite if it is finite).
-//! *Aliasing*: none. *Numerics*: running products of numbers in `[0, 1]`, in token order for `P`, in
+//! *Aliasing*: `e` may be `k`, or the erase rows themselves. *Numerics*: running products of numbers in `[0, 1]`, in token order for `P`, in
 //! reverse order for `F`; no logarithm, no quotient. *Cost*: about `2·(sets + 3)·n·d` FLOPs, memory bound in L1.
 
 use super::Kernel;
@@ -31,12 +33,20 @@ pub struct Args {
     pub q: *mut f32,
     /// Number of sets.
     pub n_sets: usize,
-    /// Key rows, `[n, ld]`.
+    /// Queries are read before the decay of their token.
+    pub q_pre: bool,
+    /// Key rows, `[k_sets, n, ld]`.
     pub k: *mut f32,
+    /// Blocks of key rows, at least one.
+    pub k_sets: usize,
     /// Erase rows to write, `[n, ld]`; null: none.
     pub erase: *mut f32,
-    /// Their factor, `[n]`.
+    /// What they are made of, `[n, ld]`.
+    pub erase_from: *const f32,
+    /// Their factor, `[n]`; null: 1.
     pub erase_row: *const f32,
+    /// They are read before the decay of their token.
+    pub erase_pre: bool,
     /// Product over the chunk, `[ld]`; null: not wanted. Not written where `alpha` is null.
     pub end: *mut f32,
 }
@@ -60,14 +70,16 @@ impl Kernel for DecayRows {
                 let scale = |p: *mut f32, factor: f64| *p = (f64::from(*p) * factor) as f32;
                 let mut p = 1.0;
                 for i in 0..t.n {
+                    let before = p;
                     p *= alpha(i);
                     let at = i * t.ld + c;
                     for set in 0..t.n_sets {
-                        scale(t.q.add(set * CHUNK * t.ld + at), p);
+                        scale(t.q.add(set * CHUNK * t.ld + at), if t.q_pre { before } else { p });
                     }
                     if !t.erase.is_null() {
-                        let row = f64::from(*t.erase_row.add(i));
-                        *t.erase.add(at) = (row * p * f64::from(*t.k.add(at))) as f32;
+                        let row = if t.erase_row.is_null() { 1.0 } else { f64::from(*t.erase_row.add(i)) };
+                        let p = if t.erase_pre { before } else { p };
+                        *t.erase.add(at) = (row * p * f64::from(*t.erase_from.add(at))) as f32;
                     }
                 }
                 if !t.end.is_null() && !t.alpha.is_null() {
@@ -75,7 +87,9 @@ impl Kernel for DecayRows {
                 }
                 let mut f = 1.0;
                 for i in (0..t.n).rev() {
-                    scale(t.k.add(i * t.ld + c), f);
+                    for set in 0..t.k_sets {
+                        scale(t.k.add((set * t.n + i) * t.ld + c), f);
+                    }
                     f *= alpha(i);
                 }
             }
@@ -123,14 +137,17 @@ unsafe fn by_token<S: Simd>(simd: S, t: &Args) {
         let alpha = |i: usize| if t.alpha.is_null() { 1.0 } else { *t.alpha.add(i) };
         let mut p = 1.0;
         for i in 0..t.n {
+            let before = p;
             p *= alpha(i);
             let at = i * t.ld;
             for set in 0..if t.alpha.is_null() { 0 } else { t.n_sets } {
                 let q = t.q.add(set * CHUNK * t.ld + at);
-                scale_row(simd, columns, q, p, q);
+                scale_row(simd, columns, q, if t.q_pre { before } else { p }, q);
             }
             if !t.erase.is_null() {
-                scale_row(simd, columns, t.k.add(at), p * *t.erase_row.add(i), t.erase.add(at));
+                let row = if t.erase_row.is_null() { 1.0 } else { *t.erase_row.add(i) };
+                let p = if t.erase_pre { before } else { p };
+                scale_row(simd, columns, t.erase_from.add(at), p * row, t.erase.add(at));
             }
         }
         if t.alpha.is_null() {
@@ -141,8 +158,8 @@ unsafe fn by_token<S: Simd>(simd: S, t: &Args) {
         }
         let mut f = 1.0;
         for i in (0..t.n).rev() {
-            let k = t.k.add(i * t.ld);
-            if i + 1 < t.n {
+            for set in 0..if i + 1 < t.n { t.k_sets } else { 0 } {
+                let k = t.k.add((set * t.n + i) * t.ld);
                 scale_row(simd, columns, k, f, k);
             }
             f *= alpha(i);
@@ -167,15 +184,18 @@ unsafe fn by_channel<S: Simd>(simd: S, t: &Args) {
             let alpha = |i: usize| t.alpha.add(i * t.ld + c).cast::<S::f32s>().read_unaligned();
             let mut p = simd.splat_f32s(1.0);
             for i in 0..t.n {
+                let before = p;
                 p = simd.mul_f32s(p, alpha(i));
                 let at = i * t.ld + c;
                 for set in 0..t.n_sets {
-                    scale(t.q.add(set * CHUNK * t.ld + at), p);
+                    scale(t.q.add(set * CHUNK * t.ld + at), if t.q_pre { before } else { p });
                 }
                 if !t.erase.is_null() {
-                    let row = simd.mul_f32s(p, simd.splat_f32s(*t.erase_row.add(i)));
-                    let k = t.k.add(at).cast::<S::f32s>().read_unaligned();
-                    t.erase.add(at).cast::<S::f32s>().write_unaligned(simd.mul_f32s(row, k));
+                    let row = if t.erase_row.is_null() { 1.0 } else { *t.erase_row.add(i) };
+                    let p = if t.erase_pre { before } else { p };
+                    let row = simd.mul_f32s(p, simd.splat_f32s(row));
+                    let from = t.erase_from.add(at).cast::<S::f32s>().read_unaligned();
+                    t.erase.add(at).cast::<S::f32s>().write_unaligned(simd.mul_f32s(row, from));
                 }
             }
             if !t.end.is_null() {
@@ -183,7 +203,9 @@ unsafe fn by_channel<S: Simd>(simd: S, t: &Args) {
             }
             let mut f = simd.splat_f32s(1.0);
             for i in (0..t.n).rev() {
-                scale(t.k.add(i * t.ld + c), f);
+                for set in 0..t.k_sets {
+                    scale(t.k.add((set * t.n + i) * t.ld + c), f);
+                }
                 f = simd.mul_f32s(f, alpha(i));
             }
         }

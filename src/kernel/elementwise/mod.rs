@@ -1,4 +1,4 @@
-//! Functions of single elements: `dst[i] = f(src[i])`.
+//! Functions of single elements: `dst[i] = f(src[i])`. One of two: [`Product`], `dst[i] = src[i] · dst[i]`.
 //!
 //! * **Shapes.** `n` contiguous elements, any alignment; `dst` may be `src`, otherwise they don't overlap.
 //! * **Functions.** `exp`, `log`, `tanh`, `sigmoid`, `silu`, `softplus`, `rsqrt`, `sin`, `cos`, and the feature maps
@@ -13,11 +13,13 @@
 //!   long functions wait for their chains of dependent operations.
 
 mod functions;
+mod product;
 mod reference;
 mod simd;
 
 use crate::kernel::Kernel;
 pub use functions::*;
+pub use product::Product;
 use pulp::Simd;
 use std::marker::PhantomData;
 

@@ -1,16 +1,17 @@
 //! The matrix tile: a small product on packed or strided operands, with what the engines need around it.
 //!
 //! ```text
-//! C[i, :] = post[i] · ( pre[i] · col ⊙ C0[i, :]  +  Σ_k A[i, k] B[k, :]  +  Σ_{j ≤ i} L[i, j] U[j, :] )
+//! C[i, :] = post[i] · ( pre[i] · col ⊙ C0[i, :]  +  Σ_k A[i, k] B[k, :]
+//!                       +  Σ_{j ≤ i} L[i, j] U[j, :]  +  Σ_{j ≤ i} L₂[i, j] U₂[j, :] )
 //! ```
 //!
-//! `A` is `[m, k]`, `B` is `[k, n]`, `C` is `[m, n]`, `L` is `[m, m]`, `U` is `[m, n]`. Each part but the
+//! `A` is `[m, k]`, `B` is `[k, n]`, `C` is `[m, n]`, `L` and `L₂` are `[m, m]`, `U` and `U₂` are `[m, n]`. Each part but the
 //! product is optional. With it one call does a chunk's output (`Q S + tril(A) U`), its residual
 //! (`X − e S`, the sign in `A`), its rank-C state update (`P S + Kᵀ U`, `A` read by columns) or its scores.
 //!
 //! *Aliasing*: `C0` may be `C` itself (same pointer, same stride); nothing else may overlap `C`.
 //! *Numerics*: products are accumulated by fused multiply-add in `f32`, in index order of `k`, then of
-//! `j`; a column's bits do not depend on `n` nor on the columns beside it. `L` must hold zeros above its
+//! `j` in `L`, then in `L₂`; a column's bits do not depend on `n` nor on the columns beside it. `L` must hold zeros above its
 //! diagonal: blocks of rows multiply some of them, so a NaN in `U` can reach rows before it.
 //! *Cost*: `2·m·n·k` FLOPs; `B` is read `⌈m / MR⌉` times.
 //!
@@ -62,6 +63,10 @@ pub struct Args {
     pub u: *const f32,
     /// Elements between rows of `U`.
     pub ldu: usize,
+    /// `L₂`, its rows as far apart as those of `L`; null: no second triangular part.
+    pub l2: *const f32,
+    /// `U₂`, its rows as far apart as those of `U`.
+    pub u2: *const f32,
     /// Factor of each row of the result; null: 1.
     pub post: *const f32,
 }
@@ -88,6 +93,8 @@ impl Args {
             ldl: 0,
             u: std::ptr::null(),
             ldu: 0,
+            l2: std::ptr::null(),
+            u2: std::ptr::null(),
             post: std::ptr::null(),
         }
     }

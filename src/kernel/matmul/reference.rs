@@ -19,9 +19,9 @@ pub unsafe fn matmul(t: &Args) {
                     let at = if t.a_by_columns { k * t.lda + i } else { i * t.lda + k };
                     sum += f64::from(*t.a.add(at)) * f64::from(*t.b.add(k * t.ldb + j));
                 }
-                if !t.l.is_null() {
-                    for k in 0..=i {
-                        sum += f64::from(*t.l.add(i * t.ldl + k)) * f64::from(*t.u.add(k * t.ldu + j));
+                for (l, u) in [(t.l, t.u), (t.l2, t.u2)] {
+                    for k in 0..if l.is_null() { 0 } else { i + 1 } {
+                        sum += f64::from(*l.add(i * t.ldl + k)) * f64::from(*u.add(k * t.ldu + j));
                     }
                 }
                 *t.c.offset(i as isize * t.ldc + j as isize) = (factor(t.post, i) * sum) as f32;

@@ -136,9 +136,12 @@ unsafe fn block<S: Simd, const MR: usize, const NR: usize, const BY_COLUMNS: boo
             a = a.wrapping_add(next);
             b = b.wrapping_add(t.ldb);
         }
-        if !t.l.is_null() {
-            let mut l = t.l.add(i * t.ldl);
-            let mut u = t.u.add(j);
+        for (l, u) in [(t.l, t.u), (t.l2, t.u2)] {
+            if l.is_null() {
+                continue;
+            }
+            let mut l = l.add(i * t.ldl);
+            let mut u = u.add(j);
             for _ in 0..i + MR {
                 multiply::<S, MR, NR>(simd, &mut acc, l, t.ldl, u);
                 l = l.wrapping_add(1);

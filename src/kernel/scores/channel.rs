@@ -21,9 +21,14 @@ pub struct ChannelArgs {
     pub x: *const f32,
     /// Their scores, `[16, 16]`.
     pub s: *mut f32,
+    /// Rows read the keys before the decay of their own token, and that token's key times this, `[d]`; null: after
+    /// it, and as it is. Not together with `strict_x`.
+    pub bonus: *const f32,
     /// Rows read below the diagonal, `[n, d]`; null: none.
     pub strict_x: *const f32,
-    /// Factor of each row of their scores, `[n]`.
+    /// They read the keys before the decay of their own token.
+    pub strict_pre: bool,
+    /// Factor of each row of their scores, `[n]`; null: 1.
     pub strict_row: *const f32,
     /// Their scores, `[16, 16]`.
     pub strict_s: *mut f32,
@@ -39,7 +44,7 @@ impl Kernel for ScoresChannel {
     const NAME: &'static str = "scores_channel_f32";
 
     unsafe fn reference(t: &ChannelArgs) {
-        let set = |x: *const f32, row: *const f32, strict: bool, s: *mut f32| {
+        let set = |x: *const f32, row: *const f32, strict: bool, pre: bool, s: *mut f32| {
             for i in 0..CHUNK {
                 let last = if i >= t.n { 0 } else { i + usize::from(!strict) };
                 for j in 0..CHUNK {
@@ -47,8 +52,12 @@ impl Kernel for ScoresChannel {
                     for c in 0..if j < last { t.d } else { 0 } {
                         // SAFETY: `i, m < n`, `c < d`, `j < 16`.
                         unsafe {
-                            let decay: f64 =
-                                (j + 1..=i).map(|m| f64::from(*t.alpha.add(m * t.ld + c))).product();
+                            let through = if pre { i } else { i + 1 };
+                            let alpha = |m: usize| f64::from(*t.alpha.add(m * t.ld + c));
+                            let decay: f64 = match j {
+                                _ if pre && j == i => f64::from(*t.bonus.add(c)),
+                                _ => (j + 1..through).map(alpha).product(),
+                            };
                             let k = f64::from(*t.kt.add(c * CHUNK + j));
                             sum += f64::from(*x.add(i * t.ld + c)) * decay * k;
                         }
@@ -61,9 +70,9 @@ impl Kernel for ScoresChannel {
                 }
             }
         };
-        set(t.x, std::ptr::null(), false, t.s);
+        set(t.x, std::ptr::null(), false, !t.bonus.is_null(), t.s);
         if !t.strict_x.is_null() {
-            set(t.strict_x, t.strict_row, true, t.strict_s);
+            set(t.strict_x, t.strict_row, true, t.strict_pre, t.strict_s);
         }
     }
 
@@ -76,16 +85,16 @@ impl Kernel for ScoresChannel {
                 // Two sets need 2·R accumulators beside the key: 8 rows of 32 registers, 4 of 16.
                 if S::F32_LANES != 8 {
                     while i + 8 <= t.n {
-                        either::<S, 8>(simd, t, first, i);
+                        any_form::<S, 8>(simd, t, first, i);
                         i += 8;
                     }
                 }
                 while i + 4 <= t.n {
-                    either::<S, 4>(simd, t, first, i);
+                    any_form::<S, 4>(simd, t, first, i);
                     i += 4;
                 }
                 while i < t.n {
-                    either::<S, 1>(simd, t, first, i);
+                    any_form::<S, 1>(simd, t, first, i);
                     i += 1;
                 }
                 for i in t.n..CHUNK {
@@ -99,16 +108,26 @@ impl Kernel for ScoresChannel {
     }
 }
 
+/// One set of rows.
+const ONE: usize = 0;
+/// One set that reads before the decay, with a bonus.
+const BONUS: usize = 1;
+/// Two sets, both read after the decay.
+const TWO: usize = 2;
+/// Two sets, the strict one reads before the decay.
+const TWO_PRE: usize = 3;
+
 /// # Safety
 /// The contract of [`ChannelArgs`]; `i + R ≤ n`.
 #[inline(always)]
-unsafe fn either<S: Simd, const R: usize>(simd: S, t: &ChannelArgs, first: usize, i: usize) {
+unsafe fn any_form<S: Simd, const R: usize>(simd: S, t: &ChannelArgs, first: usize, i: usize) {
     // SAFETY: the caller's contract.
     unsafe {
-        if t.strict_x.is_null() {
-            rows::<S, R, false>(simd, t, first, i);
-        } else {
-            rows::<S, R, true>(simd, t, first, i);
+        match (t.strict_x.is_null(), t.strict_pre) {
+            (true, _) if t.bonus.is_null() => rows::<S, R, ONE>(simd, t, first, i),
+            (true, _) => rows::<S, R, BONUS>(simd, t, first, i),
+            (false, false) => rows::<S, R, TWO>(simd, t, first, i),
+            (false, true) => rows::<S, R, TWO_PRE>(simd, t, first, i),
         }
     }
 }
@@ -118,7 +137,8 @@ unsafe fn either<S: Simd, const R: usize>(simd: S, t: &ChannelArgs, first: usize
 /// # Safety
 /// The contract of [`ChannelArgs`]; `i + R ≤ n`. `decayed` holds the keys as rows before `i` left them.
 #[inline(always)]
-unsafe fn rows<S: Simd, const R: usize, const TWO: bool>(simd: S, t: &ChannelArgs, first: usize, i: usize) {
+unsafe fn rows<S: Simd, const R: usize, const FORM: usize>(simd: S, t: &ChannelArgs, first: usize, i: usize) {
+    let two = FORM == TWO || FORM == TWO_PRE;
     let zero = simd.splat_f32s(0.0);
     // SAFETY: the caller's contract; `first + lanes ≤ 16`.
     unsafe {
@@ -135,13 +155,17 @@ unsafe fn rows<S: Simd, const R: usize, const TWO: bool>(simd: S, t: &ChannelArg
                 let column = simd.transmute_u32s_f32s(column);
                 let carried = t.decayed.add(c * CHUNK + first).cast::<S::f32s>();
                 let mut key = if fresh { zero } else { carried.read_unaligned() };
+                let bonus = if FORM == BONUS { simd.splat_f32s(*t.bonus.add(c)) } else { zero };
                 for r in 0..R {
                     let at = (i + r) * t.ld + c;
                     let own = simd.transmute_f32s_u32s(simd.and_u32s(column, enter[r]));
+                    let before = key;
                     key = simd.mul_add_f32s(key, simd.splat_f32s(*t.alpha.add(at)), own);
-                    acc[r] = simd.mul_add_f32s(simd.splat_f32s(*t.x.add(at)), key, acc[r]);
-                    if TWO {
-                        strict[r] = simd.mul_add_f32s(simd.splat_f32s(*t.strict_x.add(at)), key, strict[r]);
+                    let read = if FORM == BONUS { simd.mul_add_f32s(bonus, own, before) } else { key };
+                    acc[r] = simd.mul_add_f32s(simd.splat_f32s(*t.x.add(at)), read, acc[r]);
+                    if two {
+                        let read = if FORM == TWO_PRE { before } else { key };
+                        strict[r] = simd.mul_add_f32s(simd.splat_f32s(*t.strict_x.add(at)), read, strict[r]);
                     }
                 }
                 carried.write_unaligned(key);
@@ -149,8 +173,9 @@ unsafe fn rows<S: Simd, const R: usize, const TWO: bool>(simd: S, t: &ChannelArg
         }
         for r in 0..R {
             store::<S>(simd, t.s, i + r, first, acc[r], i + r + 1);
-            if TWO {
-                let row = simd.splat_f32s(*t.strict_row.add(i + r));
+            if two {
+                let row = if t.strict_row.is_null() { 1.0 } else { *t.strict_row.add(i + r) };
+                let row = simd.splat_f32s(row);
                 store::<S>(simd, t.strict_s, i + r, first, simd.mul_f32s(row, strict[r]), i + r);
             }
         }

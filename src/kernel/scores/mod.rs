@@ -14,9 +14,14 @@
 //! K̃[c, :] ← α_i,c K̃[c, :] + K[i, c] e_i ;   S[i, :] += X[i, c] K̃[c, :]
 //! ```
 //!
+//! Rows may also be read before the decay of their token: `L_{i−1,j}` in place of `L_ij`. That is the correction of
+//! RWKV-7 (`strict_pre`), and the query of RWKV-6, which reads its own key by a factor per channel (`bonus`):
+//! `S[i, i] = Σ_c X[i, c] u_c K[i, c]`.
+//!
 //! *Numerics*: `L` is a running product, without logarithms or quotients: `α = 0` resets exactly. Entries
 //! outside the triangle are selected to zero, whatever the rows hold.
-//! *Cost*: `2·256·d` FLOPs (token), `4·256·d` for one set of rows and `6·256·d` for two (channel).
+//! *Cost*: `2·256·d` FLOPs (token), `4·256·d` for one set of rows and `6·256·d` for two, or with
+//! a bonus (channel).
 //!
 //! **Blocking** of the channel form: `R` tokens at a time keep their score rows in registers while `K̃`
 //! makes one trip through memory, instead of one trip per token.

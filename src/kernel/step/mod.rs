@@ -6,8 +6,16 @@
 //! update:  S' = end ⊙ S ⊙ γ + k wᵀ
 //! ```
 //!
+//! or, with a second write `b` (RWKV-7), which is what the correction then goes to:
+//!
+//! ```text
+//! read:    r = eraseᵀ S    y_h = post_h (skip v + p_h + a_h x + a2_h r)
+//! update:  S' = end ⊙ S + k xᵀ + b rᵀ
+//! ```
+//!
 //! `S` is `[d, e]` with rows `ld` apart, in place (`S' = S`) or not. `erase` holds `−β k ⊙ α`, `q` holds
-//! `scale · q ⊙ α`, `a_h = scale · q_h·k`, `end = α`: the same operands as a chunk of one token, so one
+//! `scale · q ⊙ α`, `a_h = scale · q_h·k`, `end = α` (with a bonus, or
+//! a correction that is read before the decay, what `docs/spec/linear.md` 1.8 says): the same operands as a chunk of one token, so one
 //! preparation serves both. The output follows from the *old* state, which is why two passes suffice.
 //!
 //! *Numerics*: sums in order of `d`, fused, from `x` and `skip v` on: the roundings of a chunk of one token
@@ -43,6 +51,8 @@ pub struct Args {
     pub k: *const f32,
     /// Erase row with its decay and sign, `[d]`; null: no correction.
     pub erase: *const f32,
+    /// Second write, `[d]`; null: none. Only with `erase`.
+    pub b: *const f32,
     /// Queries with scale and decay, `[n_sets, ldq]`.
     pub q: *const f32,
     /// Elements between queries.
@@ -51,6 +61,8 @@ pub struct Args {
     pub n_sets: usize,
     /// `q·k` of each query, `lda` elements apart.
     pub a: *const f32,
+    /// `q·b` of each query, as far apart.
+    pub a2: *const f32,
     /// Elements between them.
     pub lda: usize,
     /// Decay of each row; null: 1.
@@ -65,8 +77,10 @@ pub struct Args {
     pub post: *const f32,
     /// Elements between them.
     pub ldpost: usize,
-    /// Value, `[e]`; becomes `w`.
+    /// Value, `[e]`; becomes `w` if there is no `b`.
     pub x: *mut f32,
+    /// What the correction read, `[e]`; written if there is `b`.
+    pub r: *mut f32,
     /// Outputs, `[n_sets, ldy]`.
     pub y: *mut f32,
     /// Elements between outputs.
@@ -93,24 +107,35 @@ impl Kernel for Step {
                     (0..t.d).fold(from, |sum, i| sum + f64::from(*v.add(i)) * s(i))
                 };
                 let gamma = factor(t.gamma, c);
+                let two = !t.b.is_null();
                 let mut w = f64::from(*t.x.add(c));
-                if !t.erase.is_null() {
+                if !t.erase.is_null() && !two {
                     w = f64::from(dot(w, t.erase) as f32);
                 }
+                let r = if two { f64::from(dot(0.0, t.erase) as f32) } else { 0.0 };
                 for set in 0..t.n_sets {
                     let skip = if t.v.is_null() { 0.0 } else { f64::from(t.skip) * f64::from(*t.v.add(c)) };
                     let mut p = dot(skip, t.q.add(set * t.ldq));
                     if !t.gamma.is_null() {
                         p = gamma * f64::from(p as f32);
                     }
-                    let y = p + f64::from(*t.a.add(set * t.lda)) * w;
+                    let mut y = p + f64::from(*t.a.add(set * t.lda)) * w;
+                    if two {
+                        y += f64::from(*t.a2.add(set * t.lda)) * r;
+                    }
                     *t.y.add(set * t.ldy + c) = (factor(t.post, set * t.ldpost) * y) as f32;
                 }
                 for i in 0..t.d {
-                    let new = factor(t.end, i) * gamma * s(i) + f64::from(*t.k.add(i)) * w;
+                    let mut new = factor(t.end, i) * gamma * s(i) + f64::from(*t.k.add(i)) * w;
+                    if two {
+                        new += f64::from(*t.b.add(i)) * r;
+                    }
                     *t.s_new.offset(i as isize * t.lds_new).add(c) = new as f32;
                 }
                 *t.x.add(c) = w as f32;
+                if two {
+                    *t.r.add(c) = r as f32;
+                }
             }
         }
     }

@@ -14,7 +14,11 @@ pub unsafe fn step<S: Simd>(simd: S, t: &Args) {
         // SAFETY: the caller's contract; columns `first .. end` exist.
         unsafe {
             blocks(simd, first, end, Read(t));
-            blocks(simd, first, end, Update(t));
+            if t.b.is_null() {
+                blocks(simd, first, end, Update::<false>(t));
+            } else {
+                blocks(simd, first, end, Update::<true>(t));
+            }
         }
         first = end;
     }
@@ -133,7 +137,10 @@ impl Block for Read<'_> {
                 columns.multiply(columns.splat(t.skip), columns.load(t.v))
             };
             let mut p = start;
-            let mut w = columns.load(t.x);
+            let two = !t.b.is_null();
+            let x = columns.load(t.x);
+            // What the correction changes: the value, or what the second write writes.
+            let mut w = if two { columns.splat(0.0) } else { x };
             if t.erase.is_null() {
                 for i in 0..t.d {
                     p = columns.add_scaled(p, *t.q.add(i), state(i));
@@ -144,7 +151,7 @@ impl Block for Read<'_> {
                     p = columns.add_scaled(p, *t.q.add(i), s);
                     w = columns.add_scaled(w, *t.erase.add(i), s);
                 }
-                columns.store(t.x, w);
+                columns.store(if two { t.r } else { t.x }, w);
             }
             for set in 0..t.n_sets {
                 if set > 0 {
@@ -156,7 +163,10 @@ impl Block for Read<'_> {
                 if !t.gamma.is_null() {
                     p = columns.multiply(p, columns.load(t.gamma));
                 }
-                let mut y = columns.add_scaled(p, *t.a.add(set * t.lda), w);
+                let mut y = columns.add_scaled(p, *t.a.add(set * t.lda), if two { x } else { w });
+                if two {
+                    y = columns.add_scaled(y, *t.a2.add(set * t.lda), w);
+                }
                 if !t.post.is_null() {
                     y = columns.multiply(y, columns.splat(*t.post.add(set * t.ldpost)));
                 }
@@ -166,16 +176,17 @@ impl Block for Read<'_> {
     }
 }
 
-/// Pass 2: the new state.
-struct Update<'a>(&'a Args);
+/// Pass 2: the new state, with one write or two.
+struct Update<'a, const TWO: bool>(&'a Args);
 
-impl Block for Update<'_> {
+impl<const TWO: bool> Block for Update<'_, TWO> {
     #[inline(always)]
     unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>) {
         let t = self.0;
         // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
             let w = columns.load(t.x);
+            let r = if TWO { columns.load(t.r) } else { columns.splat(0.0) };
             let gamma = if t.gamma.is_null() { None } else { Some(columns.load(t.gamma)) };
             for i in 0..t.d {
                 let mut s = columns.load(t.s.offset(i as isize * t.lds));
@@ -186,6 +197,9 @@ impl Block for Update<'_> {
                     s = columns.multiply(s, gamma);
                 }
                 s = columns.add_scaled(s, *t.k.add(i), w);
+                if TWO {
+                    s = columns.add_scaled(s, *t.b.add(i), r);
+                }
                 columns.store(t.s_new.offset(i as isize * t.lds_new), s);
             }
         }

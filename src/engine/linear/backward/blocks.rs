@@ -15,7 +15,7 @@ impl Reverse<'_> {
     /// The forward pass: states before each block, and sums of output rows where a norm needs them.
     pub fn first_pass(&self, pass: &Pass) {
         let stores = pass.read && pass.write;
-        let read = pass.read && (self.measures || (pass.write && self.unit.recurrence().correction));
+        let read = pass.read && (self.measures || (pass.write && self.unit.recurrence().corrects()));
         let blocks = pass.n.div_ceil(TOKENS);
         let mut chunks = [Chunk::default(); BLOCK];
         for b in 0..blocks {
@@ -91,7 +91,7 @@ impl Reverse<'_> {
                 ptr::write_bytes(p.q.add((set * CHUNK + chunk.n) * g.ldm), 0, rest * g.ldm);
                 ptr::write_bytes(p.a.add((set * CHUNK + chunk.n) * CHUNK), 0, rest * CHUNK);
             }
-            if self.unit.recurrence().correction {
+            if self.unit.recurrence().corrects() {
                 // N from the last token to the first: what is below the diagonal stays there.
                 let reversed = self.buffer(at.reversed + c * CHUNK * CHUNK);
                 for i in 0..CHUNK * CHUNK {
@@ -158,9 +158,13 @@ impl Reverse<'_> {
                 by_channel: true,
                 q: self.buffer(at.dy_decayed),
                 n_sets: if outputs { g.n_sets } else { 0 },
+                q_pre: false,
                 k: self.buffer(g.at.u),
+                k_sets: 1,
                 erase: ptr::null_mut(),
+                erase_from: ptr::null(),
                 erase_row: ptr::null(),
+                erase_pre: false,
                 end: self.buffer(g.at.gamma_end),
             });
         }

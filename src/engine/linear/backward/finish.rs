@@ -29,7 +29,7 @@ impl Reverse<'_> {
             if chunk.write {
                 self.rows_of(self.buffer(at.dk + c * rows), self.buffer(at.dk_rows));
             }
-            if unit.recurrence().correction {
+            if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
             }
             if unit.recurrence().has_denominator() {
@@ -148,7 +148,7 @@ impl Reverse<'_> {
     unsafe fn through_scores(&self, c: usize, chunk: &Chunk, alpha: *const f32) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
-        let corrects = unit.recurrence().correction;
+        let corrects = unit.recurrence().corrects();
         let erase_row = self.buffer(at.token);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
@@ -224,7 +224,7 @@ impl Reverse<'_> {
     /// `e_i = −gain_i k_i`: from the erase rows to keys and gains.
     unsafe fn erase_rows(&self, chunk: &Chunk, p: &Prepared, gain: &mut PerToken) {
         let (g, at) = (self.unit.geometry(), self.at());
-        if !self.unit.recurrence().correction {
+        if !self.unit.recurrence().corrects() {
             return;
         }
         let mut dots = PerToken::default();
@@ -257,7 +257,7 @@ impl Reverse<'_> {
         // SAFETY: gains are [B, Hs, T] (checked), and so are their gradients.
         unsafe {
             match self.unit.recurrence().gain {
-                Gain::None => {}
+                Gain::None | Gain::Write => {}
                 Gain::Beta => {
                     if let Some(to) = &grads.beta {
                         scatter(to, &from, &gain[..n]);

@@ -88,7 +88,7 @@ impl Layout {
         let Geometry { m, ldm, n_sets, panel, n_panels, .. } = *g;
         let mut carver = Carver::default();
         carver.take(&[g.len]);
-        let corrects = usize::from(recurrence.correction);
+        let corrects = usize::from(recurrence.corrects());
         let value_decay = usize::from(recurrence.value_decay);
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),

@@ -133,7 +133,7 @@ impl Reverse<'_> {
             if value_decay {
                 self.value_decay_gradient(t);
             }
-            if self.unit.recurrence().correction {
+            if self.unit.recurrence().corrects() {
                 self.solve_reversed(t);
             }
         }
@@ -225,7 +225,7 @@ impl Reverse<'_> {
                 return self.value_decay_scores(t);
             }
             (tiles.matmul)(&product(g.n_sets * CHUNK, t.dy, t.da));
-            if self.unit.recurrence().correction {
+            if self.unit.recurrence().corrects() {
                 (tiles.matmul)(&product(t.chunk.n, self.buffer(at.du), t.db));
             }
         }
@@ -246,7 +246,9 @@ impl Reverse<'_> {
                     decayed: self.buffer(at.y),
                     x: t.dy.add(set * CHUNK * g.panel),
                     s: tile,
+                    bonus: ptr::null(),
                     strict_x: ptr::null(),
+                    strict_pre: false,
                     strict_row: ptr::null(),
                     strict_s: ptr::null_mut(),
                     ld: g.panel,
@@ -285,7 +287,7 @@ impl Reverse<'_> {
                 tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
                 (tiles.matmul)(&product(t.ds, self.buffer(at.u_t), t.dk));
             }
-            if self.unit.recurrence().correction {
+            if self.unit.recurrence().corrects() {
                 tiles.transpose(self.buffer(at.du), rows, g.panel, self.buffer(at.dr_t));
                 (tiles.matmul)(&product(t.s0, self.buffer(at.dr_t), t.de));
             }
@@ -312,7 +314,7 @@ impl Reverse<'_> {
         // SAFETY: the buffers that `panel` names; rows of Q and dY past the chunk's end are zero.
         unsafe {
             (tiles.matmul)(&update);
-            if self.unit.recurrence().correction {
+            if self.unit.recurrence().corrects() {
                 let mut erase = matmul::Args::product(g.m, g.panel, t.chunk.n, t.ds, g.panel as isize);
                 (erase.a, erase.lda, erase.a_by_columns) = (t.p.erase, g.ldm, true);
                 (erase.b, erase.ldb) = (self.buffer(at.du), g.panel);
