@@ -5,23 +5,41 @@ mod common;
 use common::golden::{Golden, files};
 use subquad::{Context, ContextOptions, Error, Isa};
 
-#[test]
-fn reference_files() {
+/// Replays files on every instruction set; `replay` gives the worst error as a fraction of the tolerance.
+#[track_caller]
+fn each(
+    least: usize,
+    replay: impl Fn(&Golden, &Context) -> Result<f64, Error>,
+    wanted: impl Fn(&Golden) -> bool,
+) {
     let (mut failed, mut passed) = (Vec::new(), 0);
     for path in files("linear").into_iter().chain(files("hf")) {
         let file = Golden::read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if !wanted(&file) {
+            continue;
+        }
         if !subquad::mechanisms().any(|known| known == file.mechanism()) {
             println!("{name}: skipped, {} is not in this version", file.mechanism());
             continue;
         }
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
             let context = Context::new(ContextOptions::new().max_isa(isa)).unwrap();
-            let worst = file.replay(&context).unwrap_or_else(|e: Error| panic!("{name} on {isa}: {e}"));
+            let worst = replay(&file, &context).unwrap_or_else(|e: Error| panic!("{name} on {isa}: {e}"));
             println!("{name} {isa}: {worst:.3}");
             if worst <= 1.0 { passed += 1 } else { failed.push(format!("{name} {isa}: {worst}")) }
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    assert!(passed >= 40, "only {passed} files were replayed");
+    assert!(passed >= least, "only {passed} files were replayed");
+}
+
+#[test]
+fn reference_files() {
+    each(40, Golden::replay, |_| true);
+}
+
+#[test]
+fn gradients() {
+    each(13, Golden::replay_gradient, Golden::has_gradient);
 }

@@ -408,7 +408,7 @@ fn wrong_roles() {
     let ones = [1f32; 64];
     fixture
         .refuse(Status::WrongRole, &["dt", "no such role"], |call| call.input(Role::DT, &ones, &[2, 4, 5]));
-    fixture.refuse(Status::WrongRole, &["dq", "no such role"], |call| {
+    fixture.refuse(Status::WrongRole, &["dq", "belongs to backward"], |call| {
         let bound = Bound { role: Role::Q.grad(), ..*call.get(Role::OUT) };
         call.bound.push(bound);
     });

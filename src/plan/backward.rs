@@ -71,16 +71,18 @@ impl Inner {
     /// Why there is no gradient in this mode; `None` where there is one.
     fn no_gradient(&self, mode: Mode) -> Option<&'static str> {
         match mode {
-            Mode::Step => Some("a step is one token of mode causal, which has them"),
-            Mode::Draw => Some("random draws have none"),
-            _ if !self.mechanism.gradient => Some("none are specified"),
-            _ if self.engine.backward_len(1, 1, 1, 1).is_none() => Some("they are not in this version"),
+            Mode::Step => Some("a step is a token of mode causal, which has gradients"),
+            Mode::Draw => Some("the mode has no gradient"),
+            _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
+            _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
+                Some("gradients with these parameters are not in this version")
+            }
             _ => None,
         }
     }
 
     fn unsupported(&self, mode: Mode) -> Error {
-        let what = format!("the gradient of {} in mode {mode}", self.mechanism.name);
+        let what = format!("backward of {} in mode {mode}", self.mechanism.name);
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
     }
 

@@ -78,8 +78,8 @@ pub struct PlanInfo {
     pub state_bytes: usize,
     /// Bytes of workspace for any call of [`Plan::execute`].
     pub workspace_bytes: usize,
-    /// Whether [`Plan::backward`] has gradients in some mode of the plan.
-    pub gradient: bool,
+    /// Modes of the plan in which [`Plan::backward`] has gradients.
+    pub gradient_modes: Modes,
 }
 
 impl Plan {
@@ -132,7 +132,10 @@ impl Plan {
             panel: inner.engine.panel(),
             state_bytes: inner.state.size_bytes,
             workspace_bytes: self.workspace_size(),
-            gradient: Mode::ALL.into_iter().any(|mode| self.has_gradient(mode)),
+            gradient_modes: Mode::ALL
+                .into_iter()
+                .filter(|&mode| self.has_gradient(mode))
+                .fold(Modes::NONE, |modes, mode| modes | mode),
         }
     }
 

@@ -136,15 +136,56 @@ impl Golden {
         for (name, got) in outputs {
             let Some(want) = self.tensors.get(&name) else { continue };
             assert_eq!(got.shape, want.shape, "{name}");
-            let own = |key: &str| -> f64 {
-                let of_role = self.meta.get(&format!("role_{key}")).and_then(|text| {
-                    serde_json::from_str::<Json>(text).unwrap().get(&name).and_then(Json::as_f64)
-                });
-                of_role.unwrap_or_else(|| self.number(key))
-            };
-            worst = worst.max(error(&got.data, &want.data, own("rtol"), own("atol")));
+            worst = worst.max(self.error(&name, &got, ""));
         }
         Ok(worst)
+    }
+
+    /// The error of a tensor as a fraction of its tolerance, which begins with `prefix` unless it has one of its own.
+    fn error(&self, name: &str, got: &Array, prefix: &str) -> f64 {
+        let tolerance = |key: &str| -> f64 {
+            let of_role = self.meta.get(&format!("role_{key}")).and_then(|text| {
+                serde_json::from_str::<Json>(text).unwrap().get(name).and_then(Json::as_f64)
+            });
+            of_role.unwrap_or_else(|| self.number(&format!("{prefix}{key}")))
+        };
+        error(&got.data, &self.tensors[name].data, tolerance("rtol"), tolerance("atol"))
+    }
+
+    pub fn has_gradient(&self) -> bool {
+        self.meta.contains_key("grad_rtol")
+    }
+
+    /// Runs backward and gives the worst error as a fraction of the tolerance.
+    pub fn replay_gradient(&self, context: &Context) -> Result<f64, Error> {
+        let plan = Plan::new(context, &self.desc())?;
+        let mut outputs: BTreeMap<String, Array> =
+            self.gradients(&[RoleKind::Input, RoleKind::StateIn]).collect();
+        outputs.values_mut().for_each(|array| array.data.fill(f32::NAN));
+        let mut args = Args::new();
+        let (inputs, given) = (self.inputs(), self.gradients(&[RoleKind::Output, RoleKind::StateOut]));
+        let inputs: BTreeMap<String, Array> = inputs.into_iter().chain(given).collect();
+        for (name, array) in &inputs {
+            args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
+        }
+        for (name, array) in &mut outputs {
+            let shape = array.shape.clone();
+            args = args.output(Role::from_name(name).unwrap(), ViewMut::new(&mut array.data, &shape)?);
+        }
+        let size = |name| self.size(name).unwrap_or(1) as usize;
+        let n_k = self.size("S").map_or(size("T"), |s| s as usize);
+        let mut workspace = vec![0xff; plan.backward_workspace_size(size("B"), size("T"), n_k)?];
+        plan.backward(self.mode(), &args, &mut workspace)?;
+        Ok(outputs.iter().map(|(name, got)| self.error(name, got, "grad_")).fold(0.0, f64::max))
+    }
+
+    /// The file's gradients of roles of these kinds.
+    fn gradients(&self, kinds: &[RoleKind]) -> impl Iterator<Item = (String, Array)> {
+        let mechanism = catalog::find(self.mechanism()).unwrap();
+        self.tensors.iter().filter_map(move |(name, array)| {
+            let role = Role::from_name(name).filter(|role| role.is_grad())?;
+            kinds.contains(&mechanism.role(role.base())?.kind).then(|| (name.clone(), array.clone()))
+        })
     }
 
     fn inputs(&self) -> BTreeMap<String, Array> {

@@ -258,6 +258,42 @@ impl Plan {
         };
         check(status, &error)
     }
+
+    /// One backward call on so many sequences with so many queries and keys in each.
+    ///
+    /// # Safety
+    /// As for [`Plan::execute`].
+    pub unsafe fn backward(
+        &mut self,
+        mode: u32,
+        [sequences, n_q, n_k]: [i64; 3],
+        inputs: &[c::subquad_in],
+        outputs: &[c::subquad_out],
+    ) -> Result<(), Fault> {
+        let mut error = c::subquad_error::default();
+        let mut bytes = 0;
+        // SAFETY: the plan is live, the rest are places to write to.
+        let status = unsafe {
+            c::subquad_plan_backward_workspace_size(self.plan, sequences, n_q, n_k, &mut bytes, &mut error)
+        };
+        check(status, &error)?;
+        let mut workspace = vec![0u8; bytes];
+        // SAFETY: the plan and the workspace are ours; the caller vouches for the tensors.
+        let status = unsafe {
+            c::subquad_plan_backward(
+                self.plan,
+                mode,
+                inputs.as_ptr(),
+                inputs.len(),
+                outputs.as_ptr(),
+                outputs.len(),
+                workspace.as_mut_ptr().cast(),
+                workspace.len(),
+                &mut error,
+            )
+        };
+        check(status, &error)
+    }
 }
 
 impl Drop for Plan {

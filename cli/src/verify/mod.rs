@@ -6,6 +6,7 @@
 
 mod cabi;
 mod compare;
+mod gradient;
 mod reference;
 mod replay;
 mod report;
@@ -19,7 +20,8 @@ use subquad::{DType, Isa};
 
 const HELP: &str = "\
 A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode \
-or type is not in this version is skipped, with the reason; so are gradients, where a file has some.
+or type is not in this version is skipped, with the reason; so are the gradients of a file whose mechanism has \
+none in this version.
 
 Examples:
   subquad verify tests/golden
@@ -52,7 +54,7 @@ pub struct Options {
     /// Runs causal files with a recurrent state token by token in mode step, where the mechanism has it.
     #[arg(long, conflicts_with = "split")]
     step: bool,
-    /// Do not speak of gradients.
+    /// Leaves out gradients.
     #[arg(long)]
     no_grad: bool,
     /// What is skipped counts as a failure.
@@ -75,6 +77,8 @@ pub struct Settings {
     pub split: Option<i64>,
     /// Causal files token by token, in mode step.
     pub step: bool,
+    /// Gradients too, where a file has them.
+    pub gradients: bool,
 }
 
 /// The command.
@@ -89,7 +93,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             continue;
         }
         for path in &files {
-            let report = verify(path, &engine, &settings, options.no_grad);
+            let report = verify(path, &engine, &settings);
             summary.add(&report);
             if options.json {
                 println!("{}", report.json());
@@ -120,12 +124,18 @@ fn settings(options: &Options) -> Result<Vec<Settings>> {
         Some("all") => Isa::ALL.into_iter().filter(|isa| isa.available()).map(Some).collect(),
         Some(word) => vec![Some(parse_isa(word)?)],
     };
-    let of =
-        |isa| Settings { isa, dtype, threads: options.threads, split: options.split, step: options.step };
+    let of = |isa| Settings {
+        isa,
+        dtype,
+        threads: options.threads,
+        split: options.split,
+        step: options.step,
+        gradients: !options.no_grad,
+    };
     Ok(isas.into_iter().map(of).collect())
 }
 
-fn verify(path: &Path, engine: &cabi::Engine, settings: &Settings, no_grad: bool) -> Report {
+fn verify(path: &Path, engine: &cabi::Engine, settings: &Settings) -> Report {
     let mut report = Report::new(path, engine.isa(), settings.threads);
     let reference = match reference::Reference::read(path) {
         Ok(reference) => reference,
@@ -135,7 +145,7 @@ fn verify(path: &Path, engine: &cabi::Engine, settings: &Settings, no_grad: bool
     match replay::replay(&reference, engine, settings) {
         Ok(replayed) => {
             report.calls = replayed.calls;
-            report.gradient = reference.has_gradient() && !no_grad;
+            report.no_gradient = replayed.no_gradient;
             report.compared = replayed.compared;
             let outcome = match report.worst() {
                 Some(worst) if worst.fraction > 1.0 => Outcome::Failed(worst.fault()),

@@ -5,7 +5,6 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use subquad::Role;
 
 /// A file with its metadata understood.
 pub struct Reference {
@@ -18,7 +17,6 @@ pub struct Reference {
     /// Tensors by name: roles, gradients of roles (`d` + role) and `X_allowance`.
     pub tensors: BTreeMap<String, Tensor>,
     tolerances: Tolerances,
-    has_gradient: bool,
 }
 
 /// A tensor of a file.
@@ -42,6 +40,8 @@ pub enum Data {
 struct Tolerances {
     rtol: f64,
     atol: f64,
+    /// Of gradients, where the file has some.
+    gradients: Option<(f64, f64)>,
     role_rtol: Map<String, Value>,
     role_atol: Map<String, Value>,
 }
@@ -58,27 +58,33 @@ impl Reference {
             let shape = view.shape().iter().map(|&n| n as i64).collect();
             tensors.insert(name, Tensor { shape, data: Data::read(view.dtype(), view.data()) });
         }
-        let gradient = |name: &String| Role::from_name(name).is_some_and(Role::is_grad);
         Ok(Reference {
             mechanism: entry(&metadata, "mechanism")?.to_owned(),
             mode: entry(&metadata, "mode")?.to_owned(),
             params: object(&metadata, "params")?,
             tolerances: Tolerances::read(&metadata)?,
-            has_gradient: metadata.contains_key("grad_rtol") || tensors.keys().any(gradient),
             tensors,
         })
     }
 
     /// Whether the file has gradients to compare.
     pub fn has_gradient(&self) -> bool {
-        self.has_gradient
+        self.tolerances.gradients.is_some()
     }
 
     /// Relative and absolute tolerance of a tensor of the forward pass.
     pub fn tolerance(&self, name: &str) -> (f64, f64) {
+        self.own(name, (self.tolerances.rtol, self.tolerances.atol))
+    }
+
+    /// Those of a gradient.
+    pub fn gradient_tolerance(&self, name: &str) -> (f64, f64) {
+        self.own(name, self.tolerances.gradients.unwrap_or_default())
+    }
+
+    fn own(&self, name: &str, (rtol, atol): (f64, f64)) -> (f64, f64) {
         let own = |of: &Map<String, Value>, all| of.get(name).and_then(Value::as_f64).unwrap_or(all);
-        let all = &self.tolerances;
-        (own(&all.role_rtol, all.rtol), own(&all.role_atol, all.atol))
+        (own(&self.tolerances.role_rtol, rtol), own(&self.tolerances.role_atol, atol))
     }
 
     /// What is added to the tolerance of a tensor, element by element.
@@ -103,7 +109,12 @@ impl Data {
 
 impl Tolerances {
     fn read(metadata: &HashMap<String, String>) -> Result<Tolerances> {
+        let gradients = match metadata.contains_key("grad_rtol") {
+            true => Some((number(metadata, "grad_rtol")?, number(metadata, "grad_atol")?)),
+            false => None,
+        };
         Ok(Tolerances {
+            gradients,
             rtol: number(metadata, "rtol")?,
             atol: number(metadata, "atol")?,
             role_rtol: object(metadata, "role_rtol")?,

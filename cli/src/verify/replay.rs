@@ -3,6 +3,7 @@
 use super::Settings;
 use super::cabi::{self, Engine, Param, Plan, Problem, Value};
 use super::compare::Compared;
+use super::gradient;
 use super::reference::{Data, Reference, Tensor};
 use crate::shape::{self, Names};
 use serde_json::Value as Json;
@@ -25,8 +26,10 @@ pub enum Stop {
 pub struct Replayed {
     /// Number of calls.
     pub calls: usize,
-    /// Every output of the forward pass.
+    /// Every output, and every gradient.
     pub compared: Vec<Compared>,
+    /// Why there are no gradients among them, where the file has some.
+    pub no_gradient: Option<String>,
 }
 
 /// Runs a file.
@@ -39,21 +42,34 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
     };
     let roles = roles(reference, mechanism)?;
     let names = sizes(reference, mechanism, &roles);
+    let own_mode = mode;
     let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
-    let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
-    let plan = Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
-        true => Stop::Skip(fault.text().to_owned()),
-        false => Stop::Fail(fault.to_string()),
-    })?;
+    let plan = |mode| {
+        let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
+        Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
+            true => Stop::Skip(fault.text().to_owned()),
+            false => Stop::Fail(fault.to_string()),
+        })
+    };
+    let first = plan(mode)?;
     if settings.dtype != DType::F32 {
         return Err(Stop::Skip(format!("verify has no tolerances for {} yet", settings.dtype)));
     }
-    let mut run = Run::new(reference, mechanism, mode, roles, plan, &names)?;
+    let mut run = Run::new(reference, mechanism, mode, roles, first, &names)?;
     let pieces = run.pieces(settings.split, &names);
     for (i, tokens) in pieces.iter().enumerate() {
         run.call(tokens, i == 0, i + 1 == pieces.len())?;
     }
-    Ok(Replayed { calls: pieces.len(), compared: run.compare() })
+    let mut replayed = Replayed { calls: pieces.len(), compared: run.compare(), no_gradient: None };
+    if settings.gradients && reference.has_gradient() {
+        // Steps have none: they are the whole sequence's.
+        match gradient::replay(reference, mechanism, own_mode, &mut plan(own_mode)?, &names) {
+            Ok(compared) => replayed.compared.extend(compared),
+            Err(Stop::Skip(reason)) => replayed.no_gradient = Some(reason),
+            Err(stop) => return Err(stop),
+        }
+    }
+    Ok(replayed)
 }
 
 /// Mode step in place of causal, where every token has a query and a key and the state is all that is carried.
@@ -322,11 +338,11 @@ fn unwritten(name: &str, expected: &Tensor) -> Result<Data, Stop> {
     }
 }
 
-fn no_type(name: &str, dtype: &str) -> Stop {
+pub(super) fn no_type(name: &str, dtype: &str) -> Stop {
     Stop::Skip(format!("{name} has type {dtype}, which this version does not take"))
 }
 
-fn dtype_and_address(name: &str, data: &Data) -> Result<(u32, *const u8), Stop> {
+pub(super) fn dtype_and_address(name: &str, data: &Data) -> Result<(u32, *const u8), Stop> {
     match data {
         Data::F32(values) => Ok((DType::F32 as u32, values.as_ptr().cast())),
         Data::I32(values) => Ok((DType::I32 as u32, values.as_ptr().cast())),
@@ -343,7 +359,7 @@ fn address_mut(data: &mut Data) -> (u32, *mut u8) {
 }
 
 /// Role, extents, strides and first element of a tensor, in elements of 4 bytes.
-struct Bound {
+pub(super) struct Bound {
     role: u32,
     rank: usize,
     shape: [i64; 5],
@@ -352,7 +368,8 @@ struct Bound {
 }
 
 impl Bound {
-    fn whole(name: &str, extents: &[i64]) -> Bound {
+    /// All of a row-major tensor.
+    pub(super) fn whole(name: &str, extents: &[i64]) -> Bound {
         // More than five axes are the library's to refuse.
         let (rank, role) = (extents.len(), cabi::role_id(name));
         let mut bound = Bound { role, rank, shape: [1; 5], stride: [0; 5], offset: 0 };
@@ -365,13 +382,13 @@ impl Bound {
     }
 }
 
-fn input(bound: Bound, (dtype, data): (u32, *const u8)) -> subquad_in {
+pub(super) fn input(bound: Bound, (dtype, data): (u32, *const u8)) -> subquad_in {
     let Bound { role, rank, shape, stride, offset } = bound;
     let data = data.wrapping_offset(4 * offset as isize).cast();
     subquad_in { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }
 }
 
-fn output(bound: Bound, (dtype, data): (u32, *mut u8)) -> subquad_out {
+pub(super) fn output(bound: Bound, (dtype, data): (u32, *mut u8)) -> subquad_out {
     let Bound { role, rank, shape, stride, offset } = bound;
     let data = data.wrapping_offset(4 * offset as isize).cast();
     subquad_out { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }

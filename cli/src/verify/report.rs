@@ -27,15 +27,12 @@ pub struct Report {
     pub mode: String,
     /// Number of calls that it took.
     pub calls: usize,
-    /// The file has gradients, which were not compared.
-    pub gradient: bool,
+    /// Why the file's gradients were not compared, where it has some and they were not.
+    pub no_gradient: Option<String>,
     /// Every tensor that was compared.
     pub compared: Vec<Compared>,
     outcome: Outcome,
 }
-
-/// Why gradients are not compared.
-const NO_GRADIENT: &str = "gradients are not in this version";
 
 impl Report {
     /// Nothing known yet.
@@ -47,7 +44,7 @@ impl Report {
             mechanism: String::new(),
             mode: String::new(),
             calls: 0,
-            gradient: false,
+            no_gradient: None,
             compared: Vec::new(),
             outcome: Outcome::Passed,
         }
@@ -66,8 +63,10 @@ impl Report {
     /// One line for people.
     pub fn line(&self) -> String {
         let calls = if self.calls > 1 { format!(", {} calls", self.calls) } else { String::new() };
-        let gradient =
-            if self.gradient { format!("; gradient skipped: {NO_GRADIENT}") } else { String::new() };
+        let gradient = match &self.no_gradient {
+            Some(reason) => format!("; gradient skipped: {reason}"),
+            None => String::new(),
+        };
         let worst = match self.worst() {
             Some(worst) => {
                 format!("{:.3} of the tolerance in {} ({}{calls})", worst.fraction, worst.name, self.isa)
@@ -106,7 +105,7 @@ impl Report {
             "worst_fraction": self.worst().map(|worst| worst.fraction),
             "worst_tensor": self.worst().map(|worst| &worst.name),
             "tensors": self.compared.iter().map(tensor).collect::<Vec<_>>(),
-            "gradient": self.gradient.then_some(NO_GRADIENT),
+            "gradient": self.no_gradient,
         })
     }
 }
@@ -131,8 +130,8 @@ impl Summary {
             Outcome::Failed(_) => self.failed += 1,
             Outcome::Skipped(_) => self.skipped += 1,
         }
-        self.gradients += usize::from(report.gradient);
-        self.skipped += usize::from(report.gradient);
+        self.gradients += usize::from(report.no_gradient.is_some());
+        self.skipped += usize::from(report.no_gradient.is_some());
     }
 
     /// One line of JSON.
