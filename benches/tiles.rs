@@ -10,8 +10,8 @@ use std::ptr::null;
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::{
-    decay_rows, denominator, elementwise as ew, load_rows, matmul, row_l2norm, row_rms, row_softmax, scores,
-    solve, step, store_rows, transpose_rows, value_decay,
+    causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
+    matmul, row_l2norm, row_rms, row_softmax, scores, solve, step, store_rows, transpose_rows, value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -55,6 +55,49 @@ fn l2norm(n: usize, d: usize) -> row_l2norm::Args {
         eps: 1e-6,
         scale: 1.0,
     }
+}
+
+/// `n` tokens of `d` channels, 4 taps.
+fn conv(n: usize, d: usize, silu: bool) -> causal_conv::Args {
+    causal_conv::Args {
+        n,
+        d,
+        width: 4,
+        src: numbers((n + 3) * d),
+        src_stride: d as isize,
+        weight: numbers(4 * d.next_multiple_of(16)),
+        bias: numbers(d.next_multiple_of(16)),
+        silu,
+        dst: numbers(n * d),
+        dst_stride: d as isize,
+    }
+}
+
+/// `n` tokens of a panel, 4 taps.
+fn conv_grad(n: usize) -> causal_conv_grad::Args {
+    causal_conv_grad::Args {
+        n,
+        width: 4,
+        src: numbers((n + 3) * 16),
+        weight: numbers(4 * 16),
+        bias: numbers(16),
+        silu: true,
+        dout: numbers(n * 16),
+        dz: numbers(n * 16),
+        dw: numbers(4 * 16),
+        db: numbers(16),
+    }
+}
+
+fn gates(n: usize, d: usize, function: gate::Function) -> gate::Args {
+    let [bias, pre, post] = [(); 3].map(|()| numbers(d).cast_const());
+    gate::Args { n, d, x: numbers(n * d), ld: d, bias, pre, post, function }
+}
+
+fn gates_grad(n: usize, d: usize, function: gate::Function) -> gate_grad::Args {
+    let gate::Args { x, ld, bias, pre, post, .. } = gates(n, d, function);
+    let [dy, dbias, da] = [numbers(n * d), numbers(d), numbers(d)];
+    gate_grad::Args { n, d, x, dy, ld, bias, pre, post, function, dbias, da }
 }
 
 fn rms(n: usize, d: usize, gate: bool) -> row_rms::Args {
@@ -301,6 +344,15 @@ fn tiles(c: &mut Criterion) {
     bench::<ew::Cos>(c, "4096", 4096, elementwise(4096));
     bench::<row_softmax::RowSoftmax>(c, "64x128", 64 * 128, softmax(64, 128));
     bench::<row_l2norm::RowL2Norm>(c, "64x128", 64 * 128, l2norm(64, 128));
+    bench::<causal_conv::CausalConv>(c, "32x128", 32 * 128, conv(32, 128, false));
+    bench::<causal_conv::CausalConv>(c, "32x128_silu", 32 * 128, conv(32, 128, true));
+    bench::<causal_conv_grad::CausalConvGrad>(c, "32x16_silu", 32 * 16, conv_grad(32));
+    for (name, function) in
+        [("16x256_softplus", gate::Function::Softplus), ("16x256_sigmoid", gate::Function::Sigmoid)]
+    {
+        bench::<gate::Gate>(c, name, 16 * 256, gates(16, 256, function));
+        bench::<gate_grad::GateGrad>(c, name, 16 * 256, gates_grad(16, 256, function));
+    }
     bench::<row_rms::RowRms>(c, "64x128", 64 * 128, rms(64, 128, false));
     bench::<row_rms::RowRms>(c, "64x128_gate", 64 * 128, rms(64, 128, true));
     bench::<load_rows::LoadRows<f32>>(c, "64x128", 64 * 128, load(64, 128, false));

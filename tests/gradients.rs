@@ -16,7 +16,7 @@ use std::sync::Arc;
 use subquad::catalog::RoleKind;
 use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Runner, ThreadPool};
 
-const MODES: [Mode; 3] = [Mode::Causal, Mode::Bidirectional, Mode::Cross];
+const MODES: [Mode; 4] = [Mode::Causal, Mode::Bidirectional, Mode::Cross, Mode::Transform];
 
 fn text(b: &Backward) -> String {
     let given: Vec<_> = b.given.keys().map(|role| role.to_string()).collect();

@@ -94,7 +94,11 @@ const CANARY: f32 = -3.125e7;
 
 impl Fixture {
     fn of(problem: Problem) -> Fixture {
-        let problem = problem.fill(&mut Rng::new(7), true);
+        Fixture::seeded(problem, 7)
+    }
+
+    fn seeded(problem: Problem, seed: u64) -> Fixture {
+        let problem = problem.fill(&mut Rng::new(seed), true);
         let plan = problem.plan(&context());
         let want = problem.run_plan(&plan);
         let mut outputs = problem.outputs();
@@ -178,10 +182,15 @@ fn modes() {
             let why = reason.map_or("no such mode", |(_, why)| why);
             let words = [mechanism.name, mode.name(), why];
             refuse_plan(Desc::new(mechanism.name).modes(mode), Status::Unsupported, &words);
-            let both = Desc::new(mechanism.name).modes(Mode::Causal | mode);
+            let both = Desc::new(mechanism.name).modes(mechanism.modes[0] | mode);
             refuse_plan(both, Status::Unsupported, &words);
         }
     }
+}
+
+/// A mode that the mechanism has, and nothing else.
+fn plain(mechanism: &catalog::Mechanism) -> Desc {
+    Desc::new(mechanism.name).modes(mechanism.modes[0])
 }
 
 #[test]
@@ -190,10 +199,10 @@ fn parameters() {
     assert!(ok.is_ok(), "the smallest value is in range");
     for mechanism in mechanisms() {
         let name = mechanism.name;
-        let unknown = Desc::new(name).param("chunk_size", 3);
+        let unknown = plain(mechanism).param("chunk_size", 3);
         refuse_plan(unknown, Status::UnknownParameter, &[name, "`chunk_size`"]);
         for param in mechanism.params {
-            let given = |value: Value| Desc::new(name).param(param.name, value);
+            let given = |value: Value| plain(mechanism).param(param.name, value);
             let range = |value: Value, words: &[&str]| {
                 let words: Vec<&str> = [param.name].iter().chain(words).copied().collect();
                 refuse_plan(given(value), Status::ParameterRange, &words);
@@ -202,9 +211,10 @@ fn parameters() {
                 Default::Bool(x) => x.into(),
                 Default::Word(x) => x.into(),
                 Default::Reals(x) => x.to_vec().into(),
+                Default::Required => Value::Int(4),
                 _ => Value::Real(1.0),
             };
-            range_twice(name, param.name, &fine);
+            range_twice(mechanism, param.name, &fine);
             match param.kind {
                 ParamKind::Word => {
                     range("no_word".into(), &["`no_word`", "one of"]);
@@ -220,9 +230,20 @@ fn parameters() {
                     range(vec![1.0].into(), &["[1.0]", "a real number"]);
                     range(f64::NAN.into(), &["NaN", "finite"]);
                     range(f64::INFINITY.into(), &["inf", "finite"]);
-                    range(Value::Real(-0.5), &["-0.5"]);
+                    if matches!(param.range, Range::Above(_) | Range::AtLeast(_)) {
+                        range(Value::Real(-0.5), &["-0.5"]);
+                    }
                     if let Range::Above(low) = param.range {
                         range(Value::Real(low), &[&format!("is {low}"), "> "]);
+                    }
+                }
+                ParamKind::Int => {
+                    range(Value::Real(4.0), &["is 4", "an integer"]);
+                    range("four".into(), &["`four`", "an integer"]);
+                    if let Range::Between(low, high) = param.range {
+                        for bad in [low as i64 - 1, high as i64 + 1, i64::MIN, i64::MAX] {
+                            range(Value::Int(bad), &[&format!("is {bad}"), &format!("{low} to {high}")]);
+                        }
                     }
                 }
                 ParamKind::Reals => {
@@ -236,11 +257,22 @@ fn parameters() {
     }
     let coef = Desc::new("linear1p").param("coef", vec![1.0, -0.5]);
     refuse_plan(coef, Status::ParameterRange, &["coef", "-0.5", "≥ 0"]);
+    for mechanism in mechanisms() {
+        for param in mechanism.params.iter().filter(|param| param.default == Default::Required) {
+            let words = [param.name, "not given", "no default"];
+            refuse_plan(plain(mechanism), Status::ParameterRange, &words);
+        }
+    }
+    for bound in [0.0, 1.0, -5.5] {
+        let desc = Desc::new("gate").modes(Mode::Transform).param("form", "lower_bound");
+        let words = ["lower_bound", &*format!("is {bound}"), "at least -5 and below 0"];
+        refuse_plan(desc.param("lower_bound", bound), Status::ParameterRange, &words);
+    }
 }
 
 #[track_caller]
-fn range_twice(mechanism: &str, name: &str, value: &Value) {
-    let twice = Desc::new(mechanism).param(name, value.clone()).param(name, value.clone());
+fn range_twice(mechanism: &catalog::Mechanism, name: &str, value: &Value) {
+    let twice = plain(mechanism).param(name, value.clone()).param(name, value.clone());
     refuse_plan(twice, Status::ParameterRange, &[name, "twice", "one value"]);
 }
 
@@ -475,6 +507,43 @@ fn missing_roles() {
     }
 }
 
+/// What a gate takes depends on its form, and the rank of its other tensors on that of `x`.
+#[test]
+fn roles_of_gates() {
+    let ones = [1f32; 512];
+    let gate = |form: &str, alternative| {
+        let p = Problem::named("gate").param("form", form).sized([2, 2, 2], (8, 6), 3, 5);
+        // The fixture draws the alternative: take the first seed that gives this one.
+        let drawn = |seed| Fixture::seeded(p.clone(), seed);
+        (0..).map(drawn).find(|fixture| fixture.problem.alternative == alternative).unwrap()
+    };
+    for alternative in [0, 1] {
+        for form in ["logsigmoid", "sigmoid"] {
+            let mut fixture = gate(form, alternative);
+            for role in [Role::A_LOG, Role::DT_BIAS] {
+                let words = [&*role.to_string(), "softplus and lower_bound"];
+                fixture.refuse(Status::WrongRole, &words, |call| call.input(role, &ones, &[2]));
+            }
+        }
+        for form in ["softplus", "lower_bound"] {
+            let mut fixture = gate(form, alternative);
+            fixture.refuse(Status::MissingRole, &["a_log", "have a rate"], |call| call.remove(Role::A_LOG));
+            let wrong = [&[2i64, 8][..], &[2]][alternative];
+            let words = ["dt_bias", "rank", &*wrong.len().to_string(), &*(3 - wrong.len()).to_string()];
+            fixture.refuse(Status::WrongShape, &words, |call| {
+                call.remove(Role::DT_BIAS);
+                call.input(Role::DT_BIAS, &ones, wrong);
+            });
+            fixture.refuse(Status::WrongRole, &["cu_seqlens", "transform"], |call| {
+                call.index(Role::CU_SEQLENS, &[0, 5]);
+            });
+            fixture.refuse(Status::WrongRole, &["state_index", "transform"], |call| {
+                call.index(Role::STATE_INDEX, &[0, 1, 2]);
+            });
+        }
+    }
+}
+
 /// Mamba-2 needs a step size and a decay, each in one of its forms.
 #[test]
 fn missing_group() {
@@ -529,8 +598,11 @@ fn wrong_shapes() {
             let shape = fixture.problem.shape(role);
             let name = role.to_string();
             let rank = shape.len();
-            for wrong in [rank + 1, rank - 1] {
-                let words = [&name, &*format!("rank {wrong}"), &*format!("expected {rank}")];
+            let shapes = mechanism.role(role).unwrap().shapes;
+            let other = |rank| role == Role::X && shapes.iter().any(|shape| shape.split(',').count() == rank);
+            for wrong in [rank + 1, rank - 1].into_iter().filter(|&rank| !other(rank)) {
+                let expected = if role == Role::X { "expected".into() } else { format!("expected {rank}") };
+                let words = [&name, &*format!("rank {wrong}"), &*expected];
                 fixture.refuse(Status::WrongShape, &words, |call| {
                     let layout = &mut call.get(role).layout;
                     layout.rank = wrong;
@@ -574,11 +646,12 @@ fn lengths() {
         shorter(Role::V, 4)(call);
     });
     for n in [0, 2] {
-        for mechanism in mechanisms() {
+        let steps = |m: &&catalog::Mechanism| m.modes.contains(&Mode::Step);
+        for mechanism in mechanisms().into_iter().filter(steps) {
             let mut p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 1);
             p.mode = Mode::Step;
             let mut fixture = Fixture::of(p);
-            let given = format!("q.shape[2] is {n}");
+            let given = format!("{}.shape[2] is {n}", mechanism.roles[0].role);
             fixture.refuse(Status::WrongShape, &[&given, "step", "1"], |call| {
                 for bound in &mut call.bound {
                     let state =

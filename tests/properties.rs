@@ -16,7 +16,7 @@ use std::sync::Arc;
 use subquad::catalog::RoleKind;
 use subquad::{Args, Context, ContextOptions, Isa, Mode, Plan, Role, Runner, ThreadPool, View, ViewMut};
 
-const MODES: [Mode; 4] = [Mode::Causal, Mode::Bidirectional, Mode::Cross, Mode::Step];
+const MODES: [Mode; 5] = [Mode::Causal, Mode::Bidirectional, Mode::Cross, Mode::Step, Mode::Transform];
 
 /// Calls `f` with problems of every mechanism that has `mode`; the last of each is large enough for several panels of
 /// the state and several blocks of chunks.
@@ -52,7 +52,7 @@ fn each(mode: Mode, mut f: impl FnMut(&mut Rng, Problem)) {
             n += 1;
         }
     }
-    assert!(n >= 20, "{n} problems of mode {mode}");
+    assert!(n >= 10, "{n} problems of mode {mode}");
 }
 
 fn each_mode(mut f: impl FnMut(&mut Rng, Problem)) {
@@ -388,6 +388,9 @@ fn ragged_is_each_alone() {
 #[test]
 fn pooled_states() {
     each_mode(|rng, p| {
+        if p.mode == Mode::Transform {
+            return;
+        }
         let (b, n_slots) = (4usize, 7);
         let mut p = resized_batch(rng, &p.batch(&[0; 4]));
         p.fill_state(rng);
@@ -647,7 +650,7 @@ fn nothing_to_do() {
         assert!(got.remove(&Role::OUT).unwrap().data.is_empty());
         let carried = p.inputs.iter().filter(|(role, _)| p.roles(RoleKind::StateIn).any(|own| own == **role));
         let want: Tensors = carried.map(|(&role, array)| (out_of(role), array.clone())).collect();
-        assert!(!want.is_empty());
+        assert!(!want.is_empty() || p.roles(RoleKind::StateIn).next().is_none());
         assert_same_bits(&got, &want, || text(&p));
         // Without a state there is the initial one.
         let mut fresh = p.clone();

@@ -4,6 +4,8 @@
 //! which runs checked calls.
 
 pub(crate) mod call;
+pub(crate) mod conv;
+pub(crate) mod gate;
 pub(crate) mod linear;
 
 use crate::context::Context;
@@ -27,6 +29,8 @@ pub(crate) struct Extents {
 #[derive(Clone, Debug)]
 pub(crate) enum Settings {
     Linear(linear::Recurrence),
+    Gate(gate::Form),
+    Conv(conv::Settings),
 }
 
 impl Settings {
@@ -36,6 +40,8 @@ impl Settings {
             Settings::Linear(recurrence) => {
                 Ok(Box::new(linear::Linear::plan(context, *recurrence, extents)?))
             }
+            Settings::Gate(form) => Ok(Box::new(gate::Gate::plan(context, *form, extents)?)),
+            Settings::Conv(settings) => Ok(Box::new(conv::Conv::plan(context, *settings, extents)?)),
         }
     }
 
@@ -43,6 +49,7 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
+            Settings::Gate(_) | Settings::Conv(_) => None,
         }
     }
 
@@ -50,6 +57,7 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
+            Settings::Gate(_) | Settings::Conv(_) => false,
         }
     }
 }

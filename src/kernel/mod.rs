@@ -8,9 +8,13 @@
 //! Everything a SIMD body calls must be `#[inline(always)]`: a helper that is not inlined is compiled
 //! without the target's features, and each vector operation in it becomes a call.
 
+pub mod causal_conv;
+pub mod causal_conv_grad;
 pub mod decay_rows;
 pub mod denominator;
 pub mod elementwise;
+pub mod gate;
+pub mod gate_grad;
 pub mod load_rows;
 pub mod map_grad;
 pub mod matmul;

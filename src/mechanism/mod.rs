@@ -4,8 +4,10 @@
 //! set: for the linear engine, a [`Recurrence`].
 #![forbid(unsafe_code)]
 
+mod causal_conv;
 mod common;
 mod delta_rule;
+mod gate;
 mod gated_delta_rule;
 mod gdn2;
 mod gla;
@@ -34,7 +36,7 @@ pub(crate) struct Entry {
 }
 
 /// Every mechanism of this version, in the catalogue's order.
-pub(crate) static ENTRIES: [&Entry; 13] = [
+pub(crate) static ENTRIES: &[&Entry] = &[
     &linear::ENTRY,
     &retention::ENTRY,
     &lightning::ENTRY,
@@ -47,7 +49,9 @@ pub(crate) static ENTRIES: [&Entry; 13] = [
     &gdn2::ENTRY,
     &rwkv7::ENTRY,
     &rwkv6::ENTRY,
+    &gate::ENTRY,
     &linear1p::ENTRY,
+    &causal_conv::ENTRY,
 ];
 
 /// The entry of that name.
@@ -62,6 +66,9 @@ pub(crate) enum Use {
     Catalogue,
     /// As the catalogue says, with this alternative of its shapes.
     Shape(usize),
+    /// As the catalogue says, with the alternative of its shapes that this role has: the first with the first, and
+    /// so on.
+    Like(Role),
     /// Must be bound.
     Required(&'static str),
     /// Must not be bound, and why.
@@ -72,6 +79,8 @@ pub(crate) enum Use {
 pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
+        Settings::Gate(form) => gate::role_use(*form, role),
+        Settings::Conv(_) => Use::Catalogue,
     }
 }
 

@@ -50,7 +50,7 @@ impl Plan {
     /// of an error. Nothing is written if the checks find a fault.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is no gradient: modes `step`, `draw` and `transform`, mechanisms
+    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms
     /// without one. Otherwise those of [`Plan::execute`].
     pub fn backward(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
@@ -72,7 +72,7 @@ impl Inner {
     fn no_gradient(&self, mode: Mode) -> Option<&'static str> {
         match mode {
             Mode::Step => Some("a step is a token of mode causal, which has gradients"),
-            Mode::Draw | Mode::Transform => Some("the mode has no gradient"),
+            Mode::Draw => Some("the mode has no gradient"),
             _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
             _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
                 Some("gradients with these parameters are not in this version")

@@ -48,11 +48,11 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
     bound.check_required(plan, pass)?;
     let n_sequences = bound.check_ragged(mode)?;
     for rule in &plan.rules {
-        bound.check_shape(rule, rule.spec.role, n_sequences)?;
+        bound.check_shape(plan, rule, rule.spec.role, n_sequences)?;
     }
     // The sizes are known by now: a gradient that disagrees is the one that is named.
     for rule in &plan.rules {
-        bound.check_shape(rule, rule.spec.role.grad(), n_sequences)?;
+        bound.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
     }
     bound.check_lengths(plan, mode)?;
     bound.check_index(plan, n_sequences)?;
@@ -76,6 +76,7 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
             _ if side == Side::Out => wrong("it is an input"),
+            (_, Mode::Transform) => wrong("a transform has no sequences"),
             _ if dtype != DType::I32 => Err(Error::WrongDType { role, given: dtype, expected: "i32" }),
             (Role::CU_SEQLENS | Role::CU_SEQLENS_K, Mode::Step) => {
                 wrong("a step takes one token per sequence: bind a batch instead")
@@ -278,24 +279,40 @@ impl Bound {
     }
 
     /// Shape of the rule's role, or of its gradient, if it is bound.
-    fn check_shape(&mut self, rule: &RoleRule, role: Role, n_sequences: Option<i64>) -> Result<()> {
+    fn check_shape(
+        &mut self,
+        plan: &Inner,
+        rule: &RoleRule,
+        role: Role,
+        n_sequences: Option<i64>,
+    ) -> Result<()> {
         let Some(tensor) = &self.get(role) else { return Ok(()) };
         let rank = tensor.layout.rank;
+        let shapes = self.alternatives(plan, rule);
         let fitting = |shape: &&Vec<Dim>| shape.len() == rank;
-        if let Some(sizes) = rule.shapes.iter().filter(fitting).find_map(|shape| {
+        if let Some(sizes) = shapes.iter().filter(fitting).find_map(|shape| {
             let mut sizes = self.sizes;
             self.fit(rule, shape, role, tensor, n_sequences, &mut sizes).ok().map(|()| sizes)
         }) {
             self.sizes = sizes;
             return self.check_alike(rule, role, tensor);
         }
-        match rule.shapes.iter().find(fitting) {
+        match shapes.iter().find(fitting) {
             Some(shape) => self.fit(rule, shape, role, tensor, n_sequences, &mut self.sizes.clone()),
             None => {
-                let expected = rule.shapes[0].len();
+                let expected = shapes[0].len();
                 Err(Error::WrongRank { role, given: rank, expected })
             }
         }
+    }
+
+    /// The shapes that a role may have, given those of the roles before it.
+    fn alternatives<'a>(&self, plan: &Inner, rule: &'a RoleRule) -> &'a [Vec<Dim>] {
+        let Use::Like(other) = rule.usage else { return &rule.shapes };
+        let like = plan.rules.iter().find(|rule| rule.spec.role == other);
+        let rank = self.get(other).map(|tensor| tensor.layout.rank);
+        let index = like.and_then(|like| like.shapes.iter().position(|shape| Some(shape.len()) == rank));
+        index.and_then(|index| rule.shapes.get(index..=index)).unwrap_or(&rule.shapes)
     }
 
     /// Of several shapes a gradient has the one that its role has. Pools of states may differ in size.
@@ -351,16 +368,28 @@ impl Bound {
         let t = self.size(Size::T);
         let s = self.sizes.get(Size::S).unwrap_or(t);
         let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
-        let fault =
-            |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
         match mode {
-            Mode::Step if t != 1 => fault(Role::Q, t, 1, "the tokens of a step"),
-            Mode::Step if s != 1 => fault(Role::K, s, 1, "the tokens of a step"),
+            Mode::Step if t != 1 => Err(self.wrong_length(plan, Size::T, t, 1, "the tokens of a step")),
+            Mode::Step if s != 1 => Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step")),
             Mode::Causal if right_aligned && t <= s => Ok(()),
             Mode::Causal | Mode::Bidirectional if t != s => {
-                fault(Role::K, s, t, "the query length of the call")
+                Err(self.wrong_length(plan, Size::S, s, t, "the query length of the call"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The fault of a length, named after the first tensor that has it.
+    fn wrong_length(&self, plan: &Inner, size: Size, given: i64, expected: i64, from: &'static str) -> Error {
+        let found = plan.rules.iter().find_map(|rule| {
+            let rank = self.get(rule.spec.role)?.layout.rank;
+            let shape = rule.shapes.iter().find(|shape| shape.len() == rank)?;
+            let axis = shape.iter().position(|dim| *dim == Dim::Size(size))?;
+            Some((rule.spec.role, axis))
+        });
+        match found {
+            Some((role, axis)) => Error::WrongExtent { role, axis, given, expected, from },
+            None => Error::Internal("a length that no tensor has is wrong"),
         }
     }
 

@@ -296,7 +296,12 @@ fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule
     for (role, count, what, given, expected) in agree {
         let rule = rules.iter().find(|rule| rule.spec.role == role);
         let Some(rule) = rule else { continue };
-        let extent = rule.shapes[0].get(1).and_then(|dim| dim.value(sizes));
+        // Companions of attention may have other axes there, or be without heads.
+        let Some(Dim::Size(Size::H | Size::Hk | Size::Hv | Size::Hs | Size::Ho)) = rule.shapes[0].get(1)
+        else {
+            continue;
+        };
+        let extent = rule.shapes[0][1].value(sizes);
         if extent != Some(count as i64) {
             return Err(Error::InvalidArgument { what, given, expected });
         }

@@ -61,3 +61,23 @@ impl<S: Simd> Head<S> {
         super::math::select(s, self.mem.mask(), x, other)
     }
 }
+
+/// A whole vector if `FULL`, these lanes if not.
+///
+/// # Safety
+/// `p` is valid for reading as many elements.
+#[inline(always)]
+pub(crate) unsafe fn load_part<S: Simd, const FULL: bool>(s: S, head: Head<S>, p: *const f32) -> S::f32s {
+    // SAFETY: by contract.
+    unsafe { if FULL { load(s, p) } else { head.load(s, p) } }
+}
+
+/// A whole vector if `FULL`, these lanes if not.
+///
+/// # Safety
+/// `p` is valid for writing as many elements.
+#[inline(always)]
+pub(crate) unsafe fn store_part<S: Simd, const FULL: bool>(s: S, head: Head<S>, p: *mut f32, x: S::f32s) {
+    // SAFETY: by contract.
+    unsafe { if FULL { store(s, p, x) } else { head.store(s, p, x) } }
+}

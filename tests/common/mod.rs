@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test target uses a part")]
 
 pub mod backward;
+pub mod companions;
 pub mod golden;
 pub mod oracle;
 pub mod problem;

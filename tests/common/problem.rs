@@ -28,6 +28,8 @@ pub struct Problem {
     pub s: i64,
     /// Bind `shift_in` and `shift_out` where there is a shift.
     pub shift: bool,
+    /// Which of the alternative shapes of its roles, where `x` has several.
+    pub alternative: usize,
     pub inputs: Tensors,
     pub indices: Vec<(Role, Vec<i32>)>,
 }
@@ -37,6 +39,12 @@ pub fn mechanisms() -> Vec<&'static Mechanism> {
     let all: Vec<_> = subquad::mechanisms().map(|name| catalog::find(name).unwrap()).collect();
     assert!(all.len() >= 13, "mechanisms are missing");
     all
+}
+
+/// Those with queries, keys and values.
+pub fn attention() -> impl Iterator<Item = &'static Mechanism> {
+    let all = [Role::Q, Role::K, Role::V];
+    mechanisms().into_iter().filter(move |mechanism| all.iter().all(|&role| mechanism.role(role).is_some()))
 }
 
 /// The instruction sets of this machine; says which ones it lacks.
@@ -63,6 +71,11 @@ fn values(param: &Param) -> Vec<Value> {
         }
         (ParamKind::Bool, _) => vec![Value::Int((param.default != Default::Bool(true)).into())],
         (ParamKind::Real, catalog::Range::Above(low) | catalog::Range::AtLeast(low)) => above(low),
+        (ParamKind::Real, _) if param.name == "lower_bound" => vec![Value::Real(-0.3), Value::Real(-4.5)],
+        (ParamKind::Real, _) if param.name == "gain" => vec![Value::Real(2.0), Value::Real(-0.606_530_66)],
+        (ParamKind::Int, catalog::Range::Between(low, high)) => {
+            (low as i64..=high as i64).map(Value::Int).collect()
+        }
         (ParamKind::Reals, catalog::Range::Count(n)) => {
             vec![Value::Reals((0..n).map(|i| 0.4 + i as f64).collect()), Value::Reals(vec![1.5; n])]
         }
@@ -87,6 +100,9 @@ pub fn variants(mechanism: &'static Mechanism) -> Vec<Vec<(&'static str, Value)>
             match param.name {
                 "norm_eps" => params.push(("normalize", "rms_head".into())),
                 "gate_activation" => params.push(("normalize", "rms_gate".into())),
+                "lower_bound" => params.push(("form", "lower_bound".into())),
+                "normalizer" => params.push(("form", "logsigmoid".into())),
+                "gain" => params.push(("form", "sigmoid".into())),
                 "l2norm_eps" | "l2norm_mode" => params.push(("l2norm_qk", 1i64.into())),
                 _ => {}
             }
@@ -121,8 +137,8 @@ const HEADS: [[i64; 3]; 9] =
 pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
     let context = context_of(Isa::Scalar);
     let plans = |&[q, k, v]: &[i64; 3]| {
-        let desc = Desc::new(mechanism.name).heads(q, k, v);
-        Plan::new(&context, &desc).is_ok()
+        let plain = Problem::new(mechanism, vec![]);
+        Plan::new(&context, &Problem { heads: [q, k, v], ..plain }.desc()).is_ok()
     };
     let all: Vec<_> = HEADS.into_iter().filter(plans).collect();
     assert!(all.starts_with(&HEADS[..3]), "{} refuses plain heads", mechanism.name);
@@ -130,12 +146,19 @@ pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
 }
 
 impl Problem {
-    /// A problem without inputs: two heads, mode causal, `T = S = 37`.
-    pub fn new(mechanism: &'static Mechanism, params: Vec<(&'static str, Value)>) -> Problem {
+    /// A problem without inputs: two heads, mode causal if there is one, `T = S = 37`. Parameters that a description
+    /// must give have some value.
+    pub fn new(mechanism: &'static Mechanism, mut params: Vec<(&'static str, Value)>) -> Problem {
+        for param in mechanism.params.iter().filter(|param| param.default == Default::Required) {
+            if params.iter().all(|(name, _)| *name != param.name) {
+                params.push((param.name, values(param)[0].clone()));
+            }
+        }
+        let causal = mechanism.modes.contains(&Mode::Causal);
         Problem {
             mechanism,
             params,
-            mode: Mode::Causal,
+            mode: if causal { Mode::Causal } else { mechanism.modes[0] },
             heads: [2, 2, 2],
             d: 24,
             e: 20,
@@ -143,6 +166,7 @@ impl Problem {
             t: 37,
             s: 37,
             shift: false,
+            alternative: 0,
             inputs: Tensors::new(),
             indices: Vec::new(),
         }
@@ -153,6 +177,7 @@ impl Problem {
     }
 
     pub fn param(mut self, name: &'static str, value: impl Into<Value>) -> Problem {
+        self.params.retain(|(own, _)| *own != name);
         self.params.push((name, value.into()));
         self
     }
@@ -182,6 +207,14 @@ impl Problem {
         match self.given(name) {
             Some(Value::Word(word)) => word.clone(),
             _ => default.to_owned(),
+        }
+    }
+
+    /// An integer parameter that is given.
+    pub fn integer(&self, name: &str) -> i64 {
+        match self.given(name) {
+            Some(Value::Int(x)) => *x,
+            other => panic!("parameter {name}: {other:?}"),
         }
     }
 
@@ -224,7 +257,9 @@ impl Problem {
 
     /// Whether each output is linear in `v` and the incoming state.
     pub fn is_linear_in_v(&self) -> bool {
-        !self.has_denominator() && matches!(self.word("normalize").as_str(), "" | "none")
+        self.mechanism.role(Role::V).is_some()
+            && !self.has_denominator()
+            && matches!(self.word("normalize").as_str(), "" | "none")
     }
 
     /// A size by its name in the catalogue.
@@ -241,6 +276,7 @@ impl Problem {
             "Ho" => q.max(k).max(v),
             "D" | "M" => self.d,
             "E" => self.e,
+            "width" => self.integer("width"),
             number => number.parse().unwrap_or_else(|_| panic!("size {number}")),
         }
     }
@@ -252,14 +288,19 @@ impl Problem {
     /// The sizes along the axes of a role, as the catalogue writes them.
     pub fn axes(&self, role: Role) -> Vec<&'static str> {
         let per_head = self.word("normalize") == "srms_all" && role == Role::OUT_NORM_WEIGHT;
-        self.role_spec(role).shapes[usize::from(per_head)].split(',').collect()
+        let shapes = self.role_spec(role).shapes;
+        let index = if per_head { 1 } else { self.alternative.min(shapes.len() - 1) };
+        shapes[index].split(',').collect()
     }
 
     /// The shape of a role.
     pub fn shape(&self, role: Role) -> Vec<i64> {
-        let sum = |text: &str| -> i64 {
-            text.split('+').map(|term| term.split('*').map(|name| self.size(name)).product::<i64>()).sum()
+        let product = |text: &str| text.split('*').map(|name| self.size(name)).product::<i64>();
+        let difference = |text: &str| match text.split_once('-') {
+            Some((left, right)) => product(left) - product(right),
+            None => product(text),
         };
+        let sum = |text: &str| -> i64 { text.split('+').map(difference).sum() };
         self.axes(role).into_iter().map(sum).collect()
     }
 
@@ -268,12 +309,18 @@ impl Problem {
         self.axes(role).iter().position(|&own| own == size)
     }
 
+    /// Whether the form of a gate has a rate.
+    fn needs_rate(&self) -> bool {
+        matches!(self.word("form").as_str(), "softplus" | "lower_bound")
+    }
+
     /// Whether parameters let this role be bound.
     pub fn takes(&self, role: Role) -> bool {
         let normalize = self.word("normalize");
         match role {
             Role::GATE => normalize == "rms_gate",
             Role::OUT_NORM_WEIGHT => matches!(normalize.as_str(), "rms_head" | "rms_gate" | "srms_all"),
+            Role::A_LOG | Role::DT_BIAS if self.mechanism.name == "gate" => self.needs_rate(),
             Role::Z_IN | Role::Z_OUT => self.has_denominator(),
             Role::SHIFT_IN | Role::SHIFT_OUT => self.has_shift() && self.shift,
             _ => true,
@@ -288,10 +335,14 @@ impl Problem {
 
     /// Random inputs: what must be bound, optional roles now and then, the state if `state`.
     pub fn fill(mut self, rng: &mut Rng, state: bool) -> Problem {
+        let alternatives = self.mechanism.role(Role::X).map_or(1, |spec| spec.shapes.len());
+        if alternatives > 1 {
+            self.alternative = rng.below(alternatives);
+        }
         let roles: Vec<Role> = self.roles(RoleKind::Input).collect();
         for role in roles {
             let spec = self.role_spec(role);
-            let must = spec.required || role == Role::GATE;
+            let must = spec.required || matches!(role, Role::GATE | Role::A_LOG);
             // One role of a group is enough: in turn the first, the last, or all.
             let group = || self.mechanism.roles.iter().filter(|other| other.one_of == spec.one_of);
             let wanted = if spec.one_of.is_empty() {
@@ -344,7 +395,14 @@ impl Problem {
                 Role::GATE => 3.0 * x,
                 Role::Z_IN => 2.0 + x,
                 Role::SHIFT_IN => 1.5 + x,
-                Role::V | Role::STATE_IN | Role::D_SKIP | Role::DT_BIAS => x,
+                Role::X => 3.0 * x,
+                Role::V
+                | Role::W_CONV
+                | Role::B_CONV
+                | Role::A_LOG
+                | Role::STATE_IN
+                | Role::D_SKIP
+                | Role::DT_BIAS => x,
                 other => panic!("no values for role {other}"),
             }
         };

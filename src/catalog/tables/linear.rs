@@ -722,7 +722,7 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
         refused: &[],
         conditions: &[],
         step: StepKind::None,
-        gradient: false,
+        gradient: true,
         params: &[
             Param::new(
                 "form",
@@ -730,15 +730,24 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
                 Range::Words(&["softplus", "lower_bound", "logsigmoid", "sigmoid"]),
                 Default::Required,
             ),
-            Param::new("lower_bound", ParamKind::Real, Range::Text("< 0"), Default::Real(-5.0)),
+            Param::new(
+                "lower_bound",
+                ParamKind::Real,
+                Range::Text("at least −5, below 0"),
+                Default::Real(-5.0),
+            ),
             Param::new("normalizer", ParamKind::Real, Range::Above(0.0), Default::Real(1.0)),
             Param::new("gain", ParamKind::Real, Range::Text("finite"), Default::Real(1.0)),
         ],
         roles: &[
-            RoleSpec::input(Role::X, &["B,H,T", "B,H,T,D"]).required(),
-            RoleSpec::input(Role::A_LOG, &["H"]).note("softplus, lower_bound"),
-            RoleSpec::input(Role::DT_BIAS, &["H", "H,D"]).note("softplus, lower_bound"),
-            RoleSpec::output(Role::OUT, &["B,H,T", "B,H,T,D"]),
+            RoleSpec::input(Role::X, &["B,H,T", "B,H,T,D"]).required().differentiable(),
+            RoleSpec::input(Role::A_LOG, &["H"])
+                .differentiable()
+                .note("needed by softplus, lower_bound; others have none"),
+            RoleSpec::input(Role::DT_BIAS, &["H", "H,D"])
+                .differentiable()
+                .note("softplus, lower_bound; rank as x without B and T; absent: 0"),
+            RoleSpec::output(Role::OUT, &["B,H,T", "B,H,T,D"]).differentiable().note("rank as x"),
         ],
         same_as: "",
     },
@@ -938,6 +947,42 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::output(Role::OUT, &["B,H,T,D"]),
             RoleSpec::state_in(Role::STATE_IN, &["B,H,M"]).note("with the count of tokens"),
             RoleSpec::state_out(Role::STATE_OUT, &["B,H,M"]),
+        ],
+        same_as: "",
+    },
+    Mechanism {
+        name: "causal_conv",
+        title: "Causal depthwise convolution with carried state",
+        page: "linear.md",
+        section: "14",
+        engines: &["transform"],
+        modes: &[Mode::Causal, Mode::Step],
+        refused: &[
+            (Mode::Bidirectional, "a causal convolution reads the tokens before its own"),
+            (Mode::Cross, "a convolution has one sequence"),
+        ],
+        conditions: &[],
+        step: StepKind::Recurrent,
+        gradient: true,
+        params: &[
+            Param::new("width", ParamKind::Int, Range::Between(2.0, 8.0), Default::Required),
+            Param::new(
+                "activation",
+                ParamKind::Word,
+                Range::Words(&["identity", "silu"]),
+                Default::Word("identity"),
+            ),
+        ],
+        roles: &[
+            RoleSpec::input(Role::X, &["B,D,T"]).required().differentiable(),
+            RoleSpec::input(Role::W_CONV, &["D,width"])
+                .required()
+                .differentiable()
+                .note("the last tap is the token's own"),
+            RoleSpec::input(Role::B_CONV, &["D"]).differentiable(),
+            RoleSpec::output(Role::OUT, &["B,D,T"]).differentiable(),
+            RoleSpec::state_in(Role::STATE_IN, &["B,D,width-1"]).differentiable(),
+            RoleSpec::state_out(Role::STATE_OUT, &["B,D,width-1"]).differentiable(),
         ],
         same_as: "",
     },

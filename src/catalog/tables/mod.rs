@@ -353,6 +353,7 @@ pub static PARAM_MEANINGS: &[(&str, &str)] = &[
     ("bandwidth", "width of the random features of `wersa`"),
     ("allow_lookahead", "accept that causal Haar blocks look ahead"),
     ("stride", "stride of the convolution"),
+    ("width", "taps of a causal convolution: tokens that one output reads"),
 ];
 
 /// Meaning of each role.

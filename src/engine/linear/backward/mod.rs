@@ -47,7 +47,7 @@ mod panel;
 mod state;
 
 use super::geometry::Geometry;
-use super::recurrence::{Decay, FeatureMap, Normaliser};
+use super::recurrence::{Correction, Decay, FeatureMap, Gain, Normaliser};
 use super::{Call, Linear, Unit, norm as forward_norm};
 use crate::engine::call::{self as shared, Heads};
 use crate::error::{Error, Result};
@@ -128,10 +128,13 @@ struct Reverse<'a> {
 
 impl Backward {
     /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there.
+    /// whose reverse is not there, and so it is with gates of their own for erasing and writing, and a bonus.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        if recurrence.features.map == FeatureMap::Exp {
+        let reversible = matches!(recurrence.correction, Correction::None | Correction::Delta)
+            && recurrence.gain != Gain::Write
+            && !recurrence.bonus;
+        if recurrence.features.map == FeatureMap::Exp || !reversible {
             return None;
         }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
