@@ -5,6 +5,8 @@
 
 pub(crate) mod call;
 pub(crate) mod linear;
+pub(crate) mod orthogonal_memory;
+pub(crate) mod slots;
 
 use crate::context::Context;
 use crate::error::Result;
@@ -27,6 +29,8 @@ pub(crate) struct Extents {
 #[derive(Clone, Debug)]
 pub(crate) enum Settings {
     Linear(linear::Recurrence),
+    Slots(slots::Memory),
+    OrthogonalMemory(orthogonal_memory::Basis),
 }
 
 impl Settings {
@@ -36,6 +40,10 @@ impl Settings {
             Settings::Linear(recurrence) => {
                 Ok(Box::new(linear::Linear::plan(context, *recurrence, extents)?))
             }
+            Settings::Slots(memory) => Ok(Box::new(slots::Slots::plan(context, *memory, extents)?)),
+            Settings::OrthogonalMemory(basis) => {
+                Ok(Box::new(orthogonal_memory::OrthogonalMemory::plan(context, *basis, extents)?))
+            }
         }
     }
 
@@ -43,6 +51,7 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
+            Settings::Slots(_) | Settings::OrthogonalMemory(_) => None,
         }
     }
 
@@ -50,6 +59,7 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
+            Settings::Slots(_) | Settings::OrthogonalMemory(_) => false,
         }
     }
 }

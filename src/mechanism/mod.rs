@@ -4,11 +4,14 @@
 //! set: for the linear engine, a [`Recurrence`].
 #![forbid(unsafe_code)]
 
+mod abc;
 mod common;
 mod delta_rule;
 mod gated_delta_rule;
 mod gla;
+mod gsa;
 mod kda;
+mod lavo;
 mod lightning;
 mod linear;
 mod linear1p;
@@ -31,17 +34,20 @@ pub(crate) struct Entry {
 }
 
 /// Every mechanism of this version, in the catalogue's order.
-pub(crate) static ENTRIES: [&Entry; 10] = [
+pub(crate) static ENTRIES: [&Entry; 13] = [
     &linear::ENTRY,
     &retention::ENTRY,
     &lightning::ENTRY,
     &simple_gla::ENTRY,
     &mamba2::ENTRY,
     &gla::ENTRY,
+    &gsa::ENTRY,
     &delta_rule::ENTRY,
     &gated_delta_rule::ENTRY,
     &kda::ENTRY,
     &linear1p::ENTRY,
+    &lavo::ENTRY,
+    &abc::ENTRY,
 ];
 
 /// The entry of that name.
@@ -66,6 +72,7 @@ pub(crate) enum Use {
 pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
+        Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
     }
 }
 

@@ -282,13 +282,12 @@ impl Bound {
         let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
         let fault =
             |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
+        let keys = if self.get(Role::KV).is_some() { Role::KV } else { Role::K };
         match mode {
             Mode::Step if t != 1 => fault(Role::Q, t, 1, "the tokens of a step"),
-            Mode::Step if s != 1 => fault(Role::K, s, 1, "the tokens of a step"),
+            Mode::Step if s != 1 => fault(keys, s, 1, "the tokens of a step"),
             Mode::Causal if right_aligned && t <= s => Ok(()),
-            Mode::Causal | Mode::Bidirectional if t != s => {
-                fault(Role::K, s, t, "the query length of the call")
-            }
+            Mode::Causal | Mode::Bidirectional if t != s => fault(keys, s, t, "the query length of the call"),
             _ => Ok(()),
         }
     }

@@ -5,5 +5,6 @@
 pub mod golden;
 pub mod oracle;
 pub mod problem;
+mod slots;
 #[path = "../checkasm/support.rs"]
 pub mod support;
