@@ -527,7 +527,7 @@ fn slot_logits() {
                 1 => set(&mut p, Role::SLOT_LOGITS, |_| rng.pick(&rows)),
                 // Every other slot sees nothing at all, the others nothing at first.
                 _ => set(&mut p, Role::SLOT_LOGITS, |i| {
-                    let empty = i % m % 2 == 0 || i / m < 3;
+                    let empty = (i % m).is_multiple_of(2) || i / m < 3;
                     if empty { f32::NEG_INFINITY } else { 3.0 * rng.signed() }
                 }),
             }

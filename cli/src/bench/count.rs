@@ -12,6 +12,8 @@
 //! | scores and substitution of the correction, per state head, causal | `(C−1)(M+E)` | – |
 //! | decay of the state in a step, per state head | `ME` | – |
 //!
+//! Slots are two such states, `D` by `M` and `M` by `E`; orthogonal memory is `2MD` per key and `4MD` per query.
+//!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
 //! delta rule, `5DE` and `7DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
 //! algorithm that keeps a state has to do. Gates, features and normalisers are not counted.
@@ -32,8 +34,21 @@ impl Count {
     /// Counts a problem.
     pub fn of(problem: &Problem, plan: &Plan) -> Count {
         let rows = plan.state_layout().components.first().map_or(problem.dim_qk, |state| state.shape[1]);
+        let chunk = plan.info().chunk as f64;
+        let has = |role| problem.mechanism.role(role).is_some();
+        let named = problem.names().get("M").copied();
+        if let (Some(m), true) = (named, has(Role::STATE_K_IN)) {
+            let keys = count(&Problem { dim_v: m, ..problem.clone() }, problem.dim_qk as f64, chunk, false);
+            let values = count(problem, m as f64, chunk, false);
+            return Count { flops: keys.flops + values.flops, bound: keys.bound + values.bound };
+        }
+        if let (Some(m), true) = (named, has(Role::BASIS)) {
+            let products = problem.batch * problem.heads[0] * (problem.n_keys + 2 * problem.n_queries);
+            let flops = 2.0 * (m * problem.dim_qk * products) as f64;
+            return Count { flops, bound: flops };
+        }
         let corrects = [Role::BETA, Role::ERASE].iter().any(|role| problem.mechanism.role(*role).is_some());
-        count(problem, rows as f64, plan.info().chunk as f64, corrects)
+        count(problem, rows as f64, chunk, corrects)
     }
 }
 
