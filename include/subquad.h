@@ -1145,6 +1145,8 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
 #define SUBQUAD_ROLE_LANDMARK_K_BIAS 194     /* its bias */
 #define SUBQUAD_ROLE_LANDMARK_K_NORM_WEIGHT 195 /* weight of the layer norm after it */
 #define SUBQUAD_ROLE_LANDMARK_K_NORM_BIAS 196 /* bias of that norm */
+#define SUBQUAD_ROLE_COUNT_IN 208            /* number of tokens that the incoming state is the mean of */
+#define SUBQUAD_ROLE_COUNT_OUT 209           /* the same, after the last token */
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ fn each(
     wanted: impl Fn(&Golden) -> bool,
 ) {
     let (mut failed, mut passed) = (Vec::new(), 0);
-    for path in files("linear").into_iter().chain(files("hf")) {
+    for path in ["linear", "hf", "sparse"].into_iter().flat_map(files) {
         let file = Golden::read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         if !wanted(&file) {

@@ -107,7 +107,9 @@ fn reset_is_exact() {
             }
             let from_there = p.tokens(at as i64..p.t, at as i64..p.t);
             let mut fresh = from_there.clone();
-            set(&mut fresh, Role::STATE_IN, |_| 0.0);
+            for role in p.roles(RoleKind::StateIn) {
+                set(&mut fresh, role, |_| 0.0);
+            }
             let want = oracle::expect(&fresh);
             let got = p.run(&context());
             let tail = got.iter().map(|(&role, array)| {
@@ -128,8 +130,10 @@ fn huge_products() {
             // The delta rule diverges with such keys, as it should.
             let k = if delta { 1.0 } else { k };
             let mut p = p.clone();
-            for (role, factor) in [(Role::Q, q), (Role::K, k)] {
-                p.inputs.get_mut(&role).unwrap().data.iter_mut().for_each(|x| *x *= factor);
+            for (role, factor) in [(Role::Q, q), (Role::K, k), (Role::KV, k)] {
+                if let Some(array) = p.inputs.get_mut(&role) {
+                    array.data.iter_mut().for_each(|x| *x *= factor);
+                }
             }
             if mechanism.name == "linear1p" && q * k > 1.0 {
                 // Scores of both signs: the denominator is where it may be.
@@ -202,7 +206,7 @@ fn zero_vectors() {
             {
                 for every in [1, 3] {
                     let mut p = p.clone();
-                    for &role in roles {
+                    for role in p.bound(roles) {
                         let array = p.inputs.get_mut(&role).unwrap();
                         let width = *array.shape.last().unwrap() as usize;
                         for row in array.data.chunks_exact_mut(width).step_by(every) {
@@ -226,10 +230,11 @@ fn tiny_values() {
     for mechanism in attention() {
         let (_, p) = filled(mechanism, [2, 2, 2], (19, 21), 37);
         for scale in [1e-38f32, 1e-42] {
-            for roles in [&[Role::V][..], &[Role::STATE_IN], &[Role::Q, Role::K, Role::V, Role::STATE_IN]] {
+            let state = p.value_state();
+            for roles in [&[Role::V][..], &[state], &[Role::Q, Role::K, Role::KV, Role::V, state]] {
                 let mut p = p.clone();
-                for role in roles {
-                    p.inputs.get_mut(role).unwrap().data.iter_mut().for_each(|x| *x *= scale);
+                for role in p.bound(roles) {
+                    p.inputs.get_mut(&role).unwrap().data.iter_mut().for_each(|x| *x *= scale);
                 }
                 if roles.len() > 2 && p.has_denominator() {
                     continue;
@@ -369,14 +374,14 @@ fn poison_stays() {
 /// Columns of the state never mix: a value that is not finite stays in its column, without a norm of the output.
 #[test]
 fn poison_stays_in_its_column() {
-    for mechanism in attention() {
+    for mechanism in with_role(Role::V) {
         for (dims, mode) in [((17, 40), Mode::Causal), ((100, 150), Mode::Causal), ((17, 40), Mode::Step)] {
             let t = if mode == Mode::Step { 1 } else { 40 };
             let (mut rng, mut p) = filled(mechanism, [2, 2, 2], dims, t);
             p.mode = mode;
             let plan = p.plan(&context());
             let clean = p.run_plan(&plan);
-            let (role, column) = (rng.pick(&[Role::V, Role::STATE_IN]), rng.below(dims.1 as usize));
+            let (role, column) = (rng.pick(&[Role::V, p.value_state()]), rng.below(dims.1 as usize));
             let array = p.inputs.get_mut(&role).unwrap();
             let rows = array.data.len() / dims.1 as usize;
             let at = rng.below(rows) * dims.1 as usize + column;
@@ -385,8 +390,7 @@ fn poison_stays_in_its_column() {
             let mut nans = 0;
             for (own, want) in &clean {
                 for (i, (g, w)) in got[own].data.iter().zip(&want.data).enumerate() {
-                    let other =
-                        i % dims.1 as usize != column || matches!(*own, Role::Z_OUT | Role::SHIFT_OUT);
+                    let other = i % dims.1 as usize != column || p.axes(*own).last() != Some(&"E");
                     assert!(!other || g.to_bits() == w.to_bits(), "{role} column {column}, {own} {i}: {p}");
                     nans += usize::from(g.is_nan());
                 }
@@ -438,7 +442,7 @@ fn poison_stays_in_its_sequence() {
                 }
             }
             // Other roles may be overruled by one of their group.
-            let read = matches!(role, Role::Q | Role::K | Role::V | Role::X);
+            let read = matches!(role, Role::Q | Role::K | Role::V | Role::KV | Role::X);
             assert!(!read || got[&Role::OUT].data.iter().any(|x| x.is_nan()), "{role} of {p}");
         }
     }
@@ -451,7 +455,7 @@ fn overflow_stays() {
         let (_, mut p) = filled(mechanism, [2, 2, 2], (17, 19), 37);
         let plan = p.plan(&context());
         let clean = p.run_plan(&plan);
-        for role in [Role::Q, Role::K, Role::V] {
+        for role in p.bound(&[Role::Q, Role::K, Role::V, Role::KV]) {
             let len = p.inputs[&role].data.len() / 2;
             // The second entry of the batch.
             p.inputs.get_mut(&role).unwrap().data[len..].iter_mut().for_each(|x| *x *= 1e37);
@@ -521,6 +525,69 @@ fn exp_map_of_nothing() {
     set(&mut p, Role::K, |i| if i % 3 == 0 { 150.0 } else { 1.0 });
     set(&mut p, Role::V, |i| (i % 2) as f32);
     compare(&p, "values of zero beside an infinite state");
+}
+
+/// Logits far beyond what a plain exponential holds, and slots that are never written, or not for long.
+#[test]
+fn slot_logits() {
+    let mut rng = Rng::new(seed());
+    let mechanism = Problem::named("abc").mechanism;
+    for &mode in mechanism.modes {
+        for case in 0..12 {
+            let t = if mode == Mode::Step { 1 } else { [1, 17, 100][case % 3] };
+            let mut p = Problem::new(mechanism, vec![]).sized([4, 2, 2], (9, 11), 2, t);
+            p.mode = mode;
+            let mut p = p.fill(&mut rng, case >= 6);
+            let m = p.slots() as usize;
+            let rows = [-1000.0, -100.0, 0.0, 100.0, 1000.0, f32::NEG_INFINITY];
+            match case % 3 {
+                0 => set(&mut p, Role::SLOT_LOGITS, |_| 100.0 * rng.signed()),
+                1 => set(&mut p, Role::SLOT_LOGITS, |_| rng.pick(&rows)),
+                // Every other slot sees nothing at all, the others nothing at first.
+                _ => set(&mut p, Role::SLOT_LOGITS, |i| {
+                    let empty = (i % m).is_multiple_of(2) || i / m < 3;
+                    if empty { f32::NEG_INFINITY } else { 3.0 * rng.signed() }
+                }),
+            }
+            compare(&p, "logits");
+            let got = p.run(&context());
+            for (role, array) in got.iter().filter(|(role, _)| **role != Role::LSE_OUT) {
+                assert!(array.data.iter().all(|x| x.is_finite()), "{role} of {p}");
+            }
+            assert!(got[&Role::LSE_OUT].data.iter().all(|&x| !x.is_nan() && x < 2000.0), "{p}");
+        }
+    }
+}
+
+/// The write weights of a slot add up to 1, however many tokens there are: a memory of equal values is that value.
+#[test]
+fn slots_hold_means() {
+    let mut rng = Rng::new(seed());
+    for size in [1.0, 100.0] {
+        let p = Problem::named("abc").sized([1, 1, 1], (3, 2), 1, 20_000);
+        let mut p = p.fill(&mut rng, false);
+        set(&mut p, Role::SLOT_LOGITS, |_| size * rng.signed());
+        set(&mut p, Role::V, |_| 1.0);
+        let got = p.run(&context());
+        for role in [Role::OUT, Role::STATE_V_OUT] {
+            let worst = got[&role].data.iter().fold(0.0f32, |worst, x| worst.max((x - 1.0).abs()));
+            assert!(worst < 1e-4, "{role}: {worst} off, logits of {size}");
+        }
+    }
+}
+
+/// What the mean held before its first token is nothing.
+#[test]
+fn means_of_no_token() {
+    for mode in [Mode::Causal, Mode::Bidirectional, Mode::Step] {
+        let (_, mut p) = filled(Problem::named("lavo").mechanism, [2, 2, 2], (9, 9), 1);
+        p.mode = mode;
+        let mut fresh = p.clone();
+        fresh.inputs.retain(|role, _| !p.roles(RoleKind::StateIn).any(|state| state == *role));
+        set(&mut p, Role::COUNT_IN, |_| 0.0);
+        set(&mut p, Role::STATE_IN, |_| 1e30);
+        assert_same_bits(&p.run(&context()), &fresh.run(&context()), || format!("{p}"));
+    }
 }
 
 const LENGTHS: [i64; 11] = [0, 1, 15, 16, 17, 31, 32, 33, 255, 256, 257];

@@ -314,6 +314,27 @@ fn sizes() {
     own("mamba2", 4, 2, 2, &["desc.heads_q", "is 4", "equal to desc.heads_k"]);
     own("mamba2", 4, 4, 2, &["desc.heads_v", "is 2", "at least desc.heads_k"]);
     own("linear1p", 2, 2, 4, &["desc.heads_v", "is 4", "equal to desc.heads_k"]);
+    let slots = |name: &str, q, k, v, words: &[&str]| {
+        refuse_plan(Desc::new(name).param("M", 4).heads(q, k, v), Status::InvalidArgument, words);
+    };
+    slots("gsa", 2, 2, 4, &["desc.heads_v", "is 4", "equal to desc.heads_k"]);
+    slots("abc", 2, 4, 4, &["desc.heads_q", "is 2", "at least desc.heads_k"]);
+    slots("lavo", 4, 2, 2, &["desc.heads_k", "is 2", "equal to desc.heads_q"]);
+    slots("lavo", 4, 4, 2, &["desc.heads_v", "is 2", "equal to desc.heads_q"]);
+}
+
+/// Where neither heads nor dimensions give a size, the description names it.
+#[test]
+fn sizes_by_name() {
+    for (name, meaning) in [("gsa", "slots"), ("abc", "slots"), ("lavo", "rows of the basis")] {
+        refuse_plan(Desc::new(name), Status::ParameterRange, &["M", "not given", meaning]);
+        for bad in [0, -3, (1 << 20) + 1] {
+            let given = format!("is {bad}");
+            refuse_plan(Desc::new(name).param("M", bad), Status::ParameterRange, &["M", &given, "extent"]);
+        }
+        refuse_plan(Desc::new(name).param("M", 4).param("P", 4), Status::UnknownParameter, &[name, "`P`"]);
+        range_twice(catalog::find(name).unwrap(), "M", &Value::Int(4));
+    }
 }
 
 #[test]
@@ -560,15 +581,17 @@ fn missing_group() {
 /// A normaliser without its state, or the other way round, would be silently wrong.
 #[test]
 fn half_a_state() {
-    let mut fixture = Fixture::of(Problem::named("linear").sized([4, 2, 2], (8, 6), 3, 5));
-    for (removed, side) in [
-        (Role::STATE_IN, "state_in"),
-        (Role::Z_IN, "z_in"),
-        (Role::STATE_OUT, "state_out"),
-        (Role::Z_OUT, "z_out"),
-    ] {
-        let word = format!("role {side} is missing");
-        fixture.refuse(Status::MissingRole, &[&word, "comes whole"], |call| call.remove(removed));
+    let of_linear = [Role::STATE_IN, Role::Z_IN, Role::STATE_OUT, Role::Z_OUT];
+    let of_slots = [Role::STATE_K_IN, Role::STATE_V_OUT, Role::LSE_IN, Role::LSE_OUT];
+    let of_mean = [Role::STATE_IN, Role::COUNT_IN, Role::STATE_OUT, Role::COUNT_OUT];
+    for (name, heads, parts) in
+        [("linear", [4, 2, 2], of_linear), ("abc", [4, 2, 2], of_slots), ("lavo", [2, 2, 2], of_mean)]
+    {
+        let mut fixture = Fixture::of(Problem::named(name).sized(heads, (8, 6), 3, 5));
+        for part in parts {
+            let word = format!("role {part} is missing");
+            fixture.refuse(Status::MissingRole, &[&word, "comes whole"], |call| call.remove(part));
+        }
     }
 }
 
@@ -645,20 +668,22 @@ fn lengths() {
         shorter(Role::K, 4)(call);
         shorter(Role::V, 4)(call);
     });
+    let mut one = Fixture::of(Problem::named("lavo").sized([2, 2, 2], (8, 6), 3, 5));
+    one.refuse(Status::WrongShape, &["kv.shape[2]", "is 4", "query length", "5"], shorter(Role::KV, 4));
     for n in [0, 2] {
         let steps = |m: &&catalog::Mechanism| m.modes.contains(&Mode::Step);
         for mechanism in mechanisms().into_iter().filter(steps) {
             let mut p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 1);
             p.mode = Mode::Step;
+            let tokens_of = p.clone();
             let mut fixture = Fixture::of(p);
             let given = format!("{}.shape[2] is {n}", mechanism.roles[0].role);
             fixture.refuse(Status::WrongShape, &[&given, "step", "1"], |call| {
                 for bound in &mut call.bound {
-                    let state =
-                        matches!(bound.role, Role::STATE_IN | Role::STATE_OUT | Role::Z_IN | Role::Z_OUT);
-                    if bound.layout.rank >= 3 && !state {
+                    let tokens = ["T", "S"].into_iter().find_map(|size| tokens_of.axis(bound.role, size));
+                    if let Some(axis) = tokens {
                         let mut shape = bound.layout.shape[..bound.layout.rank].to_vec();
-                        shape[2] = n;
+                        shape[axis] = n;
                         bound.layout = Layout::contiguous(&shape).unwrap();
                     }
                 }

@@ -553,3 +553,9 @@ pub const SUBQUAD_ROLE_LANDMARK_K_NORM_WEIGHT: u32 = 195;
 
 /// bias of that norm
 pub const SUBQUAD_ROLE_LANDMARK_K_NORM_BIAS: u32 = 196;
+
+/// number of tokens that the incoming state is the mean of
+pub const SUBQUAD_ROLE_COUNT_IN: u32 = 208;
+
+/// the same, after the last token
+pub const SUBQUAD_ROLE_COUNT_OUT: u32 = 209;

@@ -7,6 +7,8 @@ pub(crate) mod call;
 pub(crate) mod conv;
 pub(crate) mod gate;
 pub(crate) mod linear;
+pub(crate) mod orthogonal_memory;
+pub(crate) mod slots;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -31,6 +33,8 @@ pub(crate) enum Settings {
     Linear(linear::Recurrence),
     Gate(gate::Form),
     Conv(conv::Settings),
+    Slots(slots::Memory),
+    OrthogonalMemory(orthogonal_memory::Basis),
 }
 
 impl Settings {
@@ -42,6 +46,10 @@ impl Settings {
             }
             Settings::Gate(form) => Ok(Box::new(gate::Gate::plan(context, *form, extents)?)),
             Settings::Conv(settings) => Ok(Box::new(conv::Conv::plan(context, *settings, extents)?)),
+            Settings::Slots(memory) => Ok(Box::new(slots::Slots::plan(context, *memory, extents)?)),
+            Settings::OrthogonalMemory(basis) => {
+                Ok(Box::new(orthogonal_memory::OrthogonalMemory::plan(context, *basis, extents)?))
+            }
         }
     }
 
@@ -49,7 +57,7 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
-            Settings::Gate(_) | Settings::Conv(_) => None,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => None,
         }
     }
 
@@ -57,7 +65,7 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
-            Settings::Gate(_) | Settings::Conv(_) => false,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => false,
         }
     }
 }

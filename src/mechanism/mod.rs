@@ -4,6 +4,7 @@
 //! set: for the linear engine, a [`Recurrence`].
 #![forbid(unsafe_code)]
 
+mod abc;
 mod causal_conv;
 mod common;
 mod delta_rule;
@@ -11,7 +12,9 @@ mod gate;
 mod gated_delta_rule;
 mod gdn2;
 mod gla;
+mod gsa;
 mod kda;
+mod lavo;
 mod lightning;
 mod linear;
 mod linear1p;
@@ -43,6 +46,7 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &simple_gla::ENTRY,
     &mamba2::ENTRY,
     &gla::ENTRY,
+    &gsa::ENTRY,
     &delta_rule::ENTRY,
     &gated_delta_rule::ENTRY,
     &kda::ENTRY,
@@ -51,6 +55,8 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &rwkv6::ENTRY,
     &gate::ENTRY,
     &linear1p::ENTRY,
+    &lavo::ENTRY,
+    &abc::ENTRY,
     &causal_conv::ENTRY,
 ];
 
@@ -80,7 +86,7 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
         Settings::Gate(form) => gate::role_use(*form, role),
-        Settings::Conv(_) => Use::Catalogue,
+        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
     }
 }
 

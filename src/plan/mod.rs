@@ -284,6 +284,8 @@ fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule
         (Role::Q, heads.q, "desc.heads_q", desc.heads_q, "equal to desc.heads_k for this mechanism"),
         (Role::K, heads.k, "desc.heads_k", desc.heads_k, "equal to desc.heads_q for this mechanism"),
         (Role::V, heads.v, "desc.heads_v", desc.heads_v, "equal to desc.heads_k for this mechanism"),
+        (Role::KV, heads.k, "desc.heads_k", desc.heads_k, "equal to desc.heads_q for this mechanism"),
+        (Role::KV, heads.v, "desc.heads_v", desc.heads_v, "equal to desc.heads_q for this mechanism"),
         (
             Role::STATE_OUT,
             heads.state,

@@ -57,7 +57,11 @@ impl StateLayout {
                 rank: dims.len() - 1,
                 shape: [1; 3],
                 offset_bytes: layout.size_bytes,
-                initial: if spec_in.role == Role::SHIFT_IN { f32::NEG_INFINITY } else { 0.0 },
+                // Logarithms of sums and maxima: of nothing.
+                initial: match spec_in.role {
+                    Role::SHIFT_IN | Role::LSE_IN => f32::NEG_INFINITY,
+                    _ => 0.0,
+                },
             };
             for (extent, dim) in component.shape.iter_mut().zip(&dims[1..]) {
                 *extent = dim.value(sizes).ok_or(fault.clone())?;

@@ -7,5 +7,6 @@ pub mod companions;
 pub mod golden;
 pub mod oracle;
 pub mod problem;
+mod slots;
 #[path = "../checkasm/support.rs"]
 pub mod support;

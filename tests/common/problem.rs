@@ -137,8 +137,8 @@ const HEADS: [[i64; 3]; 9] =
 pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
     let context = context_of(Isa::Scalar);
     let plans = |&[q, k, v]: &[i64; 3]| {
-        let plain = Problem::new(mechanism, vec![]);
-        Plan::new(&context, &Problem { heads: [q, k, v], ..plain }.desc()).is_ok()
+        let plain = Problem::new(mechanism, vec![]).sized([q, k, v], (8, 8), 1, 1);
+        Plan::new(&context, &plain.desc().modes(mechanism.modes[0])).is_ok()
     };
     let all: Vec<_> = HEADS.into_iter().filter(plans).collect();
     assert!(all.starts_with(&HEADS[..3]), "{} refuses plain heads", mechanism.name);
@@ -190,7 +190,10 @@ impl Problem {
 
     pub fn desc(&self) -> Desc {
         let [q, k, v] = self.heads;
-        let desc = Desc::new(self.mechanism.name).modes(self.mode).heads(q, k, v).dims(self.d, self.e);
+        let mut desc = Desc::new(self.mechanism.name).modes(self.mode).heads(q, k, v).dims(self.d, self.e);
+        if self.has_slots() {
+            desc = desc.param("M", self.slots());
+        }
         self.params.iter().fold(desc, |desc, (name, value)| desc.param(name, value.clone()))
     }
 
@@ -255,11 +258,32 @@ impl Problem {
         self.word("feature_map") == "exp"
     }
 
-    /// Whether each output is linear in `v` and the incoming state.
+    /// Whether each output is linear in `v` and the state that holds values.
     pub fn is_linear_in_v(&self) -> bool {
-        self.mechanism.role(Role::V).is_some()
-            && !self.has_denominator()
-            && matches!(self.word("normalize").as_str(), "" | "none")
+        let values = self.mechanism.role(Role::V).is_some();
+        values && !self.has_denominator() && matches!(self.word("normalize").as_str(), "" | "none")
+    }
+
+    /// Whether the description names `M`: a number of slots, or of rows of a basis.
+    pub fn has_slots(&self) -> bool {
+        let own = [Role::SLOT_WRITE, Role::SLOT_LOGITS, Role::BASIS];
+        own.into_iter().any(|role| self.mechanism.role(role).is_some())
+    }
+
+    /// Their number: any, but the same for the same dimensions.
+    pub fn slots(&self) -> i64 {
+        1 + (5 * self.d + self.e) % 37
+    }
+
+    /// The part of the incoming state that is linear in the values, where there is one.
+    pub fn value_state(&self) -> Role {
+        let own = self.mechanism.role(Role::STATE_V_IN).is_some();
+        if own { Role::STATE_V_IN } else { Role::STATE_IN }
+    }
+
+    /// Those of these roles that are bound.
+    pub fn bound(&self, roles: &[Role]) -> Vec<Role> {
+        roles.iter().copied().filter(|role| self.inputs.contains_key(role)).collect()
     }
 
     /// A size by its name in the catalogue.
@@ -274,6 +298,7 @@ impl Problem {
             "Hv" => v,
             "Hs" => k.max(v),
             "Ho" => q.max(k).max(v),
+            "M" if self.has_slots() => self.slots(),
             "D" | "M" => self.d,
             "E" => self.e,
             "width" => self.integer("width"),
@@ -394,13 +419,20 @@ impl Problem {
                 Role::OUT_NORM_WEIGHT => 1.0 + 0.5 * x,
                 Role::GATE => 3.0 * x,
                 Role::Z_IN => 2.0 + x,
-                Role::SHIFT_IN => 1.5 + x,
+                Role::SHIFT_IN | Role::LSE_IN => 1.5 + x,
+                Role::SLOT_WRITE => 0.5 + 0.5 * x,
+                Role::SLOT_LOGITS => 4.0 * x,
+                Role::KV => 1.5 * x,
+                Role::BASIS => x / width,
+                Role::COUNT_IN => (5.0 + 4.0 * x).round(),
                 Role::X => 3.0 * x,
                 Role::V
                 | Role::W_CONV
                 | Role::B_CONV
                 | Role::A_LOG
                 | Role::STATE_IN
+                | Role::STATE_K_IN
+                | Role::STATE_V_IN
                 | Role::D_SKIP
                 | Role::DT_BIAS => x,
                 other => panic!("no values for role {other}"),
@@ -499,12 +531,8 @@ impl std::fmt::Display for Problem {
 
 /// The role that carries out what this one carries in.
 pub fn out_of(role: Role) -> Role {
-    match role {
-        Role::STATE_IN => Role::STATE_OUT,
-        Role::Z_IN => Role::Z_OUT,
-        Role::SHIFT_IN => Role::SHIFT_OUT,
-        other => panic!("{other} carries nothing"),
-    }
+    let part = role.base_name().strip_suffix("_in").unwrap_or_else(|| panic!("{role} carries nothing"));
+    Role::from_name(&format!("{part}_out")).unwrap_or_else(|| panic!("{role} has no other side"))
 }
 
 /// A workspace full of NaN: nothing may be read before it is written.

@@ -15,6 +15,8 @@
 //! | its scores with what reads the correction, per state head, causal | `(C−1)(M+E)` | – |
 //! | decay of the state in a step, per state head | `ME` | – |
 //!
+//! Slots are two such states, `D` by `M` and `M` by `E`; orthogonal memory is `2MD` per key and `4MD` per query.
+//!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
 //! delta rule, `8DE+4C(D+E)` with two writes, `5DE`, `7DE` and `9DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
 //! algorithm that keeps a state has to do. Gates, features and normalisers are not counted.
@@ -35,13 +37,25 @@ impl Count {
     /// Counts a problem.
     pub fn of(problem: &Problem, plan: &Plan) -> Count {
         let rows = plan.state_layout().components.first().map_or(problem.dim_qk, |state| state.shape[1]);
+        let chunk = plan.info().chunk as f64;
         let has = |role| problem.mechanism.role(role).is_some();
+        let named = problem.names().get("M").copied();
+        if let (Some(m), true) = (named, has(Role::STATE_K_IN)) {
+            let keys = count(&Problem { dim_v: m, ..problem.clone() }, problem.dim_qk as f64, chunk, 0);
+            let values = count(problem, m as f64, chunk, 0);
+            return Count { flops: keys.flops + values.flops, bound: keys.bound + values.bound };
+        }
+        if let (Some(m), true) = (named, has(Role::BASIS)) {
+            let products = problem.batch * problem.heads[0] * (problem.n_keys + 2 * problem.n_queries);
+            let flops = 2.0 * (m * problem.dim_qk * products) as f64;
+            return Count { flops, bound: flops };
+        }
         let corrections = match (has(Role::BETA) || has(Role::ERASE), has(Role::A) && has(Role::B)) {
             (_, true) => 2,
             (true, false) => 1,
             (false, false) => 0,
         };
-        count(problem, rows as f64, plan.info().chunk as f64, corrections)
+        count(problem, rows as f64, chunk, corrections)
     }
 }
 

@@ -256,6 +256,7 @@ fn values(problem: &Problem, plan: &Plan, spec: &RoleSpec, shape: &[i64], seed: 
         "beta" | "erase" | "write" | "slot_write" => fill(&mut |r| sigmoid(r.normal())),
         "d_skip" => fill(&mut |_| 1.0),
         "state_in" => fill(&mut |r| 0.1 * r.normal()),
+        "basis" => fill(&mut |r| r.normal() / (problem.dim_qk as f32).sqrt()),
         "z_in" => fill(&mut |r| 1.0 + r.uniform()),
         name if name.ends_with("norm_weight") => fill(&mut |r| 1.0 + 0.1 * r.normal()),
         _ => match plan.state_layout().components.iter().find(|c| c.role_in == spec.role) {

@@ -207,6 +207,8 @@ pub(super) static ROLES: &[&str] = &[
     "node_v{l}",
     "node_radius{l}",
     "node_variance{l}",
+    "count_in",
+    "count_out",
 ];
 
 /// Mechanisms, page by page.
@@ -554,4 +556,6 @@ pub static ROLE_MEANINGS: &[(&str, &str)] = &[
     ("node_v{l}", "mean value"),
     ("node_radius{l}", "radius"),
     ("node_variance{l}", "variance bound λ"),
+    ("count_in", "number of tokens that the incoming state is the mean of"),
+    ("count_out", "the same, after the last token"),
 ];

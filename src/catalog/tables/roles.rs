@@ -390,4 +390,8 @@ impl Role {
     pub(in crate::catalog) const NODE_RADIUS_L: Role = Role(206);
     /// variance bound λ
     pub(in crate::catalog) const NODE_VARIANCE_L: Role = Role(207);
+    /// number of tokens that the incoming state is the mean of
+    pub const COUNT_IN: Role = Role(208);
+    /// the same, after the last token
+    pub const COUNT_OUT: Role = Role(209);
 }

@@ -5,7 +5,7 @@ use crate::engine::call::{self, Bindings, Sequence, Sequences};
 use crate::tensor::Tensor;
 
 /// The tensors of a call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Tensors {
     pub q: Option<Tensor>,
     pub k: Option<Tensor>,

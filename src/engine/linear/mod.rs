@@ -57,10 +57,12 @@ mod state;
 mod step;
 mod tiles;
 
-pub use call::Call;
+pub use call::{Call, Tensors};
 pub use recurrence::{
     Correction, Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
 };
+pub use scan::Pass;
+pub use tiles::{Rows, Tiles};
 
 use super::call::{self as shared, Heads, Sequence};
 use super::{Engine, Extents};
@@ -71,7 +73,6 @@ use crate::workspace::Workspace;
 use backward::Backward;
 use geometry::Geometry;
 use std::ops::Range;
-use tiles::Tiles;
 
 /// A recurrence with its blocking and tiles.
 #[derive(Clone, Debug)]
@@ -85,7 +86,11 @@ pub struct Linear {
 }
 
 /// What one task works on: a state head of a sequence, and which of its panels.
-struct Unit<'a> {
+///
+/// An engine that runs several recurrences in one loop makes its units itself: [`Unit::new`], then
+/// `load_state`, [`Unit::run`] for each run of tokens, `store_state`. Between them the state lies in the
+/// worker's memory, so a unit may be made anew for every run, with other tensors.
+pub struct Unit<'a> {
     engine: &'a Linear,
     call: &'a Call,
     sequence: Sequence,
@@ -99,7 +104,7 @@ struct Unit<'a> {
 /// Enough tasks to keep several workers even, when panels have to be split to get them.
 const MIN_TASKS: usize = 16;
 /// State elements that one task of steps should cover: some tens of microseconds.
-const STEP_GRAIN: usize = 1 << 16;
+pub const STEP_GRAIN: usize = 1 << 16;
 
 impl Engine for Linear {
     fn kernel_name(&self) -> &'static str {
@@ -149,6 +154,11 @@ impl Linear {
         Ok(Linear { backward, ..engine })
     }
 
+    /// Elements of one head's state.
+    pub fn state_len(&self) -> usize {
+        self.geometry.m * self.geometry.e
+    }
+
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
@@ -167,7 +177,7 @@ impl Linear {
 
     fn run_steps(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
-        let grain = (STEP_GRAIN / (self.geometry.m * self.geometry.e)).max(1);
+        let grain = (STEP_GRAIN / self.state_len()).max(1);
         parallel::run(runner, units.div_ceil(grain), &|task, worker| {
             for unit in task * grain..units.min((task + 1) * grain) {
                 let panels = 0..self.geometry.n_panels;
@@ -195,6 +205,29 @@ impl Linear {
     ) -> Option<Unit<'a>> {
         let sequence = call.sequence(unit / self.heads.state)?;
         Some(Unit { engine: self, call, sequence, head: unit % self.heads.state, panels, memory })
+    }
+}
+
+impl<'a> Unit<'a> {
+    /// All columns of one state head. `memory` has [`Engine::workspace_len`] elements.
+    pub fn new(
+        engine: &'a Linear,
+        call: &'a Call,
+        sequence: Sequence,
+        head: usize,
+        memory: *mut f32,
+    ) -> Unit<'a> {
+        Unit { engine, call, sequence, head, panels: 0..engine.geometry.n_panels, memory }
+    }
+
+    /// Runs some tokens on the state that is in the worker's memory.
+    pub fn run(&self, pass: Pass) {
+        scan::run(self, pass);
+    }
+
+    /// Runs the one token of a step on the caller's state, where [`Linear::steps_in_place`] allows it.
+    pub fn step(&self) {
+        step::step(self);
     }
 }
 

@@ -16,12 +16,15 @@ const MAX_CHUNKS: usize = 16;
 /// What is done with a run of tokens.
 #[derive(Clone, Copy)]
 pub struct Pass {
-    /// First query and first key, as tokens of the tensors.
+    /// First query, as a token of the tensor.
     pub q0: usize,
+    /// First key, as a token of the tensor.
     pub k0: usize,
     /// Tokens.
     pub n: usize,
+    /// The queries read the state.
     pub read: bool,
+    /// The keys are written to the state.
     pub write: bool,
 }
 
@@ -47,7 +50,8 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
     }
 }
 
-fn run(unit: &Unit<'_>, pass: Pass) {
+/// Runs one pass on the state in the worker's memory.
+pub fn run(unit: &Unit<'_>, pass: Pass) {
     let mut block = [Chunk::default(); MAX_CHUNKS];
     let mut t = 0;
     while t < pass.n {
@@ -138,6 +142,9 @@ impl Unit<'_> {
         ahead.values();
         if chunk.read {
             self.outputs(panel, p, chunk);
+        } else if self.call.tensors.gv.is_some() {
+            // SAFETY: `values` has just loaded `U`; without outputs the scores are not read.
+            unsafe { self.value_decay(panel, p, chunk, 0) }
         }
         ahead.queries();
         let half = (self.geometry().m / 2).next_multiple_of(16).min(self.geometry().m);
@@ -257,24 +264,36 @@ impl Unit<'_> {
                 (tiles.matmul)(&read);
             }
             if value_decay {
-                (tiles.value_decay)(&value_decay::Args {
-                    n: chunk.n,
-                    e: columns,
-                    a: p.a,
-                    y,
-                    ldy: g.panel,
-                    n_sets: g.n_sets,
-                    u: self.buffer(g.at.u),
-                    ldu: g.panel,
-                    gamma: p.gamma.add(panel * g.panel),
-                    ldg: g.e.next_multiple_of(16),
-                    end: self.buffer(g.at.gamma_end),
-                });
+                self.value_decay(panel, p, chunk, g.n_sets);
             }
             for set in 0..if direct { 0 } else { g.n_sets } {
                 let src = y.add(set * CHUNK * g.panel);
                 tiles.store(src, g.panel, &Rows::tokens(&out, &target(set), (chunk.n, columns)));
             }
+        }
+    }
+
+    /// Decay along the value columns: the outputs of `n_sets` sets, and `U` as the update takes it.
+    ///
+    /// # Safety
+    /// `U`, `A` and the outputs of these sets are those of this chunk and panel.
+    unsafe fn value_decay(&self, panel: usize, p: &Prepared, chunk: &Chunk, n_sets: usize) {
+        let g = self.geometry();
+        // SAFETY: buffers have the extents that `Offsets` names; the rest is the caller's contract.
+        unsafe {
+            (self.tiles().value_decay)(&value_decay::Args {
+                n: chunk.n,
+                e: g.columns(panel),
+                a: p.a,
+                y: self.buffer(g.at.y),
+                ldy: g.panel,
+                n_sets,
+                u: self.buffer(g.at.u),
+                ldu: g.panel,
+                gamma: p.gamma.add(panel * g.panel),
+                ldg: g.e.next_multiple_of(16),
+                end: self.buffer(g.at.gamma_end),
+            });
         }
     }
 

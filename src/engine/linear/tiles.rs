@@ -27,7 +27,7 @@ pub struct Tiles {
     store: KernelFn<store_rows::Args<f32>>,
     transpose: KernelFn<transpose_rows::Args>,
     l2norm: KernelFn<row_l2norm::Args>,
-    softmax: KernelFn<row_softmax::Args>,
+    pub softmax: KernelFn<row_softmax::Args>,
     feature: Option<KernelFn<elementwise::Args>>,
 }
 
@@ -45,6 +45,11 @@ impl<'a> Rows<'a> {
     /// `n` tokens of `d` channels of a tensor `[B, H, T, channels]`.
     pub fn tokens(tensor: &'a Tensor, at: &'a [usize], (n, d): (usize, usize)) -> Rows<'a> {
         Rows { tensor, at, rows: 2, columns: 3, n, d }
+    }
+
+    /// `d` elements along an axis, as one row.
+    pub fn one(tensor: &'a Tensor, at: &'a [usize], axis: usize, d: usize) -> Rows<'a> {
+        Rows { tensor, at, rows: axis, columns: axis, n: 1, d }
     }
 }
 

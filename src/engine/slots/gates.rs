@@ -1,0 +1,98 @@
+//! Decay and write weights of a run from its logits: a running log of sums, slot by slot.
+//!
+//! ```text
+//! z' = log(e^z + e^s)      decay g = z − z'      weight e^{s − z'}
+//! ```
+//!
+//! With `d = s − z` these are `z' = max(z, s) + log(1 + e^{−|d|})`, `g = −(max(d, 0) + log(1 + e^{−|d|}))` and the
+//! sigmoid of `d`: no exponent is above 0, and decay and weight add up to 1 within rounding, whatever `z` has
+//! gathered. An empty slot has `z = −∞`, which its first token replaces (`g = −∞`, weight 1); a logit of `−∞` writes
+//! nothing (`g = 0`, weight 0).
+
+use super::run::Run;
+use crate::catalog::Role;
+use crate::engine::linear::Rows;
+use crate::kernel::{KernelFn, elementwise, select};
+use crate::simd::Isa;
+use std::ptr;
+
+/// The functions.
+pub struct GateTiles {
+    softplus: KernelFn<elementwise::Args>,
+    sigmoid: KernelFn<elementwise::Args>,
+}
+
+impl GateTiles {
+    pub fn new(isa: Isa) -> GateTiles {
+        GateTiles {
+            softplus: select::<elementwise::Softplus>(isa),
+            sigmoid: select::<elementwise::Sigmoid>(isa),
+        }
+    }
+}
+
+impl std::fmt::Debug for GateTiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GateTiles")
+    }
+}
+
+impl Run<'_> {
+    /// Decay and weights of `n` tokens from key `k0` on; carries the log of the sums on.
+    pub fn gates(&self, k0: usize, n: usize) {
+        let (engine, at) = (self.engine, &self.engine.at);
+        let m = engine.memory.n_slots;
+        let Some(logits) = self.call.tensors.get(Role::SLOT_LOGITS) else { return };
+        // SAFETY: the logits are [B, Hk, S, M] (checked) and the tokens lie in the sequence; buffers have the
+        // extents that `Offsets` names, and `n ≤ RUN`.
+        unsafe {
+            let write = self.buffer(at.write);
+            let first = [self.sequence.batch, self.head, k0];
+            engine.tiles.load(&Rows::tokens(&logits, &first, (n, m)), 1.0, ptr::null(), write, at.ldm);
+            let z = std::slice::from_raw_parts_mut(self.buffer(at.log_sum), m);
+            for i in 0..n {
+                let s = std::slice::from_raw_parts_mut(write.add(i * at.ldm), m);
+                let g = std::slice::from_raw_parts_mut(self.buffer(at.decay + i * at.ldm), m);
+                for ((s, g), z) in s.iter_mut().zip(&mut *g).zip(&mut *z) {
+                    let d = if *s == f32::NEG_INFINITY { *s } else { *s - *z };
+                    *z = if *s > *z { *s } else { *z };
+                    (*s, *g) = (d, -d.abs());
+                }
+                (engine.gate_tiles.softplus)(&elementwise::Args {
+                    n: m,
+                    src: g.as_ptr(),
+                    dst: g.as_mut_ptr(),
+                });
+                for ((d, g), z) in s.iter().zip(&mut *g).zip(&mut *z) {
+                    *z += *g;
+                    *g = -(if *d > 0.0 { *d } else { 0.0 } + *g);
+                }
+            }
+            (engine.gate_tiles.sigmoid)(&elementwise::Args { n: n * at.ldm, src: write, dst: write });
+        }
+    }
+
+    /// Takes the log of the sums that is carried in, or that of nothing.
+    pub fn load_log_sum(&self) {
+        let m = self.engine.memory.n_slots;
+        // SAFETY: `log_sum` is [ldm] and this worker's, the tensor [slots, Hk, M] (checked) and only read.
+        unsafe {
+            let z = self.buffer(self.engine.at.log_sum);
+            match self.call.tensors.get(Role::LSE_IN) {
+                Some(from) => {
+                    self.engine.tiles.gather(&from, &[self.sequence.slot, self.head], 2, m, z);
+                }
+                None => std::slice::from_raw_parts_mut(z, m).fill(f32::NEG_INFINITY),
+            }
+        }
+    }
+
+    /// Stores it where it is wanted.
+    pub fn store_log_sum(&self) {
+        let Some(to) = self.call.tensors.get(Role::LSE_OUT) else { return };
+        let (at, of_head) = (&self.engine.at, [self.sequence.slot, self.head]);
+        let rows = Rows::one(&to, &of_head, 2, self.engine.memory.n_slots);
+        // SAFETY: as in `load_log_sum`; one task has this slot and head.
+        unsafe { self.engine.tiles.store(self.buffer(at.log_sum), at.ldm, &rows) }
+    }
+}
