@@ -33,6 +33,7 @@
 //! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
 
 mod call;
+mod features;
 mod geometry;
 mod norm;
 mod prepare;
@@ -44,9 +45,8 @@ mod step;
 mod tiles;
 
 pub use call::Call;
-pub use recurrence::{
-    Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
-};
+pub use features::{FeatureMap, Features, L2Mode, L2Norm};
+pub use recurrence::{Decay, DenominatorMode, Gain, Normaliser, Recurrence};
 
 use super::call::{self as shared, Heads, Sequence};
 use super::{Engine, Extents};

@@ -1,6 +1,7 @@
 //! Preparation of one chunk: everything that does not depend on the value columns.
 
-use super::recurrence::{Decay, DenominatorMode, FeatureMap, Gain, Normaliser};
+use super::features::FeatureMap;
+use super::recurrence::{Decay, DenominatorMode, Gain, Normaliser};
 use super::tiles::Rows;
 use super::{Unit, shift};
 use crate::CHUNK;
@@ -83,42 +84,6 @@ impl Unit<'_> {
             self.denominators(&p, &chunk);
         }
         chunk
-    }
-
-    fn load_keys(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let k = self.tensor(self.call.tensors.k);
-        let head = self.shared_head(self.engine.heads.k);
-        let rows = (chunk.n, g.d);
-        // SAFETY: `plan::check` bound `k` as [B, Hk, S, D]; the chunk lies in the sequence. `p.k` is [16, ldm].
-        unsafe {
-            let at = [self.sequence.batch, head, chunk.k0];
-            tiles.load(&Rows::tokens(&k, &at, rows), 1.0, ptr::null(), p.k, g.ldm);
-            tiles.features(self.recurrence(), p.k, rows, g.ldm, 1.0);
-        }
-    }
-
-    fn load_queries(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let q = self.tensor(self.call.tensors.q);
-        let rows = (chunk.n, g.d);
-        for set in 0..g.n_sets {
-            let head = self.query_head(set);
-            let dst = p.q.wrapping_add(set * CHUNK * g.ldm);
-            // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
-            unsafe {
-                let at = [self.sequence.batch, head, chunk.q0];
-                let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
-                let (early, late) = match features.map {
-                    _ if features.is_linear() => (scale, 1.0),
-                    // `shift.rs` makes the features, and scales them.
-                    FeatureMap::Exp => (1.0, 1.0),
-                    _ => (1.0, scale),
-                };
-                tiles.load(&Rows::tokens(&q, &at, rows), early, ptr::null(), dst, g.ldm);
-                tiles.features(self.recurrence(), dst, rows, g.ldm, late);
-            }
-        }
     }
 
     /// Gains and decay factors. Returns the factors of [`decay_rows`], null if there are none.
@@ -307,7 +272,7 @@ impl Unit<'_> {
     }
 
     /// A tensor that the plan made sure of.
-    fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
+    pub fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
         tensor.expect("plan::check requires it")
     }
 }

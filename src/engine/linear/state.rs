@@ -4,7 +4,7 @@
 //! last row; outside it is the first (`docs/spec/linear.md` 8).
 
 use super::Unit;
-use super::recurrence::FeatureMap;
+use super::features::FeatureMap;
 use super::tiles::Rows;
 use crate::tensor::Tensor;
 use std::ptr;

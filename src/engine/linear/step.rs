@@ -4,8 +4,9 @@
 //! where it lies. A state whose columns are not contiguous, and the maps that keep it in another form
 //! (`exp`, a constant feature), go through the panels of [`super::scan`] instead.
 
+use super::features::FeatureMap;
 use super::prepare::Chunk;
-use super::recurrence::{FeatureMap, Gain};
+use super::recurrence::Gain;
 use super::tiles::Rows;
 use super::{Call, Linear, Unit};
 use crate::CHUNK;
