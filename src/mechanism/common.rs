@@ -60,7 +60,11 @@ pub fn normaliser(params: &Params) -> Result<Normaliser> {
 pub fn denominator(params: &Params) -> Result<Normaliser> {
     let mode = match params.word("den_mode").unwrap_or("add") {
         "add" => DenominatorMode::Add,
+        "add_mean" => DenominatorMode::AddMean,
         "clamp" => DenominatorMode::Clamp,
+        "abs_clamp" => DenominatorMode::AbsClamp,
+        "signed_clamp" => DenominatorMode::SignedClamp,
+        "add_if_small" => DenominatorMode::AddIfSmall,
         _ => return Err(Error::Internal("a den_mode of the catalogue is not known here")),
     };
     Ok(Normaliser::Denominator { mode, eps: params.real("den_eps")? as f32 })

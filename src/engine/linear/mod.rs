@@ -33,6 +33,7 @@
 //! *Cost*: `docs/spec/linear.md` 1.6. *Workspace*: independent of the length.
 
 mod call;
+mod denominator;
 mod features;
 mod geometry;
 mod norm;
@@ -45,8 +46,9 @@ mod step;
 mod tiles;
 
 pub use call::Call;
+pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm};
-pub use recurrence::{Decay, DenominatorMode, Gain, Normaliser, Recurrence};
+pub use recurrence::{Decay, Gain, Normaliser, Recurrence};
 
 use super::call::{self as shared, Heads, Sequence};
 use super::{Engine, Extents};

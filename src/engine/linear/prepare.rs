@@ -1,7 +1,7 @@
 //! Preparation of one chunk: everything that does not depend on the value columns.
 
 use super::features::FeatureMap;
-use super::recurrence::{Decay, DenominatorMode, Gain, Normaliser};
+use super::recurrence::{Decay, Gain};
 use super::tiles::Rows;
 use super::{Unit, shift};
 use crate::CHUNK;
@@ -239,45 +239,8 @@ impl Unit<'_> {
         }
     }
 
-    fn denominators(&self, p: &Prepared, chunk: &Chunk) {
-        let g = self.geometry();
-        let args = denominator::Args {
-            n: chunk.n,
-            d: g.m,
-            ld: g.ldm,
-            q: p.q,
-            n_sets: if chunk.read { g.n_sets } else { 0 },
-            a: if chunk.write { p.a } else { ptr::null() },
-            den: p.inv_den,
-            k: if chunk.write { p.k } else { ptr::null() },
-            end: if self.decays() { p.end } else { ptr::null() },
-            z: self.buffer(g.at.z),
-        };
-        // SAFETY: buffers have the extents that `Offsets` names; padding of `q`, `k`, `z` is zero.
-        unsafe { (self.tiles().denominator)(&args) }
-        let Normaliser::Denominator { mode, eps } = self.recurrence().normaliser else { return };
-        let shifted = self.recurrence().features.map == FeatureMap::Exp;
-        for i in 0..args.n_sets * CHUNK {
-            if i % CHUNK < chunk.n {
-                // SAFETY: `inv_den` is [sets, 16].
-                unsafe {
-                    let den = p.inv_den.add(i);
-                    // The factor overflows where all scores are tiny: 0 stays 0.
-                    let scaled = shifted && eps != 0.0;
-                    let eps = if scaled { eps * *self.buffer(g.at.eps_factor).add(i) } else { eps };
-                    *den = 1.0 / if mode == DenominatorMode::Add { *den + eps } else { at_least(*den, eps) };
-                }
-            }
-        }
-    }
-
     /// A tensor that the plan made sure of.
     pub fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
         tensor.expect("plan::check requires it")
     }
-}
-
-/// `max(x, floor)` that keeps NaN.
-fn at_least(x: f32, floor: f32) -> f32 {
-    if x < floor { floor } else { x }
 }

@@ -1,5 +1,6 @@
 //! Settings of the one recurrence: which of its pieces a mechanism uses (`docs/spec/linear.md` 1.1, 1.2).
 
+use super::denominator::DenominatorMode;
 use super::features::Features;
 
 /// How the state decays along its key channels, before a token is written.
@@ -26,15 +27,6 @@ pub enum Gain {
     Beta,
     /// Mamba-2's `Δ`.
     StepSize,
-}
-
-/// How a denominator is guarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DenominatorMode {
-    /// `d + ε`.
-    Add,
-    /// `max(d, ε)`.
-    Clamp,
 }
 
 /// What divides the output (`docs/spec/linear.md` 1.10).
