@@ -46,6 +46,13 @@ impl Settings {
         }
     }
 
+    /// Where positions count: that of a sequence's first row, and the largest that there may be.
+    pub fn positions(&self) -> Option<(i64, f64)> {
+        match self {
+            Settings::Linear(recurrence) => recurrence.features.positions(),
+        }
+    }
+
     /// Whether causal mode takes fewer queries than keys: they are the last positions.
     pub fn right_aligned(&self) -> bool {
         match self {

@@ -17,6 +17,7 @@ pub mod row_l2norm;
 pub mod row_rms;
 pub mod row_softmax;
 pub mod scores;
+pub mod sincos;
 pub mod solve;
 pub mod step;
 pub mod store_rows;

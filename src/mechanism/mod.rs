@@ -5,20 +5,28 @@
 #![forbid(unsafe_code)]
 
 mod common;
+mod cosformer;
 mod delta_rule;
+mod dijiang;
+mod dpfp;
+mod feature_fixation;
+mod focused;
 mod gated_delta_rule;
 mod gla;
+mod hedgehog;
 mod kda;
 mod lightning;
 mod linear;
 mod linear1p;
+mod lln;
 mod mamba2;
 mod retention;
+mod rfa_gate;
 mod simple_gla;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
-use crate::engine::linear::{FeatureMap, Normaliser, Recurrence};
+use crate::engine::linear::{Decay, FeatureMap, Normaliser, Projection, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -31,7 +39,7 @@ pub(crate) struct Entry {
 }
 
 /// Every mechanism of this version, in the catalogue's order.
-pub(crate) static ENTRIES: [&Entry; 10] = [
+pub(crate) static ENTRIES: [&Entry; 18] = [
     &linear::ENTRY,
     &retention::ENTRY,
     &lightning::ENTRY,
@@ -42,6 +50,14 @@ pub(crate) static ENTRIES: [&Entry; 10] = [
     &gated_delta_rule::ENTRY,
     &kda::ENTRY,
     &linear1p::ENTRY,
+    &rfa_gate::ENTRY,
+    &cosformer::ENTRY,
+    &hedgehog::ENTRY,
+    &dpfp::ENTRY,
+    &focused::ENTRY,
+    &lln::ENTRY,
+    &dijiang::ENTRY,
+    &feature_fixation::ENTRY,
 ];
 
 /// The entry of that name.
@@ -60,6 +76,10 @@ pub(crate) enum Use {
     Required(&'static str),
     /// Must not be bound, and why.
     Refused(&'static str),
+    /// May be bound in modes with an order of tokens; why not in others.
+    Ordered(&'static str),
+    /// Comes with this role or not at all.
+    With(Role),
 }
 
 /// Roles whose meaning depends on parameters.
@@ -89,6 +109,36 @@ fn role_of_recurrence(recurrence: &Recurrence, role: Role) -> Use {
                 Use::Refused("it is read only where normalize is a norm of the output")
             }
         },
+        Role::DECAY if recurrence.decay == Decay::Head => {
+            Use::Ordered("a decay has no meaning without an order of tokens")
+        }
+        Role::W_GATE_K => Use::With(Role::B_GATE_K),
+        Role::B_GATE_K => Use::With(Role::W_GATE_K),
+        _ => role_of_projection(recurrence.features.projection, role),
+    }
+}
+
+/// Weights of a feature map's projection.
+fn role_of_projection(projection: Projection, role: Role) -> Use {
+    let needed = "the projection is made of it";
+    match (role, projection) {
+        (Role::W, Projection::Rows { .. })
+        | (Role::W_Q | Role::W_K, Projection::PerHead { .. })
+        | (Role::W_QK, Projection::Shared { .. }) => Use::Required(needed),
+        (Role::W, _) => Use::Refused("it is read only with feature_map = rfa"),
+        (Role::SIGMA, Projection::Rows { sigma: true, .. })
+        | (Role::B_Q | Role::B_K, Projection::PerHead { .. })
+        | (Role::B_QK, Projection::Shared { .. }) => Use::Catalogue,
+        (Role::SIGMA, Projection::Rows { .. }) => {
+            Use::Refused("it is per query head, and keys take the same: heads_q has to equal heads_k")
+        }
+        (Role::SIGMA, _) => Use::Refused("it is read only with feature_map = rfa"),
+        (Role::W_Q | Role::W_K | Role::B_Q | Role::B_K, _) => {
+            Use::Refused("it is read only with form = split, and parameter F gives its width")
+        }
+        (Role::W_QK | Role::B_QK, _) => {
+            Use::Refused("it is read only with form = concat, and parameter F gives its width")
+        }
         _ => Use::Catalogue,
     }
 }

@@ -47,7 +47,7 @@ mod tiles;
 
 pub use call::Call;
 pub use denominator::DenominatorMode;
-pub use features::{FeatureMap, Features, L2Mode, L2Norm};
+pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
 pub use recurrence::{Decay, Gain, Normaliser, Recurrence};
 
 use super::call::{self as shared, Heads, Sequence};
@@ -58,6 +58,7 @@ use crate::parallel::{self, Runner};
 use crate::workspace::Workspace;
 use geometry::Geometry;
 use std::ops::Range;
+use std::sync::Arc;
 use tiles::Tiles;
 
 /// A recurrence with its blocking and tiles.
@@ -67,6 +68,8 @@ pub struct Linear {
     heads: Heads,
     geometry: Geometry,
     tiles: Tiles,
+    /// The matrix of a cosine transform; empty where there is none.
+    transform: Arc<[f32]>,
     parallel: bool,
 }
 
@@ -105,7 +108,7 @@ impl Engine for Linear {
     }
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        let call = &Call::new(call);
+        let call = &Call::new(call, &self.recurrence);
         if call.step && self.steps_in_place(call) {
             self.run_steps(runner, call, workspace)?;
         } else {
@@ -122,7 +125,9 @@ impl Linear {
         let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;
-        Ok(Linear { recurrence, heads, geometry, tiles, parallel })
+        let cosine = recurrence.features.projection == Projection::Cosine;
+        let transform = if cosine { features::dct(d)? } else { Arc::default() };
+        Ok(Linear { recurrence, heads, geometry, tiles, transform, parallel })
     }
 
     fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {

@@ -64,12 +64,7 @@ impl Unit<'_> {
     /// Prepares slot `c`. Returns the chunk as it was done, which may be shorter than asked for.
     pub fn prepare(&self, c: usize, mut chunk: Chunk) -> Chunk {
         let p = self.prepared(c);
-        if chunk.write {
-            self.load_keys(&p, &chunk);
-        }
-        if chunk.read {
-            self.load_queries(&p, &chunk);
-        }
+        self.load_features(&p, &chunk);
         if self.recurrence().features.map == FeatureMap::Exp {
             chunk.n = shift::apply(self, &p, &chunk);
         }
@@ -117,27 +112,60 @@ impl Unit<'_> {
                 tiles.load(&Rows::tokens(gv, &at, (n, g.e)), 1.0, ptr::null(), p.gamma, ld);
                 tiles.exp_in_place(p.gamma, n * ld);
             }
-            match (self.recurrence().decay, &tensors.g) {
-                (Decay::None, _) if self.recurrence().features.map == FeatureMap::Exp => return alpha,
-                (Decay::None, _) => return ptr::null(),
-                (Decay::Head, Some(rate)) => {
-                    let rate = per_head(rate);
-                    (0..n).for_each(|i| *alpha.add(i) = rate);
-                }
-                (Decay::Channel, Some(rate)) => {
+            let shifted = self.recurrence().features.map == FeatureMap::Exp;
+            // Beside the shift of the map `exp`, factors of tokens go to a row of their own first.
+            let factors = if shifted { self.buffer(g.at.row) } else { alpha };
+            let fill = |x: f32| std::slice::from_raw_parts_mut(factors, n).fill(x);
+            match (self.recurrence().decay, &tensors.g, &tensors.decay) {
+                (Decay::None, ..) if shifted => return alpha,
+                (Decay::None, ..) => return ptr::null(),
+                (Decay::Channel, Some(rate), _) => {
                     tiles.load(&Rows::tokens(rate, &at, (n, g.d)), 1.0, ptr::null(), alpha, g.ldm);
                     tiles.exp_in_place(alpha, n * g.ldm);
                     return alpha;
                 }
-                (_, Some(rate)) => per_token(rate, alpha),
-                (_, None) => {
+                (Decay::Head, Some(rate), _) => {
+                    fill(per_head(rate));
+                    tiles.exp_in_place(factors, n);
+                }
+                (Decay::Head, None, factor) => fill(factor.as_ref().map_or(1.0, per_head)),
+                (_, Some(rate), _) => {
+                    per_token(rate, factors);
+                    self.complement(p, n, factors, |g| -g.exp_m1());
+                    tiles.exp_in_place(factors, n);
+                }
+                (_, None, Some(factor)) => {
+                    per_token(factor, factors);
+                    self.complement(p, n, factors, |a| 1.0 - a);
+                }
+                (_, None, None) => {
                     let rate = per_head(&self.tensor(tensors.decay_rate));
-                    (0..n).for_each(|i| *alpha.add(i) = rate * *p.gain.add(i));
+                    (0..n).for_each(|i| *factors.add(i) = rate * *p.gain.add(i));
+                    tiles.exp_in_place(factors, n);
                 }
             }
-            tiles.exp_in_place(alpha, n);
+            for i in 0..if shifted { n } else { 0 } {
+                let row = std::slice::from_raw_parts_mut(alpha.add(i * g.ldm), g.m);
+                row.iter_mut().for_each(|x| *x *= *factors.add(i));
+            }
         }
         alpha
+    }
+
+    /// Where keys take `1 − α` of the decay: that factor, from what decays are given as.
+    ///
+    /// # Safety
+    /// `given` has `n` elements.
+    unsafe fn complement(&self, p: &Prepared, n: usize, given: *const f32, of: impl Fn(f32) -> f32) {
+        let g = self.geometry();
+        for i in 0..if self.recurrence().convex { n } else { 0 } {
+            // SAFETY: the caller's contract; `p.k` is [16, ldm].
+            unsafe {
+                let gain = of(*given.add(i));
+                let key = std::slice::from_raw_parts_mut(p.k.add(i * g.ldm), g.m);
+                key.iter_mut().for_each(|x| *x *= gain);
+            }
+        }
     }
 
     /// The same for a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
@@ -183,7 +211,9 @@ impl Unit<'_> {
             if corrects {
                 (0..n).for_each(|i| *row.add(i) = -*p.gain.add(i));
             }
-            if self.recurrence().decay == Decay::Channel {
+            let shifted = self.recurrence().features.map == FeatureMap::Exp;
+            let decay = self.recurrence().decay;
+            if decay == Decay::Channel || shifted && decay != Decay::None {
                 for set in 0..g.n_sets {
                     let two = corrects && set == 0;
                     (tiles.scores_channel)(&scores::ChannelArgs {
@@ -203,7 +233,7 @@ impl Unit<'_> {
                 return;
             }
             // The map `exp` decays the state before the chunk, not between its tokens.
-            let alpha = if self.recurrence().decay == Decay::None { ptr::null() } else { alpha };
+            let alpha = if decay == Decay::None { ptr::null() } else { alpha };
             let block = |x: *const f32, row: *const f32, strict, s| {
                 (tiles.scores_token)(&scores::TokenArgs { n, d, x, ldx: ld, kt, alpha, row, strict, s });
             };
@@ -218,8 +248,9 @@ impl Unit<'_> {
 
     fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
         let g = self.geometry();
-        // The only decay without gates is the shift of the map `exp`, a factor per channel.
-        let by_channel = matches!(self.recurrence().decay, Decay::Channel | Decay::None);
+        // The shift of the map `exp` is a factor per channel.
+        let shifted = self.recurrence().features.map == FeatureMap::Exp;
+        let by_channel = shifted || matches!(self.recurrence().decay, Decay::Channel | Decay::None);
         let args = decay_rows::Args {
             n: chunk.n,
             d: g.m,

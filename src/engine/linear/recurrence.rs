@@ -69,6 +69,8 @@ pub struct Recurrence {
     pub cyclic_heads: bool,
     /// Causal mode takes fewer queries than keys: they are the last positions.
     pub right_aligned: bool,
+    /// Keys, and with them the normaliser, take `1 − α` of the decay `α` per token.
+    pub convex: bool,
 }
 
 impl Default for Recurrence {
@@ -84,6 +86,7 @@ impl Default for Recurrence {
             normaliser: Normaliser::None,
             cyclic_heads: false,
             right_aligned: false,
+            convex: false,
         }
     }
 }
@@ -96,6 +99,6 @@ impl Recurrence {
 
     /// Features of a row of `d` channels.
     pub fn n_features(&self, d: usize) -> usize {
-        d + usize::from(self.features.constant.is_some())
+        self.features.count(d)
     }
 }

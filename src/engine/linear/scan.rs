@@ -32,8 +32,9 @@ pub fn scan(unit: &Unit<'_>) {
         let ahead = s.n_k - s.n_q;
         [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
     } else {
-        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
+        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: s.k0, n: s.n_q, read: true, write: false }]
     };
+    unit.prepare_features();
     unit.load_state();
     for pass in passes {
         run(unit, pass);

@@ -35,6 +35,7 @@ pub fn step(unit: &Unit<'_>) {
     if unit.recurrence().has_denominator() {
         unit.load_normaliser();
     }
+    unit.prepare_features();
     let chunk = unit.prepare(0, Chunk { q0: s.q0, k0: s.k0, n: 1, read: true, write: true });
     let p = unit.prepared(0);
     let e16 = g.e.next_multiple_of(16);

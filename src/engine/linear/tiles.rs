@@ -4,7 +4,7 @@ use super::features::FeatureMap;
 use super::recurrence::Recurrence;
 use crate::kernel::{
     KernelFn, decay_rows, denominator, elementwise, load_rows, matmul, row_l2norm, row_rms, row_softmax,
-    scores, select, solve, step, store_rows, transpose_rows, value_decay,
+    scores, select, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
 use crate::simd::Isa;
 use crate::tensor::Tensor;
@@ -22,6 +22,9 @@ pub struct Tiles {
     pub step: KernelFn<step::Args>,
     pub exp: KernelFn<elementwise::Args>,
     pub softplus: KernelFn<elementwise::Args>,
+    pub relu: KernelFn<elementwise::Args>,
+    pub sigmoid: KernelFn<elementwise::Args>,
+    pub sincos: KernelFn<sincos::Args>,
     pub rms: KernelFn<row_rms::Args>,
     load: KernelFn<load_rows::Args<f32>>,
     store: KernelFn<store_rows::Args<f32>>,
@@ -52,13 +55,14 @@ impl Tiles {
     /// The tiles of `isa` for these settings.
     pub fn new(isa: Isa, recurrence: &Recurrence) -> Tiles {
         let feature = match recurrence.features.map {
-            FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
             FeatureMap::Elu1 => Some(select::<elementwise::Elu1>(isa)),
             FeatureMap::Elu1Neg => Some(select::<elementwise::Elu1Neg>(isa)),
             FeatureMap::Tanh1 => Some(select::<elementwise::Tanh1>(isa)),
             FeatureMap::Relu => Some(select::<elementwise::Relu>(isa)),
             FeatureMap::Relu2 => Some(select::<elementwise::Relu2>(isa)),
             FeatureMap::Silu => Some(select::<elementwise::Silu>(isa)),
+            // Functions of a whole row.
+            _ => None,
         };
         Tiles {
             matmul: select::<matmul::Matmul>(isa),
@@ -71,6 +75,9 @@ impl Tiles {
             step: select::<step::Step>(isa),
             exp: select::<elementwise::Exp>(isa),
             softplus: select::<elementwise::Softplus>(isa),
+            relu: select::<elementwise::Relu>(isa),
+            sigmoid: select::<elementwise::Sigmoid>(isa),
+            sincos: select::<sincos::SinCos>(isa),
             rms: select::<row_rms::RowRms>(isa),
             load: select::<load_rows::LoadRows<f32>>(isa),
             store: select::<store_rows::StoreRows<f32>>(isa),

@@ -1,4 +1,20 @@
-//! Feature maps: rows of `q` and `k` to rows of features (`docs/spec/linear.md` 2).
+//! Feature maps: rows of `q` and `k` to rows of features (`docs/spec/linear.md` 2,
+//! `docs/spec/random_features.md` 4 and 9, `docs/spec/sparse.md` 10).
+//!
+//! ```text
+//! x = row_scale · row, or normalised        y = x, or (σ ⊙ x) W + b        φ = map(y)
+//! ```
+//!
+//! A map of single channels, or of a row that keeps its width, works where the row was loaded. Others
+//! (`maps.rs`, `gated.rs`) load it elsewhere. What all tokens of a head share, the packed weights, is prepared
+//! once per task (`weights.rs`). *Cost*: `2·D` FLOPs per token and column of a projection, some operations
+//! per feature.
+
+mod gated;
+mod maps;
+mod weights;
+
+pub use weights::{Given, Layout, dct};
 
 use super::Unit;
 use super::prepare::{Chunk, Prepared};
@@ -6,10 +22,11 @@ use super::recurrence::Recurrence;
 use super::tiles::{Rows, Tiles};
 use crate::CHUNK;
 use crate::kernel::{elementwise, row_l2norm, row_softmax};
+use crate::tensor::Tensor;
 use std::ptr;
 
-/// Map of the rows of `q` and `k`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// Map of the rows of `q` and `k`; `y` is the row, or its projection.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub enum FeatureMap {
     /// The row itself.
     #[default]
@@ -30,6 +47,46 @@ pub enum FeatureMap {
     Softmax,
     /// `eˣ`, with a running maximum per channel.
     Exp,
+    /// `[relu(x) sin θ_i | relu(x) cos θ_i]`, `θ_i = π i/(2 period)`, `i` from `position0`.
+    Cosine { period: f64, position0: i64 },
+    /// `r ⊙ roll(r, j)` for `j = 1 … nu`, `r = [relu(x) | relu(−x)]`.
+    Rolled { nu: usize },
+    /// `y^p ‖y‖/‖y^p‖`, `y = (relu(x) + eps)/temperature`, norms over all heads of the token if `joint`.
+    Power { degree: u32, eps: f32, joint: bool },
+    /// `[softmax(y) | softmax(−y)]` floored, or if `joint` one softmax over `[2y | −2y]`.
+    Mirrored { joint: bool, floor: f32 },
+    /// `scale · [sin y | cos y]`, or if `relu` `scale · relu(y)`.
+    Fourier { relu: bool, scale: f32 },
+    /// `γ ⊙ φ(x)`, `φ(x) = relu(x) + eps`, `γ = σ([φ(q); φ(k); v] w_gateᵀ + b_gate)` of the same token.
+    Gated { eps: f32 },
+}
+
+/// A matrix that rows are multiplied with before the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Projection {
+    /// None.
+    #[default]
+    None,
+    /// The orthonormal DCT-III, then a factor per channel (role `w_diag`).
+    Cosine,
+    /// Weights of this width: `w [P, D]` of a key head or of all, after `sigma` if that may be bound.
+    Rows { width: usize, sigma: bool },
+    /// Weights of this width: `w_q`, `w_k [H, D, F]` with biases.
+    PerHead { width: usize },
+    /// Weights of this width: `w_qk [D, F]` with a bias, for both sides and all heads.
+    Shared { width: usize },
+}
+
+impl Projection {
+    /// Channels after the projection of `d`.
+    pub fn width(self, d: usize) -> usize {
+        match self {
+            Projection::None | Projection::Cosine => d,
+            Projection::Rows { width, .. } | Projection::PerHead { width } | Projection::Shared { width } => {
+                width
+            }
+        }
+    }
 }
 
 /// Where the epsilon of an L2 norm sits.
@@ -43,6 +100,16 @@ pub enum L2Mode {
     Add,
 }
 
+impl From<L2Mode> for row_l2norm::Mode {
+    fn from(mode: L2Mode) -> row_l2norm::Mode {
+        match mode {
+            L2Mode::SquareAdd => row_l2norm::Mode::SquareAdd,
+            L2Mode::Floor => row_l2norm::Mode::Floor,
+            L2Mode::Add => row_l2norm::Mode::Add,
+        }
+    }
+}
+
 /// L2 normalisation of rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct L2Norm {
@@ -51,12 +118,30 @@ pub struct L2Norm {
 }
 
 /// From a row of `q` or `k` to its features.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Features {
     pub map: FeatureMap,
     pub l2norm: Option<L2Norm>,
     /// `(c, s)`: features are `[c, s·x]`.
     pub constant: Option<(f32, f32)>,
+    /// Factors of the rows of `q` and of `k`, after the norm if there is one.
+    pub row_scale: [f32; 2],
+    pub projection: Projection,
+    /// Factor of the features of `k`.
+    pub key_scale: f32,
+}
+
+impl Default for Features {
+    fn default() -> Features {
+        Features {
+            map: FeatureMap::Identity,
+            l2norm: None,
+            constant: None,
+            row_scale: [1.0; 2],
+            projection: Projection::None,
+            key_scale: 1.0,
+        }
+    }
 }
 
 impl Features {
@@ -64,42 +149,112 @@ impl Features {
     pub fn is_linear(&self) -> bool {
         self.map == FeatureMap::Identity && self.l2norm.is_none() && self.constant.is_none()
     }
-}
 
-impl Unit<'_> {
-    pub fn load_keys(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let k = self.tensor(self.call.tensors.k);
-        let head = self.shared_head(self.engine.heads.k);
-        let rows = (chunk.n, g.d);
-        // SAFETY: `plan::check` bound `k` as [B, Hk, S, D]; the chunk lies in the sequence. `p.k` is [16, ldm].
-        unsafe {
-            let at = [self.sequence.batch, head, chunk.k0];
-            tiles.load(&Rows::tokens(&k, &at, rows), 1.0, ptr::null(), p.k, g.ldm);
-            tiles.features(self.recurrence(), p.k, rows, g.ldm, 1.0);
+    /// Features of a row of `d` channels.
+    pub fn count(&self, d: usize) -> usize {
+        let y = self.projection.width(d);
+        match self.map {
+            FeatureMap::Cosine { .. } => 2 * d,
+            FeatureMap::Rolled { nu } => 2 * d * nu,
+            FeatureMap::Mirrored { .. } | FeatureMap::Fourier { relu: false, .. } => 2 * y,
+            _ => y + usize::from(self.constant.is_some()),
         }
     }
 
-    pub fn load_queries(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let q = self.tensor(self.call.tensors.q);
-        let rows = (chunk.n, g.d);
-        for set in 0..g.n_sets {
-            let head = self.query_head(set);
-            let dst = p.q.wrapping_add(set * CHUNK * g.ldm);
-            // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
-            unsafe {
-                let at = [self.sequence.batch, head, chunk.q0];
-                let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
-                let (early, late) = match features.map {
-                    _ if features.is_linear() => (scale, 1.0),
-                    // `shift.rs` makes the features, and scales them.
-                    FeatureMap::Exp => (1.0, 1.0),
-                    _ => (1.0, scale),
-                };
-                tiles.load(&Rows::tokens(&q, &at, rows), early, ptr::null(), dst, g.ldm);
-                tiles.features(self.recurrence(), dst, rows, g.ldm, late);
+    /// Where positions count: that of a sequence's first row, and the largest that there may be.
+    pub fn positions(&self) -> Option<(i64, f64)> {
+        match self.map {
+            FeatureMap::Cosine { period, position0 } => Some((position0, period)),
+            _ => None,
+        }
+    }
+
+    /// Whether features are made in place of the row.
+    fn in_place(&self) -> bool {
+        let own = matches!(
+            self.map,
+            FeatureMap::Cosine { .. }
+                | FeatureMap::Rolled { .. }
+                | FeatureMap::Power { .. }
+                | FeatureMap::Mirrored { .. }
+                | FeatureMap::Fourier { .. }
+                | FeatureMap::Gated { .. }
+        );
+        !own && self.projection == Projection::None
+    }
+}
+
+/// Whose rows: of which set of queries, or the keys'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Query(usize),
+    Key,
+}
+
+/// Rows of one side and head in a chunk.
+#[derive(Clone, Copy)]
+struct Source {
+    side: Side,
+    tensor: Tensor,
+    head: usize,
+    /// First token, of the tensor.
+    first: usize,
+    /// First token, of the sequence.
+    index: usize,
+    n: usize,
+}
+
+impl Unit<'_> {
+    fn source(&self, side: Side, chunk: &Chunk) -> Source {
+        let (tensors, s, n) = (&self.call.tensors, &self.sequence, chunk.n);
+        match side {
+            Side::Query(set) => {
+                let (tensor, head, first) = (self.tensor(tensors.q), self.query_head(set), chunk.q0);
+                Source { side, tensor, head, first, index: first - s.q0, n }
             }
+            Side::Key => {
+                let head = self.shared_head(self.engine.heads.k);
+                let (tensor, first) = (self.tensor(tensors.k), chunk.k0);
+                Source { side, tensor, head, first, index: first - s.k0, n }
+            }
+        }
+    }
+
+    /// Features of a chunk's keys and queries, as far as it writes and reads.
+    pub fn load_features(&self, p: &Prepared, chunk: &Chunk) {
+        if let FeatureMap::Gated { eps } = self.recurrence().features.map {
+            return self.gated(p, chunk, eps);
+        }
+        if chunk.write {
+            self.load_side(&self.source(Side::Key, chunk), p.k);
+        }
+        for set in 0..if chunk.read { self.geometry().n_sets } else { 0 } {
+            let dst = p.q.wrapping_add(set * CHUNK * self.geometry().ldm);
+            self.load_side(&self.source(Side::Query(set), chunk), dst);
+        }
+    }
+
+    fn load_side(&self, source: &Source, dst: *mut f32) {
+        let (g, tiles, features) = (self.geometry(), self.tiles(), &self.recurrence().features);
+        if !features.in_place() {
+            return self.mapped(source, dst);
+        }
+        let rows = (source.n, g.d);
+        let (row_scale, scale) = match source.side {
+            Side::Query(_) => (features.row_scale[0], self.recurrence().scale),
+            Side::Key => (features.row_scale[1], 1.0),
+        };
+        let (early, late) = match features.map {
+            _ if features.is_linear() => (row_scale * scale, 1.0),
+            // `shift.rs` makes the features, and scales them.
+            FeatureMap::Exp => (row_scale, 1.0),
+            _ => (row_scale, scale),
+        };
+        // SAFETY: the tensor is [B, H, T, D] (checked) and the chunk lies in the sequence; `dst` is [16, ldm].
+        unsafe {
+            let at = [self.sequence.batch, source.head, source.first];
+            tiles.load(&Rows::tokens(&source.tensor, &at, rows), early, ptr::null(), dst, g.ldm);
+            tiles.features(self.recurrence(), dst, rows, g.ldm, late);
         }
     }
 }
@@ -124,11 +279,7 @@ impl Tiles {
         // SAFETY: the caller's contract.
         unsafe {
             if let Some(norm) = features.l2norm {
-                let mode = match norm.mode {
-                    L2Mode::SquareAdd => row_l2norm::Mode::SquareAdd,
-                    L2Mode::Floor => row_l2norm::Mode::Floor,
-                    L2Mode::Add => row_l2norm::Mode::Add,
-                };
+                let mode = norm.mode.into();
                 (self.l2norm)(&row_l2norm::Args { n, d, x, ld, mode, eps: norm.eps, scale });
                 scale = 1.0;
             }
