@@ -202,6 +202,7 @@ fn parameters() {
                 Default::Bool(x) => x.into(),
                 Default::Word(x) => x.into(),
                 Default::Reals(x) => x.to_vec().into(),
+                Default::Int(x) => x.into(),
                 _ => Value::Real(1.0),
             };
             range_twice(name, param.name, &fine);
@@ -224,6 +225,11 @@ fn parameters() {
                     if let Range::Above(low) = param.range {
                         range(Value::Real(low), &[&format!("is {low}"), "> "]);
                     }
+                }
+                ParamKind::Int => {
+                    range("big".into(), &["`big`", "an integer"]);
+                    range(Value::Real(1.5), &["is 1.5", "an integer"]);
+                    range(Value::Int(-1), &["is -1", "at least"]);
                 }
                 ParamKind::Reals => {
                     range(vec![1.0].into(), &["[1.0]", "2 numbers"]);

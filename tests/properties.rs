@@ -78,6 +78,9 @@ fn resized(rng: &mut Rng, p: &Problem, t: i64) -> Problem {
 #[test]
 fn split_at_chunks() {
     each(Mode::Causal, |rng, p| {
+        if !p.splits() {
+            return;
+        }
         let t = 17 + rng.below(80) as i64;
         let p = resized(rng, &p, t);
         let plan = p.plan(&context());
@@ -95,6 +98,9 @@ fn split_at_chunks() {
 #[test]
 fn split_anywhere() {
     each(Mode::Causal, |rng, mut p| {
+        if !p.splits() {
+            return;
+        }
         // A state in plain scale too, which is not the same bits as one with its shift.
         p.shift = rng.one_in(2);
         p.inputs.remove(&Role::SHIFT_IN);
@@ -115,7 +121,7 @@ fn split_anywhere() {
 #[test]
 fn steps_are_a_prefill() {
     each(Mode::Causal, |rng, mut p| {
-        if !p.mechanism.modes.contains(&Mode::Step) {
+        if !p.mechanism.modes.contains(&Mode::Step) || !p.splits() {
             return;
         }
         p.shift = rng.one_in(2);
@@ -673,7 +679,7 @@ fn every_isa() {
             assert_same_bits(&run_strided(&plan, &p, &inputs, outputs), &plain, || {
                 format!("{isa}: {}", text(&p))
             });
-            if p.mode == Mode::Causal && p.t > 16 {
+            if p.mode == Mode::Causal && p.t > 16 && p.splits() {
                 let pieces = p.run_pieces(&plan, &[16, p.t]);
                 assert_same_bits(&pieces, &plain, || format!("split, {isa}: {}", text(&p)));
             }

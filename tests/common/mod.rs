@@ -2,6 +2,7 @@
 //! every mechanism, and a scalar oracle for them.
 #![allow(dead_code, reason = "each test target uses a part")]
 
+mod features;
 pub mod golden;
 pub mod oracle;
 pub mod problem;
