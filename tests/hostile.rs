@@ -110,6 +110,8 @@ fn huge_products() {
         for (q, k) in [(1e15, 1e15), (1e25, 1e5), (1e-15, 1e20), (1e-30, 1e-5)] {
             // The delta rule diverges with such keys, as it should.
             let k = if delta { 1.0 } else { k };
+            // Features that are products of two channels.
+            let (q, k) = if mechanism.name == "dpfp" { (f32::sqrt(q), f32::sqrt(k)) } else { (q, k) };
             let mut p = p.clone();
             for (role, factor) in [(Role::Q, q), (Role::K, k)] {
                 p.inputs.get_mut(&role).unwrap().data.iter_mut().for_each(|x| *x *= factor);
@@ -330,7 +332,7 @@ fn poison_stays() {
                             }
                             let [b, h, at] = place(&p, *own, i);
                             let mine = batch.is_none_or(|own| b == Some(own))
-                                && (h == head || all_heads && *own == Role::OUT)
+                                && (h == head || all_heads && *own == Role::OUT || p.joins_heads())
                                 && at.is_none_or(|at| at >= first);
                             assert!(
                                 mine,
@@ -359,6 +361,7 @@ fn poison_stays_in_its_column() {
             let plan = p.plan(&context());
             let clean = p.run_plan(&plan);
             let (role, column) = (rng.pick(&[Role::V, Role::STATE_IN]), rng.below(dims.1 as usize));
+            let role = if p.gates_by_values() { Role::STATE_IN } else { role };
             let array = p.inputs.get_mut(&role).unwrap();
             let rows = array.data.len() / dims.1 as usize;
             let at = rng.below(rows) * dims.1 as usize + column;

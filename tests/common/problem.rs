@@ -229,6 +229,11 @@ impl Problem {
         !(self.has_denominator() && self.word("den_mode") == "add_mean")
     }
 
+    /// Whether the same holds bit for bit at multiples of a chunk: the state carries all, a shift too.
+    pub fn splits_exactly(&self) -> bool {
+        self.splits() && self.is_exp() == self.has_shift()
+    }
+
     /// The same, its first token so many further on.
     fn advanced(&self, tokens: i64) -> Problem {
         let mut p = self.clone();
