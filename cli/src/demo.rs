@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use subquad::catalog;
+use subquad::catalog::{self, Default};
 use subquad::{Mode, Role};
 
 /// The file in the data folder.
@@ -77,6 +77,20 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn causal(name: &str) -> bool {
     catalog::find(name).is_some_and(|mechanism| mechanism.modes.contains(&Mode::Causal))
+}
+
+/// What a mechanism leaves to its user, in the form of a problem string: parameters without a default, and as many
+/// rows of a projection as channels.
+fn choices(name: &str, t: usize, d: usize) -> String {
+    let Some(mechanism) = catalog::find(name) else { return String::new() };
+    let required = mechanism.params.iter().filter(|param| param.default == Default::Required);
+    let mut text: String = required
+        .map(|param| format!(",{}={}", param.name, if param.name == "period" { t } else { 1 }))
+        .collect();
+    if mechanism.roles.iter().any(|spec| spec.shapes.contains(&"P,D")) {
+        text += &format!(",P={d}");
+    }
+    text
 }
 
 fn table() -> Table {
@@ -179,7 +193,8 @@ impl Sample {
         let unit = catalog::find(name).is_some_and(|mechanism| mechanism.param("l2norm_qk").is_some());
         let parse = |hk: usize| -> Result<Problem> {
             let unit = if unit { ",l2norm_qk=1" } else { "" };
-            let text = format!("mechanism={name},mode=causal,H={h},Hk={hk},D={d},E={e},T={t}{unit}");
+            let more = choices(name, t, d);
+            let text = format!("mechanism={name},mode=causal,H={h},Hk={hk},D={d},E={e},T={t}{unit}{more}");
             Ok(Problem::parse_all(&text, Overrides::default())?.remove(0))
         };
         let shared = parse(hk)?;

@@ -4,12 +4,15 @@ use crate::list;
 use crate::shape::Names;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fmt;
-use subquad::catalog::{Mechanism, ParamKind};
+use subquad::catalog::{Default, Mechanism, ParamKind};
 use subquad::{Context, ContextOptions, DType, Desc, Isa, Mode, Plan, Role, ThreadPool, Value};
 
 /// Everything but parameters that a problem string can say.
 const KEYS: [&str; 14] =
     ["mechanism", "mode", "B", "H", "Hk", "Hv", "D", "E", "T", "S", "dtype", "threads", "isa", "with"];
+
+/// Sizes that neither heads nor dimensions give; they are named like parameters.
+const SIZES: [&str; 3] = ["M", "P", "F"];
 
 /// One problem, with nothing left open.
 #[derive(Clone, Debug)]
@@ -174,7 +177,18 @@ impl Problem {
             ("T", self.n_queries),
             ("S", self.n_keys),
         ];
-        sizes.into_iter().map(|(name, size)| (name.to_owned(), size)).collect()
+        let mut names: Names = sizes.into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
+        for param in self.mechanism.params {
+            if let Default::Int(x) = param.default {
+                names.insert(param.name.to_owned(), x);
+            }
+        }
+        for (name, value) in &self.params {
+            if let Value::Int(x) = value {
+                names.insert(name.clone(), *x);
+            }
+        }
+        names
     }
 }
 
@@ -228,7 +242,7 @@ fn find<'a>(pairs: &[(&str, &'a str)], key: &str) -> Option<&'a str> {
 
 fn check_keys(mechanism: &Mechanism, pairs: &[(&str, &str)]) -> Result<()> {
     for (key, _) in pairs {
-        if !KEYS.contains(key) && mechanism.param(key).is_none() {
+        if !KEYS.contains(key) && mechanism.param(key).is_none() && !has_size(mechanism, key) {
             let params: Vec<_> = mechanism.params.iter().map(|param| param.name).collect();
             bail!(
                 "unknown key `{key}`; known keys are {}, and the parameters of {}: {}",
@@ -239,6 +253,12 @@ fn check_keys(mechanism: &Mechanism, pairs: &[(&str, &str)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a shape of the mechanism speaks of this size.
+fn has_size(mechanism: &Mechanism, key: &str) -> bool {
+    let mut shapes = mechanism.roles.iter().flat_map(|spec| spec.shapes);
+    SIZES.contains(&key) && shapes.any(|shape| shape.split([',', '+', '-', '*']).any(|name| name == key))
 }
 
 fn parse_mode(mechanism: &Mechanism, text: Option<&str>) -> Result<Mode> {
@@ -306,6 +326,9 @@ fn parse_role(mechanism: &Mechanism, name: &str) -> Result<Role> {
 fn parse_params(mechanism: &Mechanism, pairs: &[(&str, &str)]) -> Result<Vec<(String, Value)>> {
     let mut params = Vec::new();
     for &(key, text) in pairs {
+        if has_size(mechanism, key) {
+            params.push((key.to_owned(), Value::Int(extent(key, text)?)));
+        }
         let Some(param) = mechanism.param(key).filter(|_| !KEYS.contains(&key)) else { continue };
         let value = parse_value(param.kind, text);
         let kind = list::kind_name(param.kind);
