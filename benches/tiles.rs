@@ -11,7 +11,8 @@ use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::{
     causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
-    matmul, row_l2norm, row_rms, row_softmax, scores, solve, step, store_rows, transpose_rows, value_decay,
+    matmul, row_l2norm, row_rms, row_softmax, scores, sincos, solve, step, store_rows, transpose_rows,
+    value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -342,6 +343,8 @@ fn tiles(c: &mut Criterion) {
     bench::<ew::Relu2>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Sin>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Cos>(c, "4096", 4096, elementwise(4096));
+    let args = sincos::Args { n: 4096, src: numbers(4096), sin: numbers(4096), cos: numbers(4096) };
+    bench::<sincos::SinCos>(c, "4096", 4096, args);
     bench::<row_softmax::RowSoftmax>(c, "64x128", 64 * 128, softmax(64, 128));
     bench::<row_l2norm::RowL2Norm>(c, "64x128", 64 * 128, l2norm(64, 128));
     bench::<causal_conv::CausalConv>(c, "32x128", 32 * 128, conv(32, 128, false));

@@ -129,6 +129,8 @@ fn huge_products() {
         for (q, k) in [(1e15, 1e15), (1e25, 1e5), (1e-15, 1e20), (1e-30, 1e-5)] {
             // The delta rule diverges with such keys, as it should.
             let k = if delta { 1.0 } else { k };
+            // Features that are products of two channels.
+            let (q, k) = if mechanism.name == "dpfp" { (f32::sqrt(q), f32::sqrt(k)) } else { (q, k) };
             let mut p = p.clone();
             for (role, factor) in [(Role::Q, q), (Role::K, k), (Role::KV, k)] {
                 if let Some(array) = p.inputs.get_mut(&role) {
@@ -353,7 +355,7 @@ fn poison_stays() {
                             }
                             let [b, h, at] = place(&p, *own, i);
                             let mine = batch.is_none_or(|own| b == Some(own))
-                                && (h == head || all_heads && *own == Role::OUT)
+                                && (h == head || all_heads && *own == Role::OUT || p.joins_heads())
                                 && at.is_none_or(|at| at >= first);
                             assert!(
                                 mine,
@@ -382,6 +384,7 @@ fn poison_stays_in_its_column() {
             let plan = p.plan(&context());
             let clean = p.run_plan(&plan);
             let (role, column) = (rng.pick(&[Role::V, p.value_state()]), rng.below(dims.1 as usize));
+            let role = if p.gates_by_values() { Role::STATE_IN } else { role };
             let array = p.inputs.get_mut(&role).unwrap();
             let rows = array.data.len() / dims.1 as usize;
             let at = rng.below(rows) * dims.1 as usize + column;
@@ -498,6 +501,52 @@ fn exp_map() {
             compare(&p, "exp");
             let out = &p.run(&context())[&Role::OUT];
             assert!(out.data.iter().all(|x| x.is_finite()), "{p}");
+        }
+    }
+}
+
+/// The same map under scales, gates and a transform: exponents of some tens to beyond a single's range.
+#[test]
+fn exp_map_of_others() {
+    let mut rng = Rng::new(seed());
+    for case in 0..60 {
+        let p = match case % 3 {
+            0 => Problem::named("lln").param("den_eps", rng.pick(&[0.0, 1e-6])),
+            1 => Problem::named("rfa_gate").param("feature_map", "exp"),
+            _ => Problem::named("dijiang").param("feature_map", "exp").param("normalize", "denominator"),
+        };
+        let dims = (1 + rng.below(20) as i64, 1 + rng.below(20) as i64);
+        let mut p = p.sized([4, 2, 2], dims, 1, 1 + rng.below(50) as i64);
+        p.mode = rng.pick(p.mechanism.modes);
+        if p.mode == Mode::Step {
+            (p.t, p.s) = (1, 1);
+        }
+        p.shift = case % 2 == 0;
+        let mut p = p.fill(&mut rng, false);
+        let largest = if p.mechanism.name == "lln" { 150.0 } else { 20.0 };
+        for role in [Role::Q, Role::K] {
+            set(&mut p, role, |_| largest * rng.signed());
+        }
+        compare(&p, "exp");
+    }
+}
+
+/// FLatten's powers of huge and of tiny rows, and of rows that differ by many orders of magnitude between heads.
+#[test]
+fn focused_rows_of_any_size() {
+    let mut rng = Rng::new(seed());
+    for span in ["heads_joint", "head"] {
+        for degree in [1i64, 2, 3, 8] {
+            for sizes in [[1e4f32, 1e4], [1e15, 1e15], [1e-3, 1e6], [1e-6, 1e-5]] {
+                let p = Problem::named("focused").param("norm_span", span).param("degree", degree);
+                let mut p = p.sized([2, 2, 2], (11, 7), 1, 23).fill(&mut rng, false);
+                for role in [Role::Q, Role::K] {
+                    set(&mut p, role, |i| sizes[i / (11 * 23) % 2] * rng.signed());
+                }
+                compare(&p, &format!("rows of {sizes:?}"));
+                let out = &p.run(&context())[&Role::OUT];
+                assert!(out.data.iter().all(|x| x.is_finite()), "{p}");
+            }
         }
     }
 }

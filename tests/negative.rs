@@ -212,6 +212,7 @@ fn parameters() {
                 Default::Word(x) => x.into(),
                 Default::Reals(x) => x.to_vec().into(),
                 Default::Required => Value::Int(4),
+                Default::Int(x) => x.into(),
                 _ => Value::Real(1.0),
             };
             range_twice(mechanism, param.name, &fine);
@@ -238,12 +239,14 @@ fn parameters() {
                     }
                 }
                 ParamKind::Int => {
-                    range(Value::Real(4.0), &["is 4", "an integer"]);
+                    range(Value::Real(1.5), &["is 1.5", "an integer"]);
                     range("four".into(), &["`four`", "an integer"]);
                     if let Range::Between(low, high) = param.range {
                         for bad in [low as i64 - 1, high as i64 + 1, i64::MIN, i64::MAX] {
                             range(Value::Int(bad), &[&format!("is {bad}"), &format!("{low} to {high}")]);
                         }
+                    } else {
+                        range(Value::Int(-1), &["is -1", "at least"]);
                     }
                 }
                 ParamKind::Reals => {
@@ -515,6 +518,108 @@ fn roles_by_parameters() {
     });
 }
 
+/// Weights of feature maps: asked for by parameters, ruled out without them.
+#[test]
+fn roles_of_feature_maps() {
+    let ones = [1f32; 2048];
+    let sized = |p: Problem| Fixture::of(p.sized([2, 2, 2], (8, 6), 3, 5));
+    let mut rfa = sized(Problem::named("rfa_gate"));
+    rfa.refuse(Status::MissingRole, &["role w is missing"], |call| call.remove(Role::W));
+    rfa.refuse(Status::WrongShape, &["w.shape[0]", "is 12", "11"], |call| {
+        call.remove(Role::W);
+        call.input(Role::W, &ones, &[12, 8]);
+    });
+    let mut plain = sized(Problem::named("rfa_gate").param("feature_map", "elu1"));
+    for (role, shape) in [(Role::W, &[11, 8][..]), (Role::SIGMA, &[2, 8])] {
+        let name = role.to_string();
+        plain.refuse(Status::WrongRole, &[&name, "feature_map = rfa"], |call| call.input(role, &ones, shape));
+    }
+    let mut grouped = Fixture::of(Problem::named("rfa_gate").sized([4, 2, 2], (8, 6), 3, 5));
+    grouped.refuse(Status::WrongRole, &["sigma", "heads_q", "heads_k"], |call| {
+        call.input(Role::SIGMA, &ones, &[4, 8]);
+    });
+
+    let mut bare = sized(Problem::named("hedgehog"));
+    bare.refuse(Status::WrongRole, &["w_q", "parameter F"], |call| call.input(Role::W_Q, &ones, &[2, 8, 8]));
+    bare.refuse(Status::WrongRole, &["b_qk", "parameter F"], |call| call.input(Role::B_QK, &ones, &[8]));
+    let mut split = sized(Problem::named("hedgehog").param("F", 9));
+    split.refuse(Status::MissingRole, &["role w_k is missing"], |call| call.remove(Role::W_K));
+    split.refuse(Status::WrongRole, &["w_qk", "concat"], |call| call.input(Role::W_QK, &ones, &[8, 9]));
+    let mut concat = sized(Problem::named("hedgehog").param("F", 9).param("form", "concat"));
+    concat.refuse(Status::MissingRole, &["role w_qk is missing"], |call| call.remove(Role::W_QK));
+    concat.refuse(Status::WrongRole, &["b_q", "split"], |call| call.input(Role::B_Q, &ones, &[2, 9]));
+
+    let mut gated = sized(Problem::named("feature_fixation"));
+    let pair = [(Role::W_GATE_K, &[6, 18][..], Role::B_GATE_K), (Role::B_GATE_K, &[6], Role::W_GATE_K)];
+    for (role, shape, other) in pair {
+        let word = format!("role {other} is missing");
+        gated.refuse(Status::MissingRole, &[&word, "comes with"], |call| {
+            call.bound.retain(|bound| ![role, other].contains(&bound.role));
+            call.input(role, &ones, shape);
+        });
+    }
+
+    for mode in [Mode::Bidirectional, Mode::Cross] {
+        let mut p = Problem::named("dijiang");
+        p.mode = mode;
+        sized(p).refuse(Status::WrongRole, &["decay", "order of tokens"], |call| {
+            call.input(Role::DECAY, &ones, &[2]);
+        });
+    }
+}
+
+/// Parameters of feature maps that have no sense together, or with these heads and dimensions.
+#[test]
+fn plans_of_feature_maps() {
+    let range = Status::ParameterRange;
+    refuse_plan(Desc::new("rfa_gate"), range, &["P", "not given", "rows of w"]);
+    let spare = Desc::new("rfa_gate").feature_map("elu1").param("P", 4);
+    refuse_plan(spare, range, &["P", "is 4", "feature_map = rfa"]);
+    refuse_plan(Desc::new("dijiang").feature_map("exp"), range, &["normalize", "none", "denominator"]);
+    refuse_plan(Desc::new("cosformer"), range, &["period", "not given", "no default"]);
+    let late = Desc::new("cosformer").param("period", 9.0).param("position0", 10);
+    refuse_plan(late, range, &["period", "is 9", "position0 = 10"]);
+    refuse_plan(Desc::new("lln").param("x_scale_q", 1.0), range, &["x_scale_k", "not given"]);
+    refuse_plan(Desc::new("dpfp").param("nu", 1i64 << 40), range, &["nu", "at most"]);
+    refuse_plan(Desc::new("focused").param("degree", 1i64 << 40), range, &["degree", "at most"]);
+    let argument = Status::InvalidArgument;
+    refuse_plan(Desc::new("focused").heads(4, 2, 2), argument, &["heads_q", "is 4", "temperature"]);
+    refuse_plan(Desc::new("feature_fixation").dims(8, 6), argument, &["dim_v", "is 6", "dim_qk"]);
+    let wide = Desc::new("dijiang").dims(5000, 8);
+    refuse_plan(wide, Status::Unsupported, &["cosine transform", "5000", "4096"]);
+    let other = Desc::new("hedgehog").param("F", 9).param("M", 17);
+    refuse_plan(other, range, &["M", "is 17", "18"]);
+}
+
+/// Positions of cosFormer stay within its period, those of each sequence of a packed call.
+#[test]
+fn positions_beyond_the_period() {
+    for (mode, t, s) in [(Mode::Causal, 5, 5), (Mode::Cross, 3, 5), (Mode::Cross, 5, 3)] {
+        let of = |period: f64| {
+            let mut p = Problem::named("cosformer").param("period", period).param("position0", 3);
+            p = p.sized([2, 2, 2], (8, 6), 1, t);
+            (p.mode, p.s) = (mode, s);
+            p
+        };
+        // The last position is 7.
+        let problem = of(7.0).fill(&mut Rng::new(7), false);
+        problem.run(&context());
+        let short = Problem { params: of(6.5).params, ..problem };
+        let refused =
+            problem::execute(&short.plan(&context()), mode, &short.inputs, &[], &mut short.outputs());
+        expect(&refused.unwrap_err(), Status::ParameterRange, &["period", "is 6.5", "at least 7"]);
+    }
+    let mut p = Problem::named("cosformer").param("period", 4.0).sized([1, 1, 1], (4, 4), 1, 7);
+    p.indices.push((Role::CU_SEQLENS, vec![0, 4, 7]));
+    p.inputs = p.clone().fill(&mut Rng::new(7), false).inputs;
+    let outputs = |p: &Problem| Tensors::from([(Role::OUT, p.outputs()[&Role::OUT].clone())]);
+    let plan = p.plan(&context());
+    problem::execute(&plan, p.mode, &p.inputs, &p.indices, &mut outputs(&p)).unwrap();
+    p.indices[0].1[1] = 2;
+    let refused = problem::execute(&plan, p.mode, &p.inputs, &p.indices, &mut outputs(&p));
+    expect(&refused.unwrap_err(), Status::ParameterRange, &["period", "is 4", "at least 5"]);
+}
+
 #[test]
 fn missing_roles() {
     for mechanism in mechanisms() {
@@ -622,9 +727,9 @@ fn wrong_shapes() {
             let name = role.to_string();
             let rank = shape.len();
             let shapes = mechanism.role(role).unwrap().shapes;
-            let other = |rank| role == Role::X && shapes.iter().any(|shape| shape.split(',').count() == rank);
+            let other = |rank: usize| shapes.iter().any(|shape| shape.split(',').count() == rank);
             for wrong in [rank + 1, rank - 1].into_iter().filter(|&rank| !other(rank)) {
-                let expected = if role == Role::X { "expected".into() } else { format!("expected {rank}") };
+                let expected = if shapes.len() > 1 { "expected".into() } else { format!("expected {rank}") };
                 let words = [&name, &*format!("rank {wrong}"), &*expected];
                 fixture.refuse(Status::WrongShape, &words, |call| {
                     let layout = &mut call.get(role).layout;

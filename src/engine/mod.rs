@@ -57,7 +57,19 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => None,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
+                None
+            }
+        }
+    }
+
+    /// Where positions count: that of a sequence's first row, and the largest that there may be.
+    pub fn positions(&self) -> Option<(i64, f64)> {
+        match self {
+            Settings::Linear(recurrence) => recurrence.features.positions(),
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
+                None
+            }
         }
     }
 
@@ -65,7 +77,9 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => false,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
+                false
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod row_rms;
 pub mod row_softmax;
 pub mod scores;
 pub mod scores_grad;
+pub mod sincos;
 pub mod solve;
 pub mod step;
 pub mod store_rows;

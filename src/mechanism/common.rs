@@ -1,8 +1,8 @@
 //! Parameters that several mechanisms share.
 
-use crate::engine::linear::{DenominatorMode, FeatureMap, Features, L2Mode, L2Norm, Normaliser};
+use crate::engine::linear::{DenominatorMode, FeatureMap, Features, L2Mode, L2Norm, Normaliser, Recurrence};
 use crate::error::{Error, Result};
-use crate::plan::Params;
+use crate::plan::{Params, range_error};
 
 /// `head_map = cyclic`.
 pub fn cyclic_heads(params: &Params) -> bool {
@@ -60,8 +60,30 @@ pub fn normaliser(params: &Params) -> Result<Normaliser> {
 pub fn denominator(params: &Params) -> Result<Normaliser> {
     let mode = match params.word("den_mode").unwrap_or("add") {
         "add" => DenominatorMode::Add,
+        "add_mean" => DenominatorMode::AddMean,
         "clamp" => DenominatorMode::Clamp,
+        "abs_clamp" => DenominatorMode::AbsClamp,
+        "signed_clamp" => DenominatorMode::SignedClamp,
+        "add_if_small" => DenominatorMode::AddIfSmall,
         _ => return Err(Error::Internal("a den_mode of the catalogue is not known here")),
     };
     Ok(Normaliser::Denominator { mode, eps: params.real("den_eps")? as f32 })
+}
+
+/// The features of `exp` are safe only under a denominator.
+pub fn exp_needs_denominator(params: &Params, recurrence: &Recurrence) -> Result<()> {
+    if recurrence.features.map == FeatureMap::Exp && !recurrence.has_denominator() {
+        let given = params.word("normalize").unwrap_or_default().into();
+        return Err(range_error("normalize", given, "denominator, since feature_map = exp needs one"));
+    }
+    Ok(())
+}
+
+/// As many query as key heads.
+pub fn same_heads(params: &Params, expected: &'static str) -> Result<()> {
+    let desc = &params.desc;
+    if desc.heads_q == desc.heads_k {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument { what: "desc.heads_q", given: desc.heads_q, expected })
 }

@@ -7,11 +7,11 @@
 //! Katharopoulos et al., *Transformers are RNNs*, arXiv 2006.16236.
 
 use super::Entry;
-use super::common::{cyclic_heads, feature_map, normaliser};
+use super::common::{cyclic_heads, exp_needs_denominator, feature_map, normaliser};
 use crate::engine::Settings;
-use crate::engine::linear::{FeatureMap, Features, Recurrence};
+use crate::engine::linear::{Features, Recurrence};
 use crate::error::Result;
-use crate::plan::{Params, range_error};
+use crate::plan::Params;
 
 pub(super) static ENTRY: Entry = Entry { name: "linear", assemble };
 
@@ -23,9 +23,6 @@ fn assemble(params: &Params) -> Result<Settings> {
         cyclic_heads: cyclic_heads(params),
         ..Recurrence::default()
     };
-    if recurrence.features.map == FeatureMap::Exp && !recurrence.has_denominator() {
-        let given = params.word("normalize").unwrap_or_default().into();
-        return Err(range_error("normalize", given, "denominator, since feature_map = exp needs one"));
-    }
+    exp_needs_denominator(params, &recurrence)?;
     Ok(Settings::Linear(recurrence))
 }

@@ -7,26 +7,34 @@
 mod abc;
 mod causal_conv;
 mod common;
+mod cosformer;
 mod delta_rule;
+mod dijiang;
+mod dpfp;
+mod feature_fixation;
+mod focused;
 mod gate;
 mod gated_delta_rule;
 mod gdn2;
 mod gla;
 mod gsa;
+mod hedgehog;
 mod kda;
 mod lavo;
 mod lightning;
 mod linear;
 mod linear1p;
+mod lln;
 mod mamba2;
 mod retention;
+mod rfa_gate;
 mod rwkv6;
 mod rwkv7;
 mod simple_gla;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
-use crate::engine::linear::{FeatureMap, Normaliser, Recurrence};
+use crate::engine::linear::{Decay, FeatureMap, Normaliser, Projection, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -56,7 +64,15 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &gate::ENTRY,
     &linear1p::ENTRY,
     &lavo::ENTRY,
+    &rfa_gate::ENTRY,
+    &cosformer::ENTRY,
+    &hedgehog::ENTRY,
+    &dpfp::ENTRY,
+    &focused::ENTRY,
+    &lln::ENTRY,
+    &dijiang::ENTRY,
     &abc::ENTRY,
+    &feature_fixation::ENTRY,
     &causal_conv::ENTRY,
 ];
 
@@ -79,6 +95,10 @@ pub(crate) enum Use {
     Required(&'static str),
     /// Must not be bound, and why.
     Refused(&'static str),
+    /// May be bound in modes with an order of tokens; why not in others.
+    Ordered(&'static str),
+    /// Comes with this role or not at all.
+    With(Role),
 }
 
 /// Roles whose meaning depends on parameters.
@@ -110,6 +130,36 @@ fn role_of_recurrence(recurrence: &Recurrence, role: Role) -> Use {
                 Use::Refused("it is read only where normalize is a norm of the output")
             }
         },
+        Role::DECAY if recurrence.decay == Decay::Head => {
+            Use::Ordered("a decay has no meaning without an order of tokens")
+        }
+        Role::W_GATE_K => Use::With(Role::B_GATE_K),
+        Role::B_GATE_K => Use::With(Role::W_GATE_K),
+        _ => role_of_projection(recurrence.features.projection, role),
+    }
+}
+
+/// Weights of a feature map's projection.
+fn role_of_projection(projection: Projection, role: Role) -> Use {
+    let needed = "the projection is made of it";
+    match (role, projection) {
+        (Role::W, Projection::Rows { .. })
+        | (Role::W_Q | Role::W_K, Projection::PerHead { .. })
+        | (Role::W_QK, Projection::Shared { .. }) => Use::Required(needed),
+        (Role::W, _) => Use::Refused("it is read only with feature_map = rfa"),
+        (Role::SIGMA, Projection::Rows { sigma: true, .. })
+        | (Role::B_Q | Role::B_K, Projection::PerHead { .. })
+        | (Role::B_QK, Projection::Shared { .. }) => Use::Catalogue,
+        (Role::SIGMA, Projection::Rows { .. }) => {
+            Use::Refused("it is per query head, and keys take the same: heads_q has to equal heads_k")
+        }
+        (Role::SIGMA, _) => Use::Refused("it is read only with feature_map = rfa"),
+        (Role::W_Q | Role::W_K | Role::B_Q | Role::B_K, _) => {
+            Use::Refused("it is read only with form = split, and parameter F gives its width")
+        }
+        (Role::W_QK | Role::B_QK, _) => {
+            Use::Refused("it is read only with form = concat, and parameter F gives its width")
+        }
         _ => Use::Catalogue,
     }
 }

@@ -1,7 +1,7 @@
 //! Tensors of a call against the plan.
 
 use super::shape::{Dim, Size, Sizes};
-use super::{Inner, RoleRule};
+use super::{Inner, RoleRule, range_error};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::engine::call::{Bindings, Call, Sequences};
@@ -56,6 +56,7 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
     }
     bound.check_lengths(plan, mode)?;
     bound.check_index(plan, n_sequences)?;
+    bound.check_positions(plan)?;
     bound.check_overlap()?;
     Ok(bound)
 }
@@ -91,6 +92,9 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
         return wrong("the mechanism has no such role");
     };
     if let Use::Refused(why) = rule.usage {
+        return wrong(why);
+    }
+    if let (Use::Ordered(why), Mode::Bidirectional | Mode::Cross) = (rule.usage, mode) {
         return wrong(why);
     }
     match (side_of(pass, rule.spec, role), side) {
@@ -189,6 +193,7 @@ impl Bound {
             }
             let why = match rule.usage {
                 Use::Required(why) => why,
+                Use::With(other) if self.get(other).is_some() => "the role that it comes with is bound",
                 _ if spec.required => "the mechanism needs it",
                 _ if spec.kind == RoleKind::Output => "it is what the call computes",
                 _ if !spec.one_of.is_empty() => {
@@ -391,6 +396,24 @@ impl Bound {
             Some((role, axis)) => Error::WrongExtent { role, axis, given, expected, from },
             None => Error::Internal("a length that no tensor has is wrong"),
         }
+    }
+
+    /// No sequence goes beyond the largest position, where there is one.
+    fn check_positions(&self, plan: &Inner) -> Result<()> {
+        let Some((first, largest)) = plan.settings.positions() else { return Ok(()) };
+        let longest = |offsets: Option<Tensor>, all: Option<i64>| match offsets.map(Index) {
+            Some(offsets) => (1..offsets.len()).map(|i| offsets.get(i) - offsets.get(i - 1)).max(),
+            None => all,
+        };
+        let (of_q, of_k) = (self.get(Role::CU_SEQLENS), self.get(Role::CU_SEQLENS_K));
+        let queries = longest(of_q, self.sizes.get(Size::T)).unwrap_or(0);
+        let keys = longest(of_k.or(of_q), self.sizes.get(Size::S)).unwrap_or(0);
+        let last = first.saturating_add(queries.max(keys)) - 1;
+        if queries.max(keys) > 0 && last as f64 > largest {
+            let expected = format!("at least {last}, the last position of the call");
+            return Err(range_error("period", largest.to_string(), &expected));
+        }
+        Ok(())
     }
 
     /// Values of the index tensors.

@@ -30,7 +30,7 @@ use shape::{Dim, NAMED, Size, Sizes};
 use std::sync::Arc;
 
 /// Largest number of heads, and largest dimension, that a plan accepts.
-const MAX_EXTENT: i64 = 1 << 20;
+pub(crate) const MAX_EXTENT: i64 = 1 << 20;
 
 /// A problem made ready to run: heads, dimensions, kernels and blocking are fixed, lengths are free.
 ///

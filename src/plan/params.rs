@@ -64,23 +64,28 @@ impl Params {
                 Default::Ints(x) => Value::Ints(x.into()),
                 Default::Reals(x) => Value::Reals(x.into()),
                 Default::Words(_) => return Err(Error::Internal("a list of words has no default yet")),
-                Default::Expr(text) => Value::Real(params.evaluate(text)?),
+                Default::Expr(text) => match params.evaluate(text)? {
+                    Some(x) => Value::Real(x),
+                    None => continue,
+                },
             };
             params.values.push((spec.name, value));
         }
         Ok(params)
     }
 
-    fn evaluate(&self, text: &str) -> Result<f64> {
+    /// The value of a default, or `None` where it depends on a size that was not given.
+    fn evaluate(&self, text: &str) -> Result<Option<f64>> {
         let root = (self.desc.dim_qk as f64).sqrt().recip();
         match text {
-            "1/sqrt(D)" => Ok(root),
+            "1/sqrt(D)" | "D**-0.5" => Ok(Some(root)),
+            "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
             "1 if normalize == denominator else 1/sqrt(D)" => {
                 let normalize = match self.get("normalize") {
                     Some(Value::Word(word)) => word.as_str(),
                     _ => "denominator",
                 };
-                Ok(if normalize == "denominator" { 1.0 } else { root })
+                Ok(Some(if normalize == "denominator" { 1.0 } else { root }))
             }
             _ => Err(Error::Internal("a default of the catalogue is an expression that is not known here")),
         }
@@ -105,6 +110,15 @@ impl Params {
         match self.get(name) {
             Some(Value::Int(x)) => Some(*x),
             _ => None,
+        }
+    }
+
+    /// An integer parameter that the mechanism has, from its least value up to a largest.
+    pub fn integer_up_to(&self, name: &'static str, largest: i64) -> Result<i64> {
+        match self.integer(name) {
+            Some(x) if x <= largest => Ok(x),
+            Some(x) => Err(range_error(name, x.to_string(), &format!("at most {largest}"))),
+            None => Err(Error::Internal("an integer parameter is not in the catalogue")),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::guarded::Guarded;
 use crate::support::{TINY, assert_close, assert_same, cases, ulp};
 use subquad::kernel::Kernel;
 use subquad::kernel::elementwise::{self as ew, Args, Elementwise, Function};
+use subquad::kernel::sincos::{self, SinCos};
 
 /// `floor`: results smaller than this may be anything smaller.
 fn check<F: Function>(max_ulp: f64, floor: f64) {
@@ -83,4 +84,35 @@ checks! {
     relu2: Relu2Fn, 0.5, TINY;
     sin: SinFn, 1.6, TINY;
     cos: CosFn, 1.6, TINY;
+}
+
+#[test]
+fn sincos() {
+    cases::<SinCos>(400, |rng, run| {
+        let n = rng.len();
+        let values: Vec<f32> =
+            if rng.one_in(4) { (0..n).map(|_| rng.finite()).collect() } else { rng.mixed(n) };
+        let src = Guarded::new(rng, &values);
+        let outputs = |rng: &mut _| [Guarded::<f32>::unset(rng, n), Guarded::unset(rng, n)];
+        let (mut want, mut got) = (outputs(rng), outputs(rng));
+        let args = |[sin, cos]: &mut [Guarded<f32>; 2]| sincos::Args {
+            n,
+            src: src.as_ptr(),
+            sin: sin.as_mut_ptr(),
+            cos: cos.as_mut_ptr(),
+        };
+        // SAFETY: every buffer holds n elements.
+        unsafe {
+            SinCos::reference(&args(&mut want));
+            run(&args(&mut got));
+        }
+        for (got, want) in got.iter().zip(&want) {
+            for i in 0..n {
+                let tolerance = (2.1 * ulp(want[i])).max(TINY);
+                assert_close(got[i], want[i], tolerance, || format!("element {i} of {n}: {:e}", src[i]));
+            }
+            got.check();
+        }
+        src.check();
+    });
 }

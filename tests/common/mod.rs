@@ -4,6 +4,7 @@
 
 pub mod backward;
 pub mod companions;
+mod features;
 pub mod golden;
 pub mod oracle;
 pub mod problem;

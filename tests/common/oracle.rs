@@ -48,15 +48,15 @@ pub fn expected(nums: Vec<Num>, c: f64) -> Expected {
     }
 }
 
-struct Oracle<'a> {
-    p: &'a Problem,
-    heads: [usize; 3],
+pub(super) struct Oracle<'a> {
+    pub p: &'a Problem,
+    pub heads: [usize; 3],
     n_state: usize,
     n_out: usize,
-    d: usize,
+    pub d: usize,
     e: usize,
     /// Rows of the state.
-    m: usize,
+    pub m: usize,
     cyclic: bool,
     corrects: bool,
     scale: f64,
@@ -89,7 +89,6 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
     }
     let [q, k, v] = p.heads.map(|n| n as usize);
     let n_state = k.max(v);
-    let constant = usize::from(p.mechanism.name == "linear1p");
     let corrects = [Role::BETA, Role::ERASE, Role::A].iter().any(|role| p.inputs.contains_key(role));
     let steepest = match (p.inputs.get(&Role::G), p.inputs.get(&Role::DECAY_RATE)) {
         // Formed in f32 from two factors, of which one may be a softplus.
@@ -97,6 +96,7 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
         _ => 0.0,
     };
     let tokens = p.s as f64;
+    let m = p.shape(Role::STATE_OUT)[2] as usize;
     let oracle = Oracle {
         p,
         heads: [q, k, v],
@@ -104,12 +104,13 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
         n_out: q.max(n_state),
         d: p.d as usize,
         e: p.e as usize,
-        m: p.d as usize + constant,
+        m,
         cyclic: p.word("head_map") == "cyclic",
         corrects,
-        scale: if constant == 1 { 1.0 } else { p.real("scale") },
+        scale: if p.mechanism.param("scale").is_some() { p.real("scale") } else { 1.0 },
         nudge,
-        c: (8.0 + p.d as f64 / 4.0 + tokens * (1.5 + steepest)) * if corrects { 2.0 } else { 1.0 },
+        c: (8.0 + m.max(p.d as usize) as f64 / 4.0 + tokens * (1.5 + steepest))
+            * if corrects { 2.0 } else { 1.0 },
     };
     oracle.run()
 }
@@ -125,12 +126,12 @@ struct State {
 }
 
 impl Oracle<'_> {
-    fn tensor(&self, role: Role) -> Option<&Array> {
+    pub(super) fn tensor(&self, role: Role) -> Option<&Array> {
         self.p.inputs.get(&role)
     }
 
     /// Element of an input; missing trailing indices are 0.
-    fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
+    pub(super) fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
         let array = self.tensor(role)?;
         assert_eq!(array.shape.len(), index.len(), "{role}");
         let flat = index.iter().zip(&array.shape).fold(0, |at, (&i, &n)| {
@@ -210,6 +211,9 @@ impl Oracle<'_> {
 
     /// A row of `q` or `k` as features.
     fn features(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<Num> {
+        if let Some(features) = self.mapped(role, batch, head, token) {
+            return features;
+        }
         let row: Vec<f64> = (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect();
         let mut row: Vec<Num> = row.into_iter().map(num).collect();
         if self.p.flag("l2norm_qk") {
@@ -257,10 +261,16 @@ impl Oracle<'_> {
         row
     }
 
-    fn largest_exponent(&self) -> f64 {
+    pub(super) fn largest_exponent(&self) -> f64 {
         let largest =
             |role| self.tensor(role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
-        f64::from(largest(Role::Q) + largest(Role::K) + largest(Role::SHIFT_IN))
+        let [q, k] = match self.p.mechanism.name {
+            "lln" => ["x_scale_q", "x_scale_k"].map(|name| self.p.real(name)),
+            // The rows of an orthonormal matrix, in absolute values, are at most √D.
+            "dijiang" => [f64::from(largest(Role::W_DIAG)) * (self.d as f64).sqrt(); 2],
+            _ => [1.0; 2],
+        };
+        q * f64::from(largest(Role::Q)) + k * f64::from(largest(Role::K)) + f64::from(largest(Role::SHIFT_IN))
     }
 
     fn coef(&self) -> [f64; 2] {
@@ -284,6 +294,14 @@ impl Oracle<'_> {
             Some(3) => self.at(Role::G, &[batch, head, token]).unwrap(),
             Some(4) => self.at(Role::G, &[batch, head, token, c]).unwrap(),
             _ => self.at(Role::DECAY_RATE, &[head]).map_or(0.0, |rate| rate * step.unwrap()),
+        };
+        // Factors themselves, in place of their logarithms.
+        let g = match self.tensor(Role::DECAY).map(|decay| decay.shape.len()) {
+            Some(1) => self.at(Role::DECAY, &[head]).unwrap().ln(),
+            Some(_) if self.tensor(Role::G).is_none() => {
+                self.at(Role::DECAY, &[batch, head, token]).unwrap().ln()
+            }
+            _ => g,
         };
         let gain = self.at(Role::BETA, &[batch, head, token]).or(step).unwrap_or(1.0);
         (g.exp(), gain)
@@ -350,7 +368,12 @@ impl Oracle<'_> {
     }
 
     fn write(&self, state: &mut State, batch: usize, head: usize, token: usize) {
-        let key = self.key(batch, head, token);
+        let mut key = self.key(batch, head, token);
+        let top = key.iter().map(|k| k.x.ln()).collect::<Vec<_>>();
+        if self.p.mechanism.name == "rfa_gate" {
+            let (alpha, _) = self.gates(batch, head, token, 0);
+            key.iter_mut().for_each(|k| *k = Num { x: k.x * (1.0 - alpha), m: k.m * (1.0 - alpha) });
+        }
         let key_norm = key.iter().map(|k| k.m * k.m).sum::<f64>().sqrt();
         let second = self.second_write(state, batch, head, token);
         let mut steepest = 0.0f64;
@@ -364,8 +387,8 @@ impl Oracle<'_> {
             }
             let z = &mut state.z[c];
             (z.x, z.m) = (z.x * alpha + k.x, z.m * alpha + k.m);
-            if self.p.word("feature_map") == "exp" {
-                state.shift[c] = state.shift[c].max(k.x.ln());
+            if self.p.is_exp() {
+                state.shift[c] = state.shift[c].max(top[c]);
             }
         }
         let erase = if self.corrects { self.erase(&key, batch, head, token) } else { Vec::new() };
@@ -407,7 +430,9 @@ impl Oracle<'_> {
                     let v = skip * self.value(batch, head, key, e);
                     sum = Num { x: sum.x + v, m: sum.m + v.abs() };
                 }
-                if let Some(den) = den {
+                if let Some(Num { x: 0.0, m: 0.0 }) = den {
+                    sum = num(0.0);
+                } else if let Some(den) = den {
                     sum = Num { x: sum.x / den.x, m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs() };
                     // First order no longer tells anything.
                     if den.m * self.c * U > 0.1 * den.x.abs() {
@@ -425,8 +450,21 @@ impl Oracle<'_> {
         let x: f64 = products().map(|(q, z)| q.x * z.x).sum();
         let m: f64 = products().map(|(q, z)| q.m * z.m).sum();
         let eps = self.p.real("den_eps");
-        let clamp = self.p.mechanism.name != "linear1p" && self.p.word("den_mode") == "clamp";
-        Num { x: if clamp { x.max(eps) } else { x + eps }, m }
+        let mode = self.p.word("den_mode");
+        let mode = if self.p.mechanism.param("den_mode").is_none() { "add" } else { mode.as_str() };
+        let x = match mode {
+            "add" => x + eps,
+            "add_mean" => x + eps * self.p.s as f64,
+            "clamp" => x.max(eps),
+            "abs_clamp" => x.abs().max(eps),
+            "signed_clamp" => x.abs().max(eps) * if x < 0.0 { -1.0 } else { 1.0 },
+            // Where it jumps, nothing is known.
+            "add_if_small" if (x.abs() - eps).abs() <= m * self.c * U => 0.0,
+            "add_if_small" if x.abs() <= eps => x + 2.0 * eps,
+            "add_if_small" => x,
+            other => panic!("den_mode {other}"),
+        };
+        Num { x, m }
     }
 
     /// Norms of the output, over a head or over all heads of a token.

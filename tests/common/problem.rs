@@ -79,15 +79,37 @@ fn values(param: &Param) -> Vec<Value> {
         (ParamKind::Reals, catalog::Range::Count(n)) => {
             vec![Value::Reals((0..n).map(|i| 0.4 + i as f64).collect()), Value::Reals(vec![1.5; n])]
         }
+        (ParamKind::Int, catalog::Range::AtLeast(low)) => {
+            vec![Value::Int(low as i64), Value::Int(low as i64 + 4)]
+        }
+        // Beyond every position of these tests.
+        (ParamKind::Real, catalog::Range::Text(_)) if param.name == "period" => vec![Value::Real(150.0)],
         other => panic!("no values for parameter {}: {other:?}", param.name),
     }
 }
 
+/// The value of a parameter that has no default, where a test gives none.
+fn required(name: &str) -> Value {
+    match name {
+        "period" => Value::Real(1100.0),
+        "x_scale_q" => Value::Real(0.9),
+        "x_scale_k" => Value::Real(0.7),
+        _ => panic!("no value for parameter {name}, which has no default"),
+    }
+}
+
+/// Rows of a projection `w`, where there is one.
+const P: i64 = 11;
+
 /// Whether the page of the mechanism rules these parameters out together.
 fn contradicts(mechanism: &Mechanism, params: &[(&'static str, Value)]) -> bool {
     let word = |name: &str| params.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone());
-    let denominator =
-        mechanism.name == "linear" && word("normalize").is_none_or(|w| w == "denominator".into());
+    let default = mechanism.param("normalize").map(|param| param.default);
+    let denominator = match word("normalize") {
+        Some(given) => given == "denominator".into(),
+        // Without the parameter, what has a denominator has it always.
+        None => default.map_or(mechanism.param("den_eps").is_some(), |d| d == Default::Word("denominator")),
+    };
     word("feature_map") == Some("exp".into()) && !denominator
 }
 
@@ -97,20 +119,33 @@ pub fn variants(mechanism: &'static Mechanism) -> Vec<Vec<(&'static str, Value)>
         values(param).into_iter().map(|value| {
             let mut params = vec![(param.name, value.clone())];
             // Parameters that only speak with another one.
+            let has = |name: &str| mechanism.param(name);
+            let normalize = has("den_eps").and(has("normalize")).map(|param| param.default);
             match param.name {
+                "feature_map" | "den_mode" | "den_eps" if normalize == Some(Default::Word("none")) => {
+                    params.push(("normalize", "denominator".into()));
+                }
                 "norm_eps" => params.push(("normalize", "rms_head".into())),
                 "gate_activation" => params.push(("normalize", "rms_gate".into())),
                 "lower_bound" => params.push(("form", "lower_bound".into())),
                 "normalizer" => params.push(("form", "logsigmoid".into())),
                 "gain" => params.push(("form", "sigmoid".into())),
-                "l2norm_eps" | "l2norm_mode" => params.push(("l2norm_qk", 1i64.into())),
+                "l2norm_eps" | "l2norm_mode" if has("l2norm_qk").is_some() => {
+                    params.push(("l2norm_qk", 1i64.into()))
+                }
                 _ => {}
             }
             params
         })
     });
     let all = std::iter::once(vec![]).chain(single);
-    all.filter(|params| !contradicts(mechanism, params)).collect()
+    // Projections of another width than the row, where there may be none.
+    let widths: &[i64] = if mechanism.role(Role::W_QK).is_some() { &[5, 30] } else { &[] };
+    let words = mechanism.param("form").map_or(&[][..], |_| &["split", "concat"]);
+    let projected = widths.iter().flat_map(|&f| {
+        words.iter().map(move |&form| vec![("F", Value::Int(f)), ("form", Value::from(form))])
+    });
+    all.chain(projected).filter(|params| !contradicts(mechanism, params)).collect()
 }
 
 /// Any parameters.
@@ -136,9 +171,9 @@ const HEADS: [[i64; 3]; 9] =
 /// Head counts that the mechanism accepts.
 pub fn heads(mechanism: &'static Mechanism) -> Vec<[i64; 3]> {
     let context = context_of(Isa::Scalar);
-    let plans = |&[q, k, v]: &[i64; 3]| {
-        let plain = Problem::new(mechanism, vec![]).sized([q, k, v], (8, 8), 1, 1);
-        Plan::new(&context, &plain.desc().modes(mechanism.modes[0])).is_ok()
+    let plans = |&heads: &[i64; 3]| {
+        let p = Problem::new(mechanism, vec![]).sized(heads, (8, 8), 1, 1);
+        Plan::new(&context, &p.desc().modes(mechanism.modes[0])).is_ok()
     };
     let all: Vec<_> = HEADS.into_iter().filter(plans).collect();
     assert!(all.starts_with(&HEADS[..3]), "{} refuses plain heads", mechanism.name);
@@ -182,19 +217,65 @@ impl Problem {
         self
     }
 
-    /// Heads, dimensions and lengths.
+    /// Heads, dimensions and lengths; where all dimensions are one, it is `e`.
     pub fn sized(mut self, heads: [i64; 3], (d, e): (i64, i64), b: i64, t: i64) -> Problem {
+        let d = if self.gates_by_values() { e } else { d };
         (self.heads, self.d, self.e, self.b, self.t, self.s) = (heads, d, e, b, t, t);
         self
     }
 
     pub fn desc(&self) -> Desc {
         let [q, k, v] = self.heads;
-        let mut desc = Desc::new(self.mechanism.name).modes(self.mode).heads(q, k, v).dims(self.d, self.e);
-        if self.has_slots() {
-            desc = desc.param("M", self.slots());
+        let desc = Desc::new(self.mechanism.name).modes(self.mode).heads(q, k, v).dims(self.d, self.e);
+        let desc = self.params.iter().fold(desc, |desc, (name, value)| desc.param(name, value.clone()));
+        let needed = self.mechanism.params.iter().filter(|param| param.default == Default::Required);
+        let missing = needed.filter(|param| self.given(param.name).is_none());
+        let desc = missing.fold(desc, |desc, param| desc.param(param.name, required(param.name)));
+        let desc = if self.has_slots() { desc.param("M", self.slots()) } else { desc };
+        if self.is_rfa() { desc.param("P", P) } else { desc }
+    }
+
+    /// Whether features are random projections.
+    pub fn is_rfa(&self) -> bool {
+        self.word("feature_map") == "rfa"
+    }
+
+    /// Whether `v` is read by more than its own columns.
+    pub fn gates_by_values(&self) -> bool {
+        self.mechanism.role(Role::W_GATE).is_some()
+    }
+
+    /// Whether all heads of a token are read by each.
+    pub fn joins_heads(&self) -> bool {
+        self.word("norm_span") == "heads_joint"
+    }
+
+    /// Whether calls that follow each other are one call: not where the length of the call counts.
+    pub fn splits(&self) -> bool {
+        !(self.has_denominator() && self.word("den_mode") == "add_mean")
+    }
+
+    /// Whether the same holds bit for bit at multiples of a chunk: the state carries all, a shift too.
+    pub fn splits_exactly(&self) -> bool {
+        self.splits() && self.is_exp() == self.has_shift()
+    }
+
+    /// The same, its first token so many further on.
+    fn advanced(&self, tokens: i64) -> Problem {
+        let mut p = self.clone();
+        if self.mechanism.param("position0").is_some() {
+            p.params.retain(|(name, _)| *name != "position0");
+            p.params.push(("position0", (self.integer("position0") + tokens).into()));
         }
-        self.params.iter().fold(desc, |desc, (name, value)| desc.param(name, value.clone()))
+        p
+    }
+
+    /// An integer parameter, or the catalogue's default.
+    pub fn integer(&self, name: &str) -> i64 {
+        match (self.given(name), self.mechanism.param(name).map(|param| param.default)) {
+            (Some(&Value::Int(x)), _) | (None, Some(Default::Int(x))) => x,
+            other => panic!("parameter {name}: {other:?}"),
+        }
     }
 
     pub fn plan(&self, context: &Context) -> Plan {
@@ -213,14 +294,6 @@ impl Problem {
         }
     }
 
-    /// An integer parameter that is given.
-    pub fn integer(&self, name: &str) -> i64 {
-        match self.given(name) {
-            Some(Value::Int(x)) => *x,
-            other => panic!("parameter {name}: {other:?}"),
-        }
-    }
-
     /// A real parameter, or the catalogue's default.
     pub fn real(&self, name: &str) -> f64 {
         match (self.given(name), self.mechanism.param(name).map(|param| param.default)) {
@@ -228,13 +301,18 @@ impl Problem {
             (None, Some(Default::Expr(text))) => {
                 let root = 1.0 / (self.d as f64).sqrt();
                 match text {
-                    "1/sqrt(D)" => root,
+                    "1/sqrt(D)" | "D**-0.5" => root,
+                    "P**-0.5" => 1.0 / (P as f64).sqrt(),
                     "1 if normalize == denominator else 1/sqrt(D)" => {
                         if self.word("normalize") == "denominator" { 1.0 } else { root }
                     }
                     _ => panic!("default {text}"),
                 }
             }
+            (None, Some(Default::Required)) => match required(name) {
+                Value::Real(x) => x,
+                other => panic!("parameter {name}: {other:?}"),
+            },
             other => panic!("parameter {name}: {other:?}"),
         }
     }
@@ -251,11 +329,17 @@ impl Problem {
     }
 
     pub fn has_denominator(&self) -> bool {
-        self.mechanism.name == "linear1p" || self.word("normalize") == "denominator"
+        let always = self.mechanism.param("normalize").is_none() && self.mechanism.param("den_eps").is_some();
+        always || self.word("normalize") == "denominator"
+    }
+
+    /// Whether features are exponentials, kept with a running maximum.
+    pub fn is_exp(&self) -> bool {
+        self.mechanism.name == "lln" || self.word("feature_map") == "exp"
     }
 
     pub fn has_shift(&self) -> bool {
-        self.word("feature_map") == "exp"
+        self.is_exp() && self.mechanism.role(Role::SHIFT_IN).is_some()
     }
 
     /// Whether each output is linear in `v` and the state that holds values.
@@ -299,9 +383,14 @@ impl Problem {
             "Hs" => k.max(v),
             "Ho" => q.max(k).max(v),
             "M" if self.has_slots() => self.slots(),
-            "D" | "M" => self.d,
+            "D" => self.d,
             "E" => self.e,
-            "width" => self.integer("width"),
+            "P" => P,
+            "F" => self.given("F").map_or(self.d, |_| self.integer("F")),
+            "M" if self.mechanism.name == "hedgehog" => 2 * self.size("F"),
+            "M" if self.is_rfa() => P * if self.word("kernel") == "arccos" { 1 } else { 2 },
+            "M" => self.d,
+            name if self.mechanism.param(name).is_some() => self.integer(name),
             number => number.parse().unwrap_or_else(|_| panic!("size {number}")),
         }
     }
@@ -314,7 +403,12 @@ impl Problem {
     pub fn axes(&self, role: Role) -> Vec<&'static str> {
         let per_head = self.word("normalize") == "srms_all" && role == Role::OUT_NORM_WEIGHT;
         let shapes = self.role_spec(role).shapes;
-        let index = if per_head { 1 } else { self.alternative.min(shapes.len() - 1) };
+        let index = match role {
+            _ if per_head => 1,
+            // One matrix, one in a list of one, one for each head.
+            Role::W => (self.d + 1) as usize % 3,
+            _ => self.alternative.min(shapes.len() - 1),
+        };
         shapes[index].split(',').collect()
     }
 
@@ -348,6 +442,13 @@ impl Problem {
             Role::A_LOG | Role::DT_BIAS if self.mechanism.name == "gate" => self.needs_rate(),
             Role::Z_IN | Role::Z_OUT => self.has_denominator(),
             Role::SHIFT_IN | Role::SHIFT_OUT => self.has_shift() && self.shift,
+            Role::W => self.is_rfa(),
+            Role::SIGMA => self.is_rfa() && self.heads[0] == self.heads[1],
+            Role::W_Q | Role::W_K | Role::B_Q | Role::B_K => {
+                self.given("F").is_some() && self.word("form") == "split"
+            }
+            Role::W_QK | Role::B_QK => self.given("F").is_some() && self.word("form") == "concat",
+            Role::DECAY if self.axes(role).len() == 1 => matches!(self.mode, Mode::Causal | Mode::Step),
             _ => true,
         }
     }
@@ -367,7 +468,13 @@ impl Problem {
         let roles: Vec<Role> = self.roles(RoleKind::Input).collect();
         for role in roles {
             let spec = self.role_spec(role);
-            let must = spec.required || matches!(role, Role::GATE | Role::A_LOG);
+            let must = spec.required
+                || matches!(role, Role::GATE | Role::A_LOG | Role::W | Role::W_Q | Role::W_K | Role::W_QK)
+                // What comes with another role.
+                || role == Role::B_GATE_K && self.inputs.contains_key(&Role::W_GATE_K);
+            if role == Role::B_GATE_K && !must {
+                continue;
+            }
             // One role of a group is enough: in turn the first, the last, or all.
             let group = || self.mechanism.roles.iter().filter(|other| other.one_of == spec.one_of);
             let wanted = if spec.one_of.is_empty() {
@@ -419,6 +526,14 @@ impl Problem {
                 Role::OUT_NORM_WEIGHT => 1.0 + 0.5 * x,
                 Role::GATE => 3.0 * x,
                 Role::Z_IN => 2.0 + x,
+                Role::DECAY => 0.5 + 0.5 * x,
+                Role::W | Role::W_GATE | Role::W_GATE_K | Role::W_Q | Role::W_K | Role::W_QK => {
+                    2.0 * x / width
+                }
+                Role::W_DIAG => 1.5 * x,
+                Role::TEMPERATURE => 1.0 + 0.5 * x,
+                Role::SIGMA => 1.0 + 0.3 * x,
+                Role::B_Q | Role::B_K | Role::B_QK | Role::B_GATE | Role::B_GATE_K => 0.5 * x,
                 Role::SHIFT_IN | Role::LSE_IN => 1.5 + x,
                 Role::SLOT_WRITE => 0.5 + 0.5 * x,
                 Role::SLOT_LOGITS => 4.0 * x,
@@ -506,7 +621,9 @@ impl Problem {
                     part.inputs.insert(role, state.clone());
                 }
             }
-            last = part.run_plan(plan);
+            let later = part.advanced(start);
+            let own = (start > 0 && later.params != part.params).then(|| later.plan(&plan_context(plan)));
+            last = part.run_plan(own.as_ref().unwrap_or(plan));
             pieces.push(last[&Role::OUT].clone());
             next.carry(&last);
             start = end;
@@ -527,6 +644,11 @@ impl std::fmt::Display for Problem {
             bound.join(",")
         )
     }
+}
+
+/// A context of the instruction set that a plan has.
+fn plan_context(plan: &Plan) -> Context {
+    context_of(plan.info().isa)
 }
 
 /// The role that carries out what this one carries in.

@@ -249,7 +249,9 @@ fn values(problem: &Problem, plan: &Plan, spec: &RoleSpec, shape: &[i64], seed: 
             }
             rows
         }
-        "g" | "gv" | "decay" => fill(&mut |r| -(0.1 * r.normal()).abs()),
+        "g" | "gv" => fill(&mut |r| -(0.1 * r.normal()).abs()),
+        "decay" => fill(&mut |r| (-(0.1 * r.normal()).abs()).exp()),
+        "temperature" => fill(&mut |r| 0.5 + r.uniform()),
         "decay_rate" => fill(&mut |r| -1.0 - 15.0 * r.uniform()),
         "dt" => fill(&mut |r| 0.001 * 100f32.powf(r.uniform())),
         "dt_bias" => fill(&mut |r| -5.0 + r.normal()),

@@ -32,6 +32,13 @@ pub struct Replayed {
     pub no_gradient: Option<String>,
 }
 
+/// The parameter that says where a call begins in its sequence, where a mechanism has one: it goes along.
+const POSITION: &str = "position0";
+
+fn string(text: &str) -> Result<CString, Stop> {
+    CString::new(text).map_err(|_| Stop::Fail(format!("`{text}` has a NUL in it")))
+}
+
 /// Runs a file.
 pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Result<Replayed, Stop> {
     let Some(mechanism) = catalog::find(&reference.mechanism) else {
@@ -44,26 +51,33 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
     let names = sizes(reference, mechanism, &roles);
     let own_mode = mode;
     let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
-    let plan = |mode| {
-        let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
-        Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
+    let mut problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
+    let plan = |problem: &Problem| {
+        Plan::new(engine, problem).map_err(|fault| match fault.is_unsupported() {
             true => Stop::Skip(fault.text().to_owned()),
             false => Stop::Fail(fault.to_string()),
         })
     };
-    let first = plan(mode)?;
+    let first = plan(&problem)?;
     if settings.dtype != DType::F32 {
         return Err(Stop::Skip(format!("verify has no tolerances for {} yet", settings.dtype)));
     }
     let mut run = Run::new(reference, mechanism, mode, roles, first, &names)?;
     let pieces = run.pieces(settings.split, &names);
     for (i, tokens) in pieces.iter().enumerate() {
+        if let (1.., Some(&position0)) = (i, names.get(POSITION)) {
+            problem.params.retain(|param| param.name.as_bytes() != POSITION.as_bytes());
+            let value = Value::Int(position0 + tokens.start);
+            problem.params.push(Param { name: string(POSITION)?, value });
+            run.plan = plan(&problem)?;
+        }
         run.call(tokens, i == 0, i + 1 == pieces.len())?;
     }
     let mut replayed = Replayed { calls: pieces.len(), compared: run.compare(), no_gradient: None };
     if settings.gradients && reference.has_gradient() {
         // Steps have none: they are the whole sequence's.
-        match gradient::replay(reference, mechanism, own_mode, &mut plan(own_mode)?, &names) {
+        let own = self::problem(reference, mechanism, own_mode, &names, settings.dtype)?;
+        match gradient::replay(reference, mechanism, own_mode, &mut plan(&own)?, &names) {
             Ok(compared) => replayed.compared.extend(compared),
             Err(Stop::Skip(reason)) => replayed.no_gradient = Some(reason),
             Err(stop) => return Err(stop),
@@ -133,7 +147,6 @@ fn problem(
     let heads_v = names.get("Hv").copied().unwrap_or(heads_k);
     let dim_qk = first(&["D"]);
     let dim_v = names.get("E").copied().unwrap_or(dim_qk);
-    let string = |text: &str| CString::new(text).map_err(|_| Stop::Fail(format!("`{text}` has a NUL in it")));
     let mut params = Vec::new();
     for (name, json) in &reference.params {
         let kind = mechanism.param(name).map(|param| param.kind);

@@ -1,5 +1,7 @@
 //! One call as the linear engine sees it: its tensors by name.
 
+use super::Recurrence;
+use super::features::Given;
 use crate::catalog::{Mode, Role};
 use crate::engine::call::{self, Bindings, Sequence, Sequences};
 use crate::tensor::Tensor;
@@ -23,6 +25,7 @@ pub struct Tensors {
     pub dt_raw: Option<Tensor>,
     pub dt_bias: Option<Tensor>,
     pub decay_rate: Option<Tensor>,
+    pub decay: Option<Tensor>,
     pub d_skip: Option<Tensor>,
     pub gate: Option<Tensor>,
     pub out_norm_weight: Option<Tensor>,
@@ -32,11 +35,13 @@ pub struct Tensors {
     pub z_out: Option<Tensor>,
     pub shift_in: Option<Tensor>,
     pub shift_out: Option<Tensor>,
+    /// What feature maps read.
+    pub given: Given,
 }
 
 impl Tensors {
     /// The engine's tensors among those of a call. The plan refused what the recurrence does not read.
-    pub fn new(bound: &Bindings) -> Tensors {
+    pub fn new(bound: &Bindings, recurrence: &Recurrence) -> Tensors {
         let get = |role| bound.get(role);
         Tensors {
             q: get(Role::Q),
@@ -55,6 +60,7 @@ impl Tensors {
             dt_raw: get(Role::DT_RAW),
             dt_bias: get(Role::DT_BIAS),
             decay_rate: get(Role::DECAY_RATE),
+            decay: get(Role::DECAY),
             d_skip: get(Role::D_SKIP),
             gate: get(Role::GATE),
             out_norm_weight: get(Role::OUT_NORM_WEIGHT),
@@ -64,6 +70,7 @@ impl Tensors {
             z_out: get(Role::Z_OUT),
             shift_in: get(Role::SHIFT_IN),
             shift_out: get(Role::SHIFT_OUT),
+            given: Given::new(bound, &recurrence.features),
         }
     }
 }
@@ -81,13 +88,14 @@ pub struct Call {
 
 impl Call {
     /// The engine's view of a checked call.
-    pub fn new(call: &call::Call) -> Call {
-        Call {
-            causal: matches!(call.mode, Mode::Causal | Mode::Step),
-            step: call.mode == Mode::Step,
-            sequences: call.sequences,
-            tensors: Tensors::new(&call.tensors),
-        }
+    pub fn new(call: &call::Call, recurrence: &Recurrence) -> Call {
+        Call::with(call, Tensors::new(&call.tensors, recurrence))
+    }
+
+    /// The same on other tensors.
+    pub fn with(call: &call::Call, tensors: Tensors) -> Call {
+        let causal = matches!(call.mode, Mode::Causal | Mode::Step);
+        Call { causal, step: call.mode == Mode::Step, sequences: call.sequences, tensors }
     }
 
     /// Number of sequences.

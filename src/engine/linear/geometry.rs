@@ -1,6 +1,7 @@
 //! Blocking: sizes that a plan fixes, and the offsets of a worker's buffers.
 
 use super::Recurrence;
+use super::features;
 use crate::CHUNK;
 use crate::context::Caches;
 use crate::engine::call::Heads;
@@ -85,6 +86,8 @@ pub struct Offsets {
     pub eps_factor: usize,
     /// A row of outputs, of gates and of weights for the output norm `[3, Ho · e16]`.
     pub norm: usize,
+    /// What feature maps need.
+    pub features: features::Layout,
 }
 
 impl Geometry {
@@ -123,7 +126,7 @@ impl Geometry {
     }
 
     fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {
-        let Geometry { m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
+        let Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
         let (e16, writes) = (e.next_multiple_of(16), recurrence.writes());
         let mut carver = Carver::default();
         let at = Offsets {
@@ -152,6 +155,7 @@ impl Geometry {
             shift: carver.take(&[2, ldm]),
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
+            features: features::Layout::carve(&mut carver, &recurrence.features, d, n_sets),
         };
         Ok(Geometry { len: carver.finish()?, at, ..self })
     }

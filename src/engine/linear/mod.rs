@@ -47,6 +47,8 @@
 
 mod backward;
 mod call;
+mod denominator;
+mod features;
 mod geometry;
 mod norm;
 mod prepare;
@@ -58,9 +60,9 @@ mod step;
 mod tiles;
 
 pub use call::{Call, Tensors};
-pub use recurrence::{
-    Correction, Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
-};
+pub use denominator::DenominatorMode;
+pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
+pub use recurrence::{Correction, Decay, Gain, Normaliser, Recurrence};
 pub use scan::Pass;
 pub use tiles::{Rows, Tiles};
 
@@ -73,6 +75,7 @@ use crate::workspace::Workspace;
 use backward::Backward;
 use geometry::Geometry;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A recurrence with its blocking and tiles.
 #[derive(Clone, Debug)]
@@ -81,6 +84,8 @@ pub struct Linear {
     heads: Heads,
     geometry: Geometry,
     tiles: Tiles,
+    /// The matrix of a cosine transform; empty where there is none.
+    transform: Arc<[f32]>,
     parallel: bool,
     backward: Option<Backward>,
 }
@@ -124,7 +129,7 @@ impl Engine for Linear {
     }
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        let call = &Call::new(call);
+        let call = &Call::new(call, &self.recurrence);
         if call.step && self.steps_in_place(call) {
             self.run_steps(runner, call, workspace)?;
         } else {
@@ -149,7 +154,9 @@ impl Linear {
         let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;
-        let engine = Linear { recurrence, heads, geometry, tiles, parallel, backward: None };
+        let cosine = recurrence.features.projection == Projection::Cosine;
+        let transform = if cosine { features::dct(d)? } else { Arc::default() };
+        let engine = Linear { recurrence, heads, geometry, tiles, transform, parallel, backward: None };
         let backward = Backward::new(context.isa(), &engine);
         Ok(Linear { backward, ..engine })
     }

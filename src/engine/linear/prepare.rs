@@ -1,6 +1,7 @@
 //! Preparation of one chunk: everything that does not depend on the value columns.
 
-use super::recurrence::{Correction, Decay, DenominatorMode, FeatureMap, Gain, Normaliser};
+use super::features::FeatureMap;
+use super::recurrence::{Correction, Decay, Gain};
 use super::tiles::Rows;
 use super::{Unit, shift};
 use crate::CHUNK;
@@ -67,12 +68,7 @@ impl Unit<'_> {
     /// Prepares slot `c`. Returns the chunk as it was done, which may be shorter than asked for.
     pub fn prepare(&self, c: usize, mut chunk: Chunk) -> Chunk {
         let p = self.prepared(c);
-        if chunk.write {
-            self.load_keys(&p, &chunk);
-        }
-        if chunk.read {
-            self.load_queries(&p, &chunk);
-        }
+        self.load_features(&p, &chunk);
         if self.recurrence().features.map == FeatureMap::Exp {
             chunk.n = shift::apply(self, &p, &chunk);
         }
@@ -90,42 +86,6 @@ impl Unit<'_> {
             self.denominators(&p, &chunk);
         }
         chunk
-    }
-
-    pub fn load_keys(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let k = self.tensor(self.call.tensors.k);
-        let head = self.shared_head(self.engine.heads.k);
-        let rows = (chunk.n, g.d);
-        // SAFETY: `plan::check` bound `k` as [B, Hk, S, D]; the chunk lies in the sequence. `p.k` is [16, ldm].
-        unsafe {
-            let at = [self.sequence.batch, head, chunk.k0];
-            tiles.load(&Rows::tokens(&k, &at, rows), 1.0, ptr::null(), p.k, g.ldm);
-            tiles.features(self.recurrence(), p.k, rows, g.ldm, 1.0);
-        }
-    }
-
-    pub fn load_queries(&self, p: &Prepared, chunk: &Chunk) {
-        let (g, tiles) = (self.geometry(), self.tiles());
-        let q = self.tensor(self.call.tensors.q);
-        let rows = (chunk.n, g.d);
-        for set in 0..g.n_sets {
-            let head = self.query_head(set);
-            let dst = p.q.wrapping_add(set * CHUNK * g.ldm);
-            // SAFETY: as in `load_keys`, with `q` [B, Hq, T, D] and `p.q` [sets, 16, ldm].
-            unsafe {
-                let at = [self.sequence.batch, head, chunk.q0];
-                let (scale, features) = (self.recurrence().scale, &self.recurrence().features);
-                let (early, late) = match features.map {
-                    _ if features.is_linear() => (scale, 1.0),
-                    // `shift.rs` makes the features, and scales them.
-                    FeatureMap::Exp => (1.0, 1.0),
-                    _ => (1.0, scale),
-                };
-                tiles.load(&Rows::tokens(&q, &at, rows), early, ptr::null(), dst, g.ldm);
-                tiles.features(self.recurrence(), dst, rows, g.ldm, late);
-            }
-        }
     }
 
     /// Gains and decay factors. Returns the factors of [`decay_rows`], null if there are none.
@@ -160,25 +120,42 @@ impl Unit<'_> {
                 tiles.load(&Rows::tokens(gv, &at, (n, g.e)), 1.0, ptr::null(), p.gamma, ld);
                 tiles.exp_in_place(p.gamma, n * ld);
             }
-            match (self.recurrence().decay, &tensors.g) {
-                (Decay::None, _) if self.recurrence().features.map == FeatureMap::Exp => return alpha,
-                (Decay::None, _) => return ptr::null(),
-                (Decay::Head, Some(rate)) => {
-                    let rate = per_head(rate);
-                    (0..n).for_each(|i| *alpha.add(i) = rate);
-                }
-                (Decay::Channel, Some(rate)) => {
+            let shifted = self.recurrence().features.map == FeatureMap::Exp;
+            // Beside the shift of the map `exp`, factors of tokens go to a row of their own first.
+            let factors = if shifted { self.buffer(g.at.row) } else { alpha };
+            let fill = |x: f32| std::slice::from_raw_parts_mut(factors, n).fill(x);
+            match (self.recurrence().decay, &tensors.g, &tensors.decay) {
+                (Decay::None, ..) if shifted => return alpha,
+                (Decay::None, ..) => return ptr::null(),
+                (Decay::Channel, Some(rate), _) => {
                     tiles.load(&Rows::tokens(rate, &at, (n, g.d)), 1.0, ptr::null(), alpha, g.ldm);
                     tiles.exp_in_place(alpha, n * g.ldm);
                     return alpha;
                 }
-                (_, Some(rate)) => per_token(rate, alpha),
-                (_, None) => {
+                (Decay::Head, Some(rate), _) => {
+                    fill(per_head(rate));
+                    tiles.exp_in_place(factors, n);
+                }
+                (Decay::Head, None, factor) => fill(factor.as_ref().map_or(1.0, per_head)),
+                (_, Some(rate), _) => {
+                    per_token(rate, factors);
+                    self.complement(p, n, factors, |g| -g.exp_m1());
+                    tiles.exp_in_place(factors, n);
+                }
+                (_, None, Some(factor)) => {
+                    per_token(factor, factors);
+                    self.complement(p, n, factors, |a| 1.0 - a);
+                }
+                (_, None, None) => {
                     let rate = per_head(&self.tensor(tensors.decay_rate));
-                    (0..n).for_each(|i| *alpha.add(i) = rate * *p.gain.add(i));
+                    (0..n).for_each(|i| *factors.add(i) = rate * *p.gain.add(i));
+                    tiles.exp_in_place(factors, n);
                 }
             }
-            tiles.exp_in_place(alpha, n);
+            for i in 0..if shifted { n } else { 0 } {
+                let row = std::slice::from_raw_parts_mut(alpha.add(i * g.ldm), g.m);
+                row.iter_mut().for_each(|x| *x *= *factors.add(i));
+            }
         }
         alpha
     }
@@ -214,6 +191,22 @@ impl Unit<'_> {
                 let at = [self.head, 0];
                 let row = Rows { tensor: &bonus, at: &at, rows: 0, columns: 1, n: 1, d: g.d };
                 tiles.load(&row, 1.0, ptr::null(), self.buffer(g.at.bonus), ld);
+            }
+        }
+    }
+
+    /// Where keys take `1 − α` of the decay: that factor, from what decays are given as.
+    ///
+    /// # Safety
+    /// `given` has `n` elements.
+    unsafe fn complement(&self, p: &Prepared, n: usize, given: *const f32, of: impl Fn(f32) -> f32) {
+        let g = self.geometry();
+        for i in 0..if self.recurrence().convex { n } else { 0 } {
+            // SAFETY: the caller's contract; `p.k` is [16, ldm].
+            unsafe {
+                let gain = of(*given.add(i));
+                let key = std::slice::from_raw_parts_mut(p.k.add(i * g.ldm), g.m);
+                key.iter_mut().for_each(|x| *x *= gain);
             }
         }
     }
@@ -277,7 +270,9 @@ impl Unit<'_> {
         // SAFETY: buffers have the extents that `Offsets` names; rows up to `n` are loaded.
         unsafe {
             tiles.transpose(p.k, (n, d), ld, kt);
-            if self.recurrence().decay == Decay::Channel {
+            let shifted = self.recurrence().features.map == FeatureMap::Exp;
+            let decay = self.recurrence().decay;
+            if decay == Decay::Channel || shifted && decay != Decay::None {
                 if correction == Correction::TwoWrites {
                     self.scores_channel(p, n, alpha, p.a, p.inflow);
                     tiles.transpose(p.k.add(n * ld), (n, d), ld, kt);
@@ -288,7 +283,7 @@ impl Unit<'_> {
                 return;
             }
             // The map `exp` decays the state before the chunk, not between its tokens.
-            let alpha = if self.recurrence().decay == Decay::None { ptr::null() } else { alpha };
+            let alpha = if decay == Decay::None { ptr::null() } else { alpha };
             let block = |x: *const f32, row: *const f32, strict, s| {
                 (tiles.scores_token)(&scores::TokenArgs { n, d, x, ldx: ld, kt, alpha, row, strict, s });
             };
@@ -344,8 +339,9 @@ impl Unit<'_> {
 
     fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
         let g = self.geometry();
-        // The only decay without gates is the shift of the map `exp`, a factor per channel.
-        let by_channel = matches!(self.recurrence().decay, Decay::Channel | Decay::None);
+        // The shift of the map `exp` is a factor per channel.
+        let shifted = self.recurrence().features.map == FeatureMap::Exp;
+        let by_channel = shifted || matches!(self.recurrence().decay, Decay::Channel | Decay::None);
         let correction = self.recurrence().correction;
         let delta = correction == Correction::Delta;
         let args = decay_rows::Args {
@@ -371,45 +367,8 @@ impl Unit<'_> {
         }
     }
 
-    fn denominators(&self, p: &Prepared, chunk: &Chunk) {
-        let g = self.geometry();
-        let args = denominator::Args {
-            n: chunk.n,
-            d: g.m,
-            ld: g.ldm,
-            q: p.q,
-            n_sets: if chunk.read { g.n_sets } else { 0 },
-            a: if chunk.write { p.a } else { ptr::null() },
-            den: p.inv_den,
-            k: if chunk.write { p.k } else { ptr::null() },
-            end: if self.decays() { p.end } else { ptr::null() },
-            z: self.buffer(g.at.z),
-        };
-        // SAFETY: buffers have the extents that `Offsets` names; padding of `q`, `k`, `z` is zero.
-        unsafe { (self.tiles().denominator)(&args) }
-        let Normaliser::Denominator { mode, eps } = self.recurrence().normaliser else { return };
-        let shifted = self.recurrence().features.map == FeatureMap::Exp;
-        for i in 0..args.n_sets * CHUNK {
-            if i % CHUNK < chunk.n {
-                // SAFETY: `inv_den` is [sets, 16].
-                unsafe {
-                    let den = p.inv_den.add(i);
-                    // The factor overflows where all scores are tiny: 0 stays 0.
-                    let scaled = shifted && eps != 0.0;
-                    let eps = if scaled { eps * *self.buffer(g.at.eps_factor).add(i) } else { eps };
-                    *den = 1.0 / if mode == DenominatorMode::Add { *den + eps } else { at_least(*den, eps) };
-                }
-            }
-        }
-    }
-
     /// A tensor that the plan made sure of.
     pub fn tensor(&self, tensor: Option<Tensor>) -> Tensor {
         tensor.expect("plan::check requires it")
     }
-}
-
-/// `max(x, floor)` that keeps NaN.
-fn at_least(x: f32, floor: f32) -> f32 {
-    if x < floor { floor } else { x }
 }

@@ -1,5 +1,8 @@
 //! Settings of the one recurrence: which of its pieces a mechanism uses (`docs/spec/linear.md` 1.1, 1.2).
 
+use super::denominator::DenominatorMode;
+use super::features::Features;
+
 /// How the state decays along its key channels, before a token is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Decay {
@@ -40,73 +43,6 @@ pub enum Correction {
     Erase,
     /// `S̃ + b (Sᵀ a)ᵀ`, roles `a` and `b`: read before the decay, written along a vector of its own.
     TwoWrites,
-}
-
-/// Map of the rows of `q` and `k`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum FeatureMap {
-    /// The row itself.
-    #[default]
-    Identity,
-    /// `x + 1` above zero, `eˣ` below.
-    Elu1,
-    /// `elu1(−x)`.
-    Elu1Neg,
-    /// `tanh x + 1`.
-    Tanh1,
-    /// `max(x, 0)`.
-    Relu,
-    /// `max(x, 0)²`.
-    Relu2,
-    /// `x σ(x)`.
-    Silu,
-    /// Softmax over the channels.
-    Softmax,
-    /// `eˣ`, with a running maximum per channel.
-    Exp,
-}
-
-/// Where the epsilon of an L2 norm sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum L2Mode {
-    /// `x (Σx² + ε)^{-1/2}`.
-    SquareAdd,
-    /// `x / max(‖x‖, ε)`.
-    Floor,
-    /// `x / (‖x‖ + ε)`.
-    Add,
-}
-
-/// L2 normalisation of rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct L2Norm {
-    pub eps: f32,
-    pub mode: L2Mode,
-}
-
-/// From a row of `q` or `k` to its features.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
-pub struct Features {
-    pub map: FeatureMap,
-    pub l2norm: Option<L2Norm>,
-    /// `(c, s)`: features are `[c, s·x]`.
-    pub constant: Option<(f32, f32)>,
-}
-
-impl Features {
-    /// Whether a factor of the row is a factor of its features.
-    pub fn is_linear(&self) -> bool {
-        self.map == FeatureMap::Identity && self.l2norm.is_none() && self.constant.is_none()
-    }
-}
-
-/// How a denominator is guarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DenominatorMode {
-    /// `d + ε`.
-    Add,
-    /// `max(d, ε)`.
-    Clamp,
 }
 
 /// What divides the output (`docs/spec/linear.md` 1.10).
@@ -151,6 +87,8 @@ pub struct Recurrence {
     pub cyclic_heads: bool,
     /// Causal mode takes fewer queries than keys: they are the last positions.
     pub right_aligned: bool,
+    /// Keys, and with them the normaliser, take `1 − α` of the decay `α` per token.
+    pub convex: bool,
 }
 
 impl Default for Recurrence {
@@ -167,6 +105,7 @@ impl Default for Recurrence {
             normaliser: Normaliser::None,
             cyclic_heads: false,
             right_aligned: false,
+            convex: false,
         }
     }
 }
@@ -189,6 +128,6 @@ impl Recurrence {
 
     /// Features of a row of `d` channels.
     pub fn n_features(&self, d: usize) -> usize {
-        d + usize::from(self.features.constant.is_some())
+        self.features.count(d)
     }
 }

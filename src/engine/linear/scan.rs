@@ -30,6 +30,7 @@ pub struct Pass {
 
 /// Runs one unit from its incoming to its outgoing state.
 pub fn scan(unit: &Unit<'_>) {
+    unit.prepare_features();
     unit.load_state();
     for pass in passes(unit) {
         run(unit, pass);
@@ -46,7 +47,7 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
         let ahead = s.n_k - s.n_q;
         [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
     } else {
-        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
+        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: s.k0, n: s.n_q, read: true, write: false }]
     }
 }
 

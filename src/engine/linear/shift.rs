@@ -8,6 +8,9 @@
 //! The state's factor goes in as a decay: `α_0 = e^{m − M}` and 1 after, which gives every query of the chunk
 //! the prefix `e^{m − M}` and every key the suffix 1. A chunk whose maximum leaves an earlier token more
 //! than 60 behind in some channel is run token by token: that token's keys would underflow.
+//!
+//! Gates, where there are some, multiply `α` (`prepare.rs`). They do not lower the maximum: after a reset, keys more
+//! than 87 below the largest one before it count as nothing.
 
 use super::Unit;
 use super::prepare::{Chunk, Prepared};

@@ -4,7 +4,7 @@
 //! last row; outside it is the first (`docs/spec/linear.md` 8).
 
 use super::Unit;
-use super::recurrence::FeatureMap;
+use super::features::FeatureMap;
 use super::tiles::Rows;
 use crate::tensor::Tensor;
 use std::ptr;
@@ -75,8 +75,9 @@ impl Unit<'_> {
                 // Plain scale. A channel that saw nothing is 0 · e^{−∞}, which is 0; a sum that is 0 stays so
                 // where e^m overflows.
                 for c in 0..g.m {
-                    let factor = shift[c].exp();
-                    let plain = |s: &mut f32| *s = if *s == 0.0 { 0.0 } else { *s * factor };
+                    // In two steps: the factor may leave the range where the product does not.
+                    let half = (0.5 * shift[c]).exp();
+                    let plain = |s: &mut f32| *s = if *s == 0.0 { 0.0 } else { *s * half * half };
                     plain(&mut z[c]);
                     for p in self.panels.clone() {
                         let row = self.state_panel(p).add(c * g.panel);

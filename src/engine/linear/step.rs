@@ -4,8 +4,9 @@
 //! where it lies. A state whose columns are not contiguous, and the maps that keep it in another form
 //! (`exp`, a constant feature), go through the panels of [`super::scan`] instead.
 
+use super::features::FeatureMap;
 use super::prepare::Chunk;
-use super::recurrence::{FeatureMap, Gain};
+use super::recurrence::Gain;
 use super::tiles::Rows;
 use super::{Call, Linear, Unit};
 use crate::CHUNK;
@@ -34,6 +35,7 @@ pub fn step(unit: &Unit<'_>) {
     if unit.recurrence().has_denominator() {
         unit.load_normaliser();
     }
+    unit.prepare_features();
     let chunk = unit.prepare(0, Chunk { q0: s.q0, k0: s.k0, n: 1, read: true, write: true });
     let p = unit.prepared(0);
     let e16 = g.e.next_multiple_of(16);

@@ -1,9 +1,10 @@
 //! The tiles that one plan calls, chosen once for its instruction set.
 
-use super::recurrence::{FeatureMap, L2Mode, Recurrence};
+use super::features::FeatureMap;
+use super::recurrence::Recurrence;
 use crate::kernel::{
     KernelFn, decay_rows, denominator, elementwise, load_rows, matmul, row_l2norm, row_rms, row_softmax,
-    scores, select, solve, step, store_rows, transpose_rows, value_decay,
+    scores, select, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
 use crate::simd::Isa;
 use crate::tensor::Tensor;
@@ -22,13 +23,16 @@ pub struct Tiles {
     pub exp: KernelFn<elementwise::Args>,
     pub softplus: KernelFn<elementwise::Args>,
     pub product: KernelFn<elementwise::Args>,
+    pub relu: KernelFn<elementwise::Args>,
+    pub sigmoid: KernelFn<elementwise::Args>,
+    pub sincos: KernelFn<sincos::Args>,
     pub rms: KernelFn<row_rms::Args>,
     load: KernelFn<load_rows::Args<f32>>,
     store: KernelFn<store_rows::Args<f32>>,
     transpose: KernelFn<transpose_rows::Args>,
-    l2norm: KernelFn<row_l2norm::Args>,
+    pub l2norm: KernelFn<row_l2norm::Args>,
     pub softmax: KernelFn<row_softmax::Args>,
-    feature: Option<KernelFn<elementwise::Args>>,
+    pub feature: Option<KernelFn<elementwise::Args>>,
 }
 
 /// Rows inside a tensor: from element `at` on, `n` along axis `rows`, `d` along axis `columns`.
@@ -57,13 +61,14 @@ impl Tiles {
     /// The tiles of `isa` for these settings.
     pub fn new(isa: Isa, recurrence: &Recurrence) -> Tiles {
         let feature = match recurrence.features.map {
-            FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
             FeatureMap::Elu1 => Some(select::<elementwise::Elu1>(isa)),
             FeatureMap::Elu1Neg => Some(select::<elementwise::Elu1Neg>(isa)),
             FeatureMap::Tanh1 => Some(select::<elementwise::Tanh1>(isa)),
             FeatureMap::Relu => Some(select::<elementwise::Relu>(isa)),
             FeatureMap::Relu2 => Some(select::<elementwise::Relu2>(isa)),
             FeatureMap::Silu => Some(select::<elementwise::Silu>(isa)),
+            // Functions of a whole row.
+            _ => None,
         };
         Tiles {
             matmul: select::<matmul::Matmul>(isa),
@@ -77,6 +82,9 @@ impl Tiles {
             exp: select::<elementwise::Exp>(isa),
             softplus: select::<elementwise::Softplus>(isa),
             product: select::<elementwise::Product>(isa),
+            relu: select::<elementwise::Relu>(isa),
+            sigmoid: select::<elementwise::Sigmoid>(isa),
+            sincos: select::<sincos::SinCos>(isa),
             rms: select::<row_rms::RowRms>(isa),
             load: select::<load_rows::LoadRows<f32>>(isa),
             store: select::<store_rows::StoreRows<f32>>(isa),
@@ -138,57 +146,6 @@ impl Tiles {
     pub unsafe fn value(&self, tensor: &Tensor, at: &[usize]) -> f32 {
         // SAFETY: the caller's contract.
         unsafe { *tensor.f32_at(at) }
-    }
-
-    /// Packed rows `[n, ld]` of `d` channels to their features, times `scale`. The map `exp` is not done
-    /// here: it needs the shift (`shift.rs`).
-    ///
-    /// # Safety
-    /// `x` has `n · ld` elements; columns past `d` are zero, and `ld > d` if there is a constant feature.
-    pub unsafe fn features(
-        &self,
-        recurrence: &Recurrence,
-        x: *mut f32,
-        (n, d): (usize, usize),
-        ld: usize,
-        scale: f32,
-    ) {
-        let features = &recurrence.features;
-        let rows = if d == ld { (1, n * d) } else { (n, d) };
-        let mut scale = scale;
-        // SAFETY: the caller's contract.
-        unsafe {
-            if let Some(norm) = features.l2norm {
-                let mode = match norm.mode {
-                    L2Mode::SquareAdd => row_l2norm::Mode::SquareAdd,
-                    L2Mode::Floor => row_l2norm::Mode::Floor,
-                    L2Mode::Add => row_l2norm::Mode::Add,
-                };
-                (self.l2norm)(&row_l2norm::Args { n, d, x, ld, mode, eps: norm.eps, scale });
-                scale = 1.0;
-            }
-            if let Some(map) = self.feature {
-                for row in 0..rows.0 {
-                    let x = x.add(row * ld);
-                    map(&elementwise::Args { n: rows.1, src: x, dst: x });
-                }
-            }
-            if features.map == FeatureMap::Softmax {
-                (self.softmax)(&row_softmax::Args { n, d, x, ld });
-            }
-            if let Some((constant, factor)) = features.constant {
-                for row in 0..n {
-                    let x = std::slice::from_raw_parts_mut(x.add(row * ld), d + 1);
-                    x[..d].iter_mut().for_each(|x| *x *= factor * scale);
-                    x[d] = constant * scale;
-                }
-            } else if scale != 1.0 {
-                for row in 0..rows.0 {
-                    let x = std::slice::from_raw_parts_mut(x.add(row * ld), rows.1);
-                    x.iter_mut().for_each(|x| *x *= scale);
-                }
-            }
-        }
     }
 
     /// `e^x` of `n` values in place.

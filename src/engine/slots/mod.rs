@@ -131,7 +131,7 @@ impl Slots {
             state_out: state(Role::STATE_K_OUT),
             ..Tensors::default()
         };
-        Call { tensors, ..Call::new(call) }
+        Call::with(call, tensors)
     }
 
     /// The same for the second.
@@ -146,7 +146,7 @@ impl Slots {
             state_out: get(Role::STATE_V_OUT),
             ..Tensors::default()
         };
-        Call { tensors, ..Call::new(call) }
+        Call::with(call, tensors)
     }
 
     /// The key memory as `[slots, Hk, D, M]`.

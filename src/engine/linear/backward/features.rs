@@ -9,7 +9,7 @@
 //! ```
 
 use super::Reverse;
-use crate::engine::linear::recurrence::{FeatureMap, L2Mode, L2Norm};
+use crate::engine::linear::features::{FeatureMap, L2Mode, L2Norm};
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{map_grad, row_l2norm, row_softmax};
 use crate::tensor::Tensor;

@@ -4,8 +4,9 @@
 use super::panel::scale_rows;
 use super::{Reverse, Sum};
 use crate::CHUNK;
+use crate::engine::linear::denominator::DenominatorMode;
 use crate::engine::linear::prepare::{Chunk, Prepared};
-use crate::engine::linear::recurrence::{Decay, DenominatorMode, Gain, Normaliser};
+use crate::engine::linear::recurrence::{Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{products, scores_grad};
 use crate::tensor::Tensor;
@@ -37,14 +38,11 @@ impl Reverse<'_> {
             }
             // The features again, this time without decay.
             let plain = Prepared { q: self.buffer(at.q), k: self.buffer(at.k), ..p };
-            if chunk.read {
-                unit.load_queries(&plain, chunk);
-            }
+            unit.load_features(&plain, chunk);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
                 .try_into()
                 .unwrap_or_default();
             if chunk.write {
-                unit.load_keys(&plain, chunk);
                 let alpha = unit.load_gates(&plain, chunk);
                 if chunk.read {
                     self.through_scores(c, chunk, alpha);
@@ -137,7 +135,8 @@ impl Reverse<'_> {
                     *dn += *p.a.add(score + j) * *da.add(j);
                 }
                 let inverse = *p.inv_den.add(set * CHUNK + i);
-                let clamped = mode == DenominatorMode::Clamp && inverse == 1.0 / eps;
+                let clamps = matches!(mode, DenominatorMode::Clamp | DenominatorMode::SignedClamp);
+                let clamped = clamps && inverse.abs() == 1.0 / eps;
                 *dn = if clamped { 0.0 } else { -inverse * *dn };
             }
         }

@@ -46,8 +46,10 @@ mod norm;
 mod panel;
 mod state;
 
+use super::denominator::DenominatorMode;
+use super::features::FeatureMap;
 use super::geometry::Geometry;
-use super::recurrence::{Correction, Decay, FeatureMap, Gain, Normaliser};
+use super::recurrence::{Correction, Decay, Gain, Normaliser};
 use super::{Call, Linear, Unit, norm as forward_norm};
 use crate::engine::call::{self as shared, Heads};
 use crate::error::{Error, Result};
@@ -93,13 +95,13 @@ struct Tiles {
 impl Tiles {
     fn new(isa: Isa, map: FeatureMap) -> Tiles {
         let map_grad = match map {
-            FeatureMap::Identity | FeatureMap::Softmax | FeatureMap::Exp => None,
             FeatureMap::Elu1 => Some(select::<map_grad::Elu1Grad>(isa)),
             FeatureMap::Elu1Neg => Some(select::<map_grad::Elu1NegGrad>(isa)),
             FeatureMap::Tanh1 => Some(select::<map_grad::Tanh1Grad>(isa)),
             FeatureMap::Relu => Some(select::<map_grad::ReluGrad>(isa)),
             FeatureMap::Relu2 => Some(select::<map_grad::Relu2Grad>(isa)),
             FeatureMap::Silu => Some(select::<map_grad::SiluGrad>(isa)),
+            _ => None,
         };
         Tiles {
             products: select::<products::Products>(isa),
@@ -128,13 +130,19 @@ struct Reverse<'a> {
 
 impl Backward {
     /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there, and so it is with gates of their own for erasing and writing, and a bonus.
+    /// whose reverse is not there, and so it is with maps that change the width of rows, gates of their own for
+    /// erasing and writing, a bonus, and a denominator that loses its sign.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
         let reversible = matches!(recurrence.correction, Correction::None | Correction::Delta)
             && recurrence.gain != Gain::Write
-            && !recurrence.bonus;
-        if recurrence.features.map == FeatureMap::Exp || !reversible {
+            && !recurrence.bonus
+            && !recurrence.convex
+            && !matches!(
+                recurrence.normaliser,
+                Normaliser::Denominator { mode: DenominatorMode::AbsClamp, .. }
+            );
+        if recurrence.features.map == FeatureMap::Exp || !recurrence.features.in_place() || !reversible {
             return None;
         }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
@@ -184,7 +192,7 @@ impl Linear {
         workspace: &Workspace,
     ) -> Result<()> {
         let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
-        let (grads, call) = (&Grads::new(&call.tensors), &Call::new(call));
+        let (grads, call) = (&Grads::new(&call.tensors), &Call::new(call, &self.recurrence));
         let (n, lengths) = (call.n_sequences(), call.sequences.longest());
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
