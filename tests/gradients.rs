@@ -573,6 +573,24 @@ fn resets() {
     assert!(n > 10, "only {n} problems");
 }
 
+/// Decays from none to all but a reset.
+#[test]
+fn steep_decays() {
+    let mut worst = 0.0f64;
+    for mechanism in mechanisms().into_iter().filter(|mechanism| mechanism.role(Role::G).is_some()) {
+        let mut rng = Rng::new(seed());
+        let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (5, 7), 1, 45).fill(&mut rng, true);
+        let mut b = Backward::new(&mut rng, p);
+        let g = b.p.shape(Role::G);
+        let mut steep = Array::filled(&g, 0.0);
+        let decays = [0.0, -1e-6, -0.01, -3.0, -17.0, -60.0, -88.0, -104.0, -3000.0];
+        steep.data.iter_mut().for_each(|g| *g = rng.pick(&decays));
+        b.p.inputs.insert(Role::G, steep);
+        worst = worst.max(compare(&mut rng, &b, &b.run(&context()), 30));
+    }
+    println!("worst error {worst:.3} of the tolerance");
+}
+
 /// What is no number stays in its sequence.
 #[test]
 fn nan_stays() {
