@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::backward::Backward;
-use common::problem::{Problem, Tensors, assert_same_bits, context, mechanisms};
+use common::backward::{Backward, mechanisms};
+use common::problem::{Problem, Tensors, assert_same_bits, context};
 use common::support::Rng;
 use subquad::catalog::RoleKind;
 use subquad::{

@@ -14,7 +14,8 @@ use std::ffi::c_void;
 /// Bytes of workspace that subquad_plan_backward needs for so many sequences (the batch, or the packed ones of
 /// CU_SEQLENS) with so many queries and keys in each; of sequences that differ, the longest counts.
 ///
-/// Unlike subquad_plan_workspace_size it grows with the length: one state per head for every 256 tokens is kept.
+/// Unlike subquad_plan_workspace_size it grows with the length: each worker of the context keeps the state of a
+/// head at every 256th token.
 ///
 /// Returns NULL_POINTER, INVALID_ARGUMENT (a negative number), UNSUPPORTED (the plan has no gradient, or so much
 /// can't be), INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.

@@ -16,8 +16,8 @@ impl Plan {
     /// Bytes of workspace that [`Plan::backward`] needs for so many sequences (the batch, or the packed ones of
     /// `cu_seqlens`) with so many queries and keys in each. Of sequences that differ, the longest counts.
     ///
-    /// It grows with the length, as what [`Plan::execute`] needs does not: backward keeps one state per head for
-    /// every 256 tokens, and computes the others anew. It grows with the context's workers as well.
+    /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
+    /// the state of a head at every 256th token, and computes the others anew.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -36,9 +36,9 @@ impl Plan {
     /// `args` binds the inputs of [`Plan::execute`], the state included, as they were; `dout`
     /// ([`Role::OUT`](crate::Role::OUT)`.grad()`) as an input, and `dstate_out` and the like where what was
     /// carried out has a gradient (absent: zero); and as outputs those of the gradients `dq`, `dk`, `dstate_in`, …
-    /// that are wanted. The catalogue says which roles have one
-    /// ([`RoleSpec::differentiable`](crate::catalog::RoleSpec::differentiable)). A gradient has the shape of its
-    /// role, any strides of its own, and is written, not added to. Gradients of shared heads, and of what all
+    /// that are wanted. The catalogue says which roles have one (`differentiable` of
+    /// [`RoleSpec`](crate::catalog::RoleSpec)). A gradient has the shape of its role, any strides of its own, and
+    /// is written, not added to. Gradients of shared heads, and of what all
     /// sequences share, are sums over those who share; `dstate_in` and `dstate_out` are addressed by
     /// `state_index` where states are.
     ///

@@ -2,17 +2,28 @@
 
 use super::golden::Array;
 use super::oracle::{self, Nudge};
-use super::problem::{Problem, Tensors};
+use super::problem::{self, Problem, Tensors};
 use super::support::Rng;
 use std::ops::Range;
-use subquad::catalog::RoleKind;
-use subquad::{Args, Context, Error, Plan, Role, View, ViewMut};
+use subquad::catalog::{Mechanism, RoleKind};
+use subquad::{Args, Context, Error, Mode, Plan, Role, View, ViewMut};
 
 /// A problem with gradients of its outputs, by the role of the gradient.
 #[derive(Clone, Debug)]
 pub struct Backward {
     pub p: Problem,
     pub given: Tensors,
+}
+
+/// Mechanisms with gradients in mode causal, by their defaults.
+pub fn mechanisms() -> Vec<&'static Mechanism> {
+    let mut all = problem::mechanisms();
+    all.retain(|mechanism| {
+        let causal = mechanism.modes.contains(&Mode::Causal);
+        causal && Problem::new(mechanism, vec![]).plan(&problem::context()).has_gradient(Mode::Causal)
+    });
+    assert!(all.len() >= 10, "only {} mechanisms have gradients", all.len());
+    all
 }
 
 /// Random numbers.
@@ -75,7 +86,7 @@ impl Backward {
         vec![0xff; plan.backward_workspace_size(sequences, n_q, n_k).unwrap()]
     }
 
-    /// One call that writes these gradients.
+    /// One call that writes these gradients. Panics if it writes beside the workspace.
     pub fn call(&self, plan: &Plan, outputs: &mut Tensors) -> Result<(), Error> {
         let mut args = Args::new();
         for (role, array) in self.inputs() {
@@ -87,7 +98,15 @@ impl Backward {
         for (&role, array) in outputs {
             args = args.output(role, ViewMut::new(&mut array.data, &array.shape)?);
         }
-        plan.backward(self.p.mode, &args, &mut self.workspace(plan))
+        const BESIDE: usize = 192;
+        let size = self.workspace(plan).len();
+        let mut memory = vec![0xff; size + 2 * BESIDE];
+        memory[..BESIDE].fill(0xa5);
+        memory[BESIDE + size..].fill(0xa5);
+        let result = plan.backward(self.p.mode, &args, &mut memory[BESIDE..BESIDE + size]);
+        let mut beside = memory[..BESIDE].iter().chain(&memory[BESIDE + size..]);
+        assert!(beside.all(|&byte| byte == 0xa5), "beside the workspace: {}", self.p);
+        result
     }
 
     /// Every gradient.
@@ -145,7 +164,6 @@ impl Backward {
     pub fn difference(&self, role: Role, at: usize) -> f64 {
         let step = 1e-5;
         let loss = |by: f64| self.loss(Some(Nudge { role, at, by }));
-        // Fourth order: the kernels of a long sequence are steep.
-        (8.0 * (loss(step) - loss(-step)) - (loss(2.0 * step) - loss(-2.0 * step))) / (12.0 * step)
+        (loss(step) - loss(-step)) / (2.0 * step)
     }
 }
