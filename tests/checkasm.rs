@@ -9,6 +9,8 @@
 mod convert;
 #[path = "checkasm/elementwise.rs"]
 mod elementwise;
+#[path = "checkasm/grads.rs"]
+mod grads;
 #[path = "checkasm/guarded.rs"]
 mod guarded;
 #[path = "checkasm/norms.rs"]
