@@ -6,13 +6,13 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use std::hint::black_box;
-use std::ptr::null;
+use std::ptr::{null, null_mut};
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::{
     causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
-    matmul, row_l2norm, row_rms, row_softmax, scores, sincos, solve, step, store_rows, transpose_rows,
-    value_decay,
+    map_grad, matmul, products, row_l2norm, row_rms, row_softmax, scores, scores_grad, sincos, solve, step,
+    store_rows, transpose_rows, value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -272,6 +272,40 @@ fn decayed_values(e: usize) -> value_decay::Args {
     }
 }
 
+/// Row sums of the product of two state panels.
+fn row_products(m: usize, n: usize) -> products::Args {
+    let (a, b) = (numbers(m * n), numbers(m * n));
+    products::Args { n: m, d: n, a, lda: n, b, ldb: n, row: numbers(m), col: null_mut() }
+}
+
+/// The reverse of a chunk's scores and factors, with erase rows and gates.
+fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
+    // Gradients stay what they are where all scores and factors but 1 are zero.
+    scores_grad::Args {
+        n: 16,
+        d,
+        ld: d,
+        alpha: ones(16 * d),
+        ld_alpha: d,
+        by_channel,
+        q: numbers(16 * d),
+        n_sets: 1,
+        k: numbers(16 * d),
+        erase_row: numbers(16),
+        da: vec![0.0; 256].leak().as_ptr(),
+        db: vec![0.0; 256].leak().as_ptr(),
+        dq: numbers(16 * d),
+        dk: numbers(16 * d),
+        de: numbers(16 * d),
+        dg: numbers(16 * d),
+        end: numbers(d),
+    }
+}
+
+fn slope(n: usize) -> map_grad::Args {
+    map_grad::Args { n, x: ones(n), dy: numbers(n) }
+}
+
 /// A step into another state, with or without the correction.
 fn token(d: usize, e: usize, correction: bool) -> step::Args {
     step::Args {
@@ -324,6 +358,11 @@ fn tiles(c: &mut Criterion) {
     bench::<decay_rows::DecayRows>(c, "16x128_channel", 16 * 128, decays(128, true));
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
+    bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
+    bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
+    bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
+    bench::<map_grad::Elu1Grad>(c, "4096", 4096, slope(4096));
+    bench::<map_grad::SiluGrad>(c, "4096", 4096, slope(4096));
     bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));
     bench::<step::Step>(c, "128x128_correction", 128 * 128, token(128, 128, true));
     bench::<step::Step>(c, "128x128_two_writes", 128 * 128, second_token(128, 128));

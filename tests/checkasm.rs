@@ -11,6 +11,8 @@ mod companions;
 mod convert;
 #[path = "checkasm/elementwise.rs"]
 mod elementwise;
+#[path = "checkasm/grads.rs"]
+mod grads;
 #[path = "checkasm/guarded.rs"]
 mod guarded;
 #[path = "checkasm/norms.rs"]

@@ -36,9 +36,9 @@ impl Plan {
     /// `args` binds the inputs of [`Plan::execute`], the state included, as they were; `dout`
     /// ([`Role::OUT`](crate::Role::OUT)`.grad()`) as an input, and `dstate_out` and the like where what was
     /// carried out has a gradient (absent: zero); and as outputs those of the gradients `dq`, `dk`, `dstate_in`, …
-    /// that are wanted. The catalogue says which roles have one
-    /// ([`RoleSpec::differentiable`](crate::catalog::RoleSpec::differentiable)). A gradient has the shape of its
-    /// role, any strides of its own, and is written, not added to. Gradients of shared heads, and of what all
+    /// that are wanted. The catalogue says which roles have one (`differentiable` of
+    /// [`RoleSpec`](crate::catalog::RoleSpec)). A gradient has the shape of its role, any strides of its own, and
+    /// is written, not added to. Gradients of shared heads, and of what all
     /// sequences share, are sums over those who share; `dstate_in` and `dstate_out` are addressed by
     /// `state_index` where states are.
     ///

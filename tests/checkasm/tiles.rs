@@ -14,46 +14,46 @@ use subquad::kernel::solve::{self, Solve};
 use subquad::kernel::step::{self, Step};
 use subquad::kernel::value_decay::{self, ValueDecay};
 
-const C: usize = 16;
+pub const C: usize = 16;
 
 /// Elements of `rows` rows of `columns` that are `ld` apart: nothing after the last one.
-fn extent(rows: usize, columns: usize, ld: usize) -> usize {
+pub fn extent(rows: usize, columns: usize, ld: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * ld + columns }
 }
 
-fn up(n: usize) -> usize {
+pub fn up(n: usize) -> usize {
     n.next_multiple_of(16)
 }
 
 /// A small extent with all remainders, seldom zero.
-fn small(rng: &mut Rng, below: usize) -> usize {
+pub fn small(rng: &mut Rng, below: usize) -> usize {
     if rng.one_in(20) { 0 } else { 1 + rng.below(below) }
 }
 
-fn rows_of_chunk(rng: &mut Rng) -> usize {
+pub fn rows_of_chunk(rng: &mut Rng) -> usize {
     if rng.one_in(3) { C } else { rng.below(C + 1) }
 }
 
 /// Factors of a decay, some of them 0, 1 or tiny.
-fn decays(rng: &mut Rng, n: usize) -> Vec<f32> {
+pub fn decays(rng: &mut Rng, n: usize) -> Vec<f32> {
     let every = rng.pick(&[2, 10, 100]);
     let mut one = || if rng.one_in(every) { rng.pick(&[0.0, 1.0, 1e-20, 1e-38]) } else { rng.signed().abs() };
     (0..n).map(|_| one()).collect()
 }
 
-fn some<T>(on: bool, p: *const T) -> *const T {
+pub fn some<T>(on: bool, p: *const T) -> *const T {
     if on { p } else { null() }
 }
 
 /// The same numbers in three places: for the kernel, for the reference, and as absolute values.
-struct Three {
-    got: Guarded<f32>,
-    want: Vec<f32>,
-    size: Vec<f32>,
+pub struct Three {
+    pub got: Guarded<f32>,
+    pub want: Vec<f32>,
+    pub size: Vec<f32>,
 }
 
 impl Three {
-    fn new(rng: &mut Rng, values: &[f32]) -> Three {
+    pub fn new(rng: &mut Rng, values: &[f32]) -> Three {
         let size = values.iter().map(|x| x.abs()).collect();
         Three { got: Guarded::new(rng, values), want: values.to_vec(), size }
     }
@@ -65,7 +65,7 @@ impl Three {
 
     /// Compares element by element, where `roundings` says by how much; elsewhere nothing may have changed.
     #[track_caller]
-    fn check(&self, before: &[f32], roundings: impl Fn(usize) -> Option<f64>, what: &str) {
+    pub fn check(&self, before: &[f32], roundings: impl Fn(usize) -> Option<f64>, what: &str) {
         self.got.check();
         for (i, before) in before.iter().enumerate() {
             match roundings(i) {
@@ -85,7 +85,7 @@ impl Three {
 }
 
 /// Puts NaN or an infinity somewhere, in some calls.
-fn poison(rng: &mut Rng, on: bool, values: &mut [f32]) {
+pub fn poison(rng: &mut Rng, on: bool, values: &mut [f32]) {
     if on && !values.is_empty() && rng.one_in(3) {
         let at = rng.below(values.len());
         values[at] = rng.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
@@ -394,7 +394,7 @@ fn decay_rows() {
 }
 
 /// Zeroes the columns past `d` of rows that are `ld` apart.
-fn clear_padding(values: &mut [f32], d: usize, ld: usize) {
+pub fn clear_padding(values: &mut [f32], d: usize, ld: usize) {
     values.iter_mut().enumerate().filter(|(i, _)| i % ld >= d).for_each(|(_, x)| *x = 0.0);
 }
 

@@ -33,6 +33,10 @@ fn step(x: f64) -> f64 {
     if x > 0.0 { 1.0 } else { 0.0 }
 }
 
+fn relu(x: f64) -> f64 {
+    if x > 0.0 { x } else { 0.0 }
+}
+
 fn elu1(x: f64) -> f64 {
     if x > 0.0 { 1.0 } else { x.exp() }
 }
@@ -62,7 +66,7 @@ slopes! {
     /// 1 if `x > 0`, else 0.
     ReluGrad, ReluSlope, "map_grad_relu_f32", |x| step(x), |s, x| above_zero(s, x, s.splat_f32s(1.0), s.splat_f32s(0.0));
     /// `2 max(x, 0)`.
-    Relu2Grad, Relu2Slope, "map_grad_relu2_f32", |x| 2.0 * x * step(x), |s, x| above_zero(s, x, s.add_f32s(x, x), s.splat_f32s(0.0));
+    Relu2Grad, Relu2Slope, "map_grad_relu2_f32", |x| 2.0 * relu(x), |s, x| above_zero(s, x, s.add_f32s(x, x), s.splat_f32s(0.0));
     /// `σ(x) (1 + x σ(−x))`.
     SiluGrad, SiluSlope, "map_grad_silu_f32", |x| sigmoid(x) * (1.0 + x * sigmoid(-x)), |s, x| {
         let rest = math::sigmoid(s, math::neg(s, x));

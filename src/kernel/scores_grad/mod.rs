@@ -15,11 +15,14 @@
 //! The decay of value channels is the same thing with other names: `q` the gradient of the output, `k` the values, `dA`
 //! the scores; then `dq` becomes the output, `dk` the gradient of the values.
 //!
-//! *Aliasing*: none. *Numerics*: products in order of tokens, no quotient; fused sums in order of the index.
-//! *Cost*: `(4·sets + 2)·n²/2·d` FLOPs, twice the first part for two kinds of rows.
+//! *Aliasing*: none. *Numerics*: products in order of tokens, no quotient; fused sums in order of the index. With one
+//! factor per token a row that is not finite may spoil the other rows of its chunk, by way of zeros above the diagonal.
+//! *Cost*, FLOPs: a factor per token or none `4·n²·d` for each set, and for erase rows; one per channel half of that,
+//! and `2·n²·d` for the factors.
 
+mod channel;
 mod reference;
-mod simd;
+mod token;
 
 use super::Kernel;
 use pulp::Simd;
@@ -78,6 +81,12 @@ impl Kernel for ScoresGrad {
     #[inline(always)]
     unsafe fn simd<S: Simd>(simd: S, args: &Args) {
         // SAFETY: the contract is the same.
-        unsafe { simd::run(simd, args) }
+        unsafe {
+            if args.by_channel && !args.alpha.is_null() {
+                channel::run(simd, args)
+            } else {
+                token::run(simd, args)
+            }
+        }
     }
 }

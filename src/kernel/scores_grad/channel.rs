@@ -1,4 +1,5 @@
-//! One vector of channels at a time, any width: the keys decay as the rows go forward, the gradients as they go back.
+//! One factor per channel: a vector of channels at a time. The keys decay as the rows go forward, the gradients as they
+//! go back.
 
 use super::Args;
 use crate::CHUNK;
@@ -22,18 +23,14 @@ pub(super) unsafe fn run<S: Simd>(simd: S, t: &Args) {
     }
 }
 
+/// The factors of a row.
+///
 /// # Safety
 /// The contract of [`Args`]; `i < n`, `c + lanes` is at most `d` rounded up to 16.
 #[inline(always)]
 unsafe fn alpha<S: Simd>(simd: S, t: &Args, i: usize, c: usize) -> S::f32s {
     // SAFETY: the caller's contract.
-    unsafe {
-        if t.by_channel {
-            load(simd, t.alpha.add(i * t.ld_alpha + c))
-        } else {
-            simd.splat_f32s(*t.alpha.add(i))
-        }
-    }
+    unsafe { load(simd, t.alpha.add(i * t.ld_alpha + c)) }
 }
 
 /// `dq` and `de`, and what they give to `dg`.
@@ -47,12 +44,10 @@ unsafe fn forth<S: Simd>(simd: S, t: &Args, c: usize, own: &mut [S::f32s; CHUNK]
     // SAFETY: the caller's contract; `i, j < n ≤ 16`.
     unsafe {
         for i in 0..t.n {
-            if !t.alpha.is_null() {
-                let alpha = alpha(simd, t, i, c);
-                prefix = simd.mul_f32s(prefix, alpha);
-                for key in &mut decayed[..i] {
-                    *key = simd.mul_f32s(*key, alpha);
-                }
+            let alpha = alpha(simd, t, i, c);
+            prefix = simd.mul_f32s(prefix, alpha);
+            for key in &mut decayed[..i] {
+                *key = simd.mul_f32s(*key, alpha);
             }
             let key = load(simd, t.k.add(i * t.ld + c));
             decayed[i] = key;
@@ -107,12 +102,10 @@ unsafe fn back<S: Simd>(simd: S, t: &Args, c: usize, own: &mut [S::f32s; CHUNK])
             let dk = simd.mul_add_f32s(load(simd, at), suffix, gathered[i]);
             store(simd, at, dk);
             own[i] = simd.sub_f32s(own[i], simd.mul_f32s(key, dk));
-            if !t.alpha.is_null() {
-                let alpha = alpha(simd, t, i, c);
-                suffix = simd.mul_f32s(suffix, alpha);
-                for sum in &mut gathered[..i] {
-                    *sum = simd.mul_f32s(*sum, alpha);
-                }
+            let alpha = alpha(simd, t, i, c);
+            suffix = simd.mul_f32s(suffix, alpha);
+            for sum in &mut gathered[..i] {
+                *sum = simd.mul_f32s(*sum, alpha);
             }
         }
     }
