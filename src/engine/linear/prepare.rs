@@ -211,7 +211,7 @@ impl Unit<'_> {
         }
     }
 
-    /// The same for a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
+    /// The scores of a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
     fn score_of_one(&self, p: &Prepared) {
         let (g, block) = (self.geometry(), CHUNK * CHUNK);
         // SAFETY: buffers have the extents that `Offsets` names; rows are padded with zeros.
