@@ -14,7 +14,8 @@
 //!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
 //! delta rule, `5DE` and `7DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
-//! algorithm that keeps a state has to do. Gates, features and normalisers are not counted.
+//! algorithm that keeps a state has to do. Gates, features and normalisers are not counted; of a mechanism without
+//! values only the taps are, `2W` per token and channel of a convolution.
 
 use super::problem::Problem;
 use subquad::{Mode, Plan, Role};
@@ -31,6 +32,11 @@ pub struct Count {
 impl Count {
     /// Counts a problem.
     pub fn of(problem: &Problem, plan: &Plan) -> Count {
+        if problem.mechanism.role(Role::V).is_none() {
+            let taps = problem.names().get("width").copied().unwrap_or(0);
+            let flops = 2.0 * (taps * problem.batch * problem.n_queries * problem.dim_qk) as f64;
+            return Count { flops, bound: flops };
+        }
         let rows = plan.state_layout().components.first().map_or(problem.dim_qk, |state| state.shape[1]);
         let corrects = [Role::BETA, Role::ERASE].iter().any(|role| problem.mechanism.role(*role).is_some());
         count(problem, rows as f64, plan.info().chunk as f64, corrects)

@@ -174,7 +174,12 @@ impl Problem {
             ("T", self.n_queries),
             ("S", self.n_keys),
         ];
-        sizes.into_iter().map(|(name, size)| (name.to_owned(), size)).collect()
+        let sizes = sizes.into_iter().map(|(name, size)| (name.to_owned(), size));
+        let integer = |(name, value): &(String, Value)| match value {
+            Value::Int(x) => Some((name.clone(), *x)),
+            _ => None,
+        };
+        sizes.chain(self.params.iter().filter_map(integer)).collect()
     }
 }
 
