@@ -18,8 +18,9 @@
 //! Slots are two such states, `D` by `M` and `M` by `E`; orthogonal memory is `2MD` per key and `4MD` per query.
 //!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
-//! delta rule, `8DE+4C(D+E)` with two writes, `5DE`, `7DE` and `9DE` in a step, as `docs/spec/linear.md` 1.6 has it. The bound is what any
-//! algorithm that keeps a state has to do. Gates, features and normalisers are not counted.
+//! delta rule, `8DE+4C(D+E)` with two writes, `5DE`, `7DE` and `9DE` in a step, as `docs/spec/linear.md` 1.6 has it.
+//! The bound is what any algorithm that keeps a state has to do. Gates, features and normalisers are not counted; of
+//! a mechanism without values only the taps are, `2W` per token and channel of a convolution.
 
 use super::problem::Problem;
 use subquad::{Mode, Plan, Role};
@@ -48,6 +49,11 @@ impl Count {
         if let (Some(m), true) = (named, has(Role::BASIS)) {
             let products = problem.batch * problem.heads[0] * (problem.n_keys + 2 * problem.n_queries);
             let flops = 2.0 * (m * problem.dim_qk * products) as f64;
+            return Count { flops, bound: flops };
+        }
+        if problem.mechanism.role(Role::V).is_none() {
+            let taps = problem.names().get("width").copied().unwrap_or(0);
+            let flops = 2.0 * (taps * problem.batch * problem.n_queries * problem.dim_qk) as f64;
             return Count { flops, bound: flops };
         }
         let corrections = match (has(Role::BETA) || has(Role::ERASE), has(Role::A) && has(Role::B)) {

@@ -78,7 +78,7 @@ impl Row {
             si(measured.tokens_per_s(problem)),
             format!("{:.1}", measured.gflops()),
             format!("{:.1}", 100.0 * measured.peak_fraction()),
-            format!("{:.2}", measured.bound_ratio()),
+            if measured.count.bound > 0.0 { format!("{:.2}", measured.bound_ratio()) } else { "-".into() },
             format!("{:.1}", 1e-9 * measured.bytes_per_s()),
             bytes(measured.workspace_bytes),
             bytes(measured.state_bytes),

@@ -32,7 +32,7 @@ impl Grid {
         self.row == 1 && self.channel != 1 && n > 1
     }
 
-    fn from_row(&self, i: usize) -> *mut f32 {
+    fn at_row(&self, i: usize) -> *mut f32 {
         self.data.wrapping_offset(i as isize * self.row)
     }
 }
@@ -78,11 +78,18 @@ impl Panels {
                 (self.load)(&rows(n, d, from.data.cast_const(), (from.row, from.channel), dst, PANEL));
                 return;
             }
+            // Channels that don't overlap are transposed where they lie: packing rows of a few taps first would take
+            // longer than the transposition.
+            if from.channel >= n as isize {
+                let ld = from.channel as usize;
+                (self.transpose)(&transpose_rows::Args { n: d, d: n, src: from.data, ld, dst });
+                return;
+            }
             for i in (0..n).step_by(ROWS) {
                 let m = ROWS.min(n - i);
-                (self.load)(&rows(d, m, from.from_row(i).cast_const(), (from.channel, 1), scratch, ROWS));
+                (self.load)(&rows(d, m, from.at_row(i).cast_const(), (from.channel, 1), scratch, m));
                 let dst = dst.add(i * PANEL);
-                (self.transpose)(&transpose_rows::Args { n: d, d: m, src: scratch, ld: ROWS, dst });
+                (self.transpose)(&transpose_rows::Args { n: d, d: m, src: scratch, ld: m, dst });
             }
         }
     }
@@ -103,7 +110,7 @@ impl Panels {
                 let m = PANEL.min(n - i);
                 let src = src.add(i * PANEL);
                 (self.transpose)(&transpose_rows::Args { n: m, d, src, ld: PANEL, dst: scratch });
-                let (dst, row_stride) = (to.from_row(i), to.channel);
+                let (dst, row_stride) = (to.at_row(i), to.channel);
                 let src = scratch.cast_const();
                 (self.store)(&store_rows::Args {
                     n: d,

@@ -46,13 +46,13 @@ unsafe fn column<S: Simd, const W: usize, const FULL: bool, const SILU: bool>(
     let (mut weight, mut window) = ([zero; W], [zero; W]);
     // SAFETY: row i < n + W − 1 from channel c on; panels are whole, so taps and biases need no mask.
     unsafe {
-        for j in 0..W {
-            weight[j] = load(s, args.weight.add(tap(W, c, j)));
+        for (j, weight) in weight.iter_mut().enumerate() {
+            *weight = load(s, args.weight.add(tap(W, c, j)));
         }
         let bias = if args.bias.is_null() { zero } else { load(s, args.bias.add(c)) };
         if args.n > 0 {
-            for j in 1..W {
-                window[j] = load_part::<S, FULL>(s, head, row(args, j - 1, c));
+            for (j, x) in window.iter_mut().skip(1).enumerate() {
+                *x = load_part::<S, FULL>(s, head, row(args, j, c));
             }
         }
         for i in 0..args.n {
@@ -61,8 +61,8 @@ unsafe fn column<S: Simd, const W: usize, const FULL: bool, const SILU: bool>(
             }
             window[W - 1] = load_part::<S, FULL>(s, head, row(args, i + W - 1, c));
             let mut y = bias;
-            for j in 0..W {
-                y = s.mul_add_f32s(weight[j], window[j], y);
+            for (weight, x) in weight.iter().zip(&window) {
+                y = s.mul_add_f32s(*weight, *x, y);
             }
             let y = if SILU { math::silu(s, y) } else { y };
             let dst = args.dst.offset(i as isize * args.dst_stride + c as isize);

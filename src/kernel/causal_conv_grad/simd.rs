@@ -36,13 +36,13 @@ unsafe fn column<S: Simd, const W: usize, const SILU: bool>(s: S, args: &Args, c
     let (mut weight, mut window, mut dw, mut db) = ([zero; W], [zero; W], [zero; W], zero);
     // SAFETY: channels c.. of rows i < n + W − 1 of the inputs, i < n of the others, j < W of the taps.
     unsafe {
-        for j in 0..W {
-            weight[j] = load(s, args.weight.add(j * PANEL + c));
+        for (j, weight) in weight.iter_mut().enumerate() {
+            *weight = load(s, args.weight.add(j * PANEL + c));
         }
         let bias = if args.bias.is_null() { zero } else { load(s, args.bias.add(c)) };
         if args.n > 0 {
-            for j in 1..W {
-                window[j] = load(s, args.src.add((j - 1) * PANEL + c));
+            for (j, x) in window.iter_mut().skip(1).enumerate() {
+                *x = load(s, args.src.add(j * PANEL + c));
             }
         }
         for i in 0..args.n {
@@ -53,8 +53,8 @@ unsafe fn column<S: Simd, const W: usize, const SILU: bool>(s: S, args: &Args, c
             let mut dz = load(s, args.dout.add(i * PANEL + c));
             if SILU {
                 let mut z = bias;
-                for j in 0..W {
-                    z = s.mul_add_f32s(weight[j], window[j], z);
+                for (weight, x) in weight.iter().zip(&window) {
+                    z = s.mul_add_f32s(*weight, *x, z);
                 }
                 let sigmoid = math::sigmoid(s, z);
                 let slope = s.mul_add_f32s(z, s.sub_f32s(one, sigmoid), one);
@@ -62,13 +62,13 @@ unsafe fn column<S: Simd, const W: usize, const SILU: bool>(s: S, args: &Args, c
             }
             store(s, args.dz.add(i * PANEL + c), dz);
             db = s.add_f32s(db, dz);
-            for j in 0..W {
-                dw[j] = s.mul_add_f32s(dz, window[j], dw[j]);
+            for (dw, x) in dw.iter_mut().zip(&window) {
+                *dw = s.mul_add_f32s(dz, *x, *dw);
             }
         }
-        for j in 0..W {
+        for (j, dw) in dw.into_iter().enumerate() {
             let sum = args.dw.add(j * PANEL + c);
-            store(s, sum, s.add_f32s(load(s, sum), dw[j]));
+            store(s, sum, s.add_f32s(load(s, sum), dw));
         }
         store(s, args.db.add(c), s.add_f32s(load(s, args.db.add(c)), db));
     }
