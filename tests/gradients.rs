@@ -283,8 +283,9 @@ fn absent_is_zero() {
         let plan = b.p.plan(&context());
         let (got, want) = (absent.run_plan(&plan), zero.run_plan(&plan));
         for (role, want) in &want {
-            // A zero may have either sign.
-            assert_eq!(got[role].data, want.data, "{role} of {}", text(&b));
+            // A zero may have either sign; without keys and without an epsilon there are no numbers.
+            let same = |(g, w): (&f32, &f32)| g == w || (g.is_nan() && w.is_nan());
+            assert!(got[role].data.iter().zip(&want.data).all(same), "{role} of {}", text(&b));
         }
     });
 }
@@ -380,7 +381,8 @@ fn add(to: &mut Array, from: &Array) {
     to.data.iter_mut().zip(&from.data).for_each(|(x, y)| *x += y);
 }
 
-/// Panics unless all numbers are close, on the scale of the largest of their tensor.
+/// Panics unless all numbers are close, on the scale of the largest of their tensor, or of gradients near 1 where
+/// they cancel.
 #[track_caller]
 fn assert_close(got: &Tensors, want: &Tensors, bound: f32, what: impl Fn() -> String) {
     assert!(got.keys().eq(want.keys()), "{}", what());
@@ -388,7 +390,7 @@ fn assert_close(got: &Tensors, want: &Tensors, bound: f32, what: impl Fn() -> St
         let largest = want.data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         for (i, (&g, &w)) in got[role].data.iter().zip(&want.data).enumerate() {
             let at = || index_of(i, &want.shape);
-            let close = (g - w).abs() <= bound * largest + 1e-6;
+            let close = (g - w).abs() <= bound * largest + 1e-5;
             assert!(close, "{role}{:?} is {g:e} for {w:e}, largest {largest:e}: {}", at(), what());
         }
     }
