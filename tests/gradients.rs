@@ -157,6 +157,29 @@ fn long_sequences() {
     }
 }
 
+/// States of several panels, the last one narrower, with every parameter; more than one query to a state where heads
+/// may differ.
+#[test]
+fn several_panels() {
+    for mechanism in problem::mechanisms() {
+        for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
+            let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
+            let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);
+            let p = Problem::new(mechanism, params).sized(most.unwrap(), (150, 75), 1, 18);
+            if !p.plan(&context()).has_gradient(p.mode) {
+                continue;
+            }
+            assert!(p.e > 2 * p.plan(&context()).info().panel as i64, "there are not three panels");
+            let p = p.fill(&mut rng, true);
+            if well_conditioned(&p) {
+                let b = Backward::new(&mut rng, p);
+                let worst = compare(&mut rng, &b, &b.run(&context()), 2);
+                println!("{}: {worst:.3} of the tolerance", text(&b));
+            }
+        }
+    }
+}
+
 #[test]
 fn every_isa() {
     for isa in problem::isas() {

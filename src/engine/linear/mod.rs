@@ -34,7 +34,8 @@
 //!
 //! Modes without an order of tokens run the same nest twice, once only writing the state and once only
 //! reading it. A step prepares a chunk of one token and reads and writes the caller's state in place
-//! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`).
+//! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`). Gradients walk the chunks back
+//! (`backward/`).
 //!
 //! *Tried and lost*: leaving a scalar decay as factors of rows inside the matrix tile, so that neither `Q ⊙ P`
 //! nor erase rows are formed: `U ⊙ F` has to be formed per panel instead, and `gated_delta_rule` at

@@ -33,21 +33,21 @@ unsafe fn channel(t: &Args, c: usize) {
         let da = |s: usize| t.da.wrapping_add(s * CHUNK * CHUNK);
         let erase = |i: usize| f64::from(*t.erase_row.add(i)) * get(t.k, i);
         let mut own = [0.0; CHUNK];
-        for i in 0..t.n {
+        for (i, own) in own[..t.n].iter_mut().enumerate() {
             for s in 0..if t.dq.is_null() { 0 } else { t.n_sets } {
                 let inside: f64 = (0..=i).map(|j| score(da(s), i, j) * between(i, j) * get(t.k, j)).sum();
                 let sum = get(set(t.dq, s), i) * product(-1, i) + inside;
-                own[i] += get(set(t.q, s), i) * sum;
+                *own += get(set(t.q, s), i) * sum;
                 *t.dq.add((s * CHUNK + i) * t.ld + c) = sum as f32;
             }
             if !t.de.is_null() {
                 let inside: f64 = (0..i).map(|j| score(t.db, i, j) * between(i, j) * get(t.k, j)).sum();
                 let sum = get(t.de, i) * product(-1, i) + inside;
-                own[i] += erase(i) * sum;
+                *own += erase(i) * sum;
                 *t.de.add(i * t.ld + c) = sum as f32;
             }
         }
-        for j in 0..t.n {
+        for (j, own) in own[..t.n].iter_mut().enumerate() {
             let mut sum = get(t.dk, j) * product(j as isize, t.n - 1);
             for i in j..t.n {
                 for s in 0..t.n_sets {
@@ -57,7 +57,7 @@ unsafe fn channel(t: &Args, c: usize) {
                     sum += score(t.db, i, j) * between(i, j) * erase(i);
                 }
             }
-            own[j] -= get(t.k, j) * sum;
+            *own -= get(t.k, j) * sum;
             *t.dk.add(j * t.ld + c) = sum as f32;
         }
         if !t.dg.is_null() {

@@ -40,6 +40,8 @@ impl Reverse<'_> {
             }
             let rows = Rows::tokens(tensor, at, (n, g.d));
             self.unit.tiles().load(&rows, 1.0, ptr::null(), raw, g.ldm);
+            // Rows of different buffers, one at a time.
+            let row = |p: *mut f32, i: usize| std::slice::from_raw_parts_mut(p.add(i * g.ldm), g.d);
             let mut x = raw;
             if let (Some(norm), true) = (features.l2norm, features.map != FeatureMap::Identity) {
                 ptr::copy_nonoverlapping(raw, unit, n * g.ldm);
@@ -54,27 +56,17 @@ impl Reverse<'_> {
             if features.map == FeatureMap::Softmax {
                 (self.tiles().softmax)(&row_softmax::Args { n, d: g.d, x, ld: g.ldm });
                 for i in 0..n {
-                    let (p, dx) = self.row_pair(x, dx, i);
+                    let (p, dx) = (row(x, i), row(dx, i));
                     let dot = dot(p, dx);
                     dx.iter_mut().zip(p).for_each(|(dx, p)| *dx = *p * (*dx - dot));
                 }
             }
             if let Some(norm) = features.l2norm {
                 for i in 0..n {
-                    let (x, dx) = self.row_pair(raw, dx, i);
+                    let (x, dx) = (row(raw, i), row(dx, i));
                     normalised(norm, x, dx);
                 }
             }
-        }
-    }
-
-    /// Row `i` of both.
-    unsafe fn row_pair(&self, x: *mut f32, dx: *mut f32, i: usize) -> (&mut [f32], &mut [f32]) {
-        let g = self.unit.geometry();
-        // SAFETY: both are [n, ldm], `d ≤ ldm`, `i < n`, and they don't overlap.
-        unsafe {
-            let row = |p: *mut f32| std::slice::from_raw_parts_mut(p.add(i * g.ldm), g.d);
-            (row(x), row(dx))
         }
     }
 

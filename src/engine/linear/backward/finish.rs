@@ -309,6 +309,9 @@ impl Reverse<'_> {
     }
 
     /// Multiplies rows of gradients by a factor for all.
+    ///
+    /// # Safety
+    /// `rows` is `[n, ldm]`.
     pub unsafe fn scale(&self, rows: *mut f32, n: usize, factor: f32) {
         if factor != 1.0 {
             // SAFETY: the caller's rows are [n, ldm].

@@ -32,10 +32,25 @@
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters are summed over sequences at the end, in order. So no bit depends on
 //! threads. Few such groups keep few threads busy: there is no partition by panels.
-//! *Cost*, FLOPs per token and head beside forward's `4DE` (`6DE` with a correction): `12DE` (`20DE`), of which `2DE`
-//! (`4DE`) each are the first pass and what is computed anew.
-//! *Workspace*: a state per 256 tokens of the longest sequence and per worker; a block's operands, independent of the
-//! length; with a norm of the output, two numbers per row of it.
+//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction); of
+//! these `2DE` (`4DE`) each are the first pass, which leaves out the last block, and what is computed anew. Inside a
+//! chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four times that for the features, as far as they
+//! apply. Measured at `D = E = 128`, 272 tokens, AVX-512 on one busy Zen 4 core: 3.4 times forward for `simple_gla`
+//! (2600 to 755 ns per token and head), 3.8 for `gated_delta_rule` (4250 to 1105). The matrix tile takes two thirds.
+//! *Workspace*, elements, besides a few hundred: per worker, with `P` panels of `EP ≥ E/P` columns and `Q` queries to
+//! a state,
+//!
+//! ```text
+//! ⌈T / 256⌉ · (D·P·EP + D)                                   states before the blocks
+//! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states
+//! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
+//! ```
+//!
+//! and with a norm of the output `2·T·Ho` per sequence.
+//!
+//! *To extend*: a feature map, `Reverse::features_backward`; a gain, `store_values`, `erase_rows` and `store_gain`; what
+//! the caller's `Role` is called, [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and
+//! states in plain scale may have empty channels whose gradient a shift of −∞ would lose.
 
 mod blocks;
 mod features;
