@@ -5,6 +5,7 @@
 
 pub(crate) mod call;
 pub(crate) mod linear;
+pub(crate) mod segments;
 
 use crate::context::Context;
 use crate::error::Result;
@@ -27,6 +28,7 @@ pub(crate) struct Extents {
 #[derive(Clone, Debug)]
 pub(crate) enum Settings {
     Linear(linear::Recurrence),
+    Segments(segments::Settings),
 }
 
 impl Settings {
@@ -36,6 +38,9 @@ impl Settings {
             Settings::Linear(recurrence) => {
                 Ok(Box::new(linear::Linear::plan(context, *recurrence, extents)?))
             }
+            Settings::Segments(settings) => {
+                Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
+            }
         }
     }
 
@@ -43,6 +48,7 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
+            Settings::Segments(_) => None,
         }
     }
 
@@ -50,6 +56,16 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
+            Settings::Segments(_) => false,
+        }
+    }
+
+    /// The parameter that cuts a sequence into equal parts, with its value; such an engine takes neither ragged
+    /// batches nor pooled states.
+    pub fn equal_parts(&self) -> Option<(&'static str, usize)> {
+        match self {
+            Settings::Linear(_) => None,
+            Settings::Segments(settings) => Some(("ranks", settings.ranks)),
         }
     }
 }

@@ -9,6 +9,7 @@ mod delta_rule;
 mod gated_delta_rule;
 mod gla;
 mod kda;
+mod lasp;
 mod lightning;
 mod linear;
 mod linear1p;
@@ -18,7 +19,7 @@ mod simple_gla;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
-use crate::engine::linear::{FeatureMap, Normaliser, Recurrence};
+use crate::engine::linear::{Decay, FeatureMap, Gain, Normaliser, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -31,7 +32,7 @@ pub(crate) struct Entry {
 }
 
 /// Every mechanism of this version, in the catalogue's order.
-pub(crate) static ENTRIES: [&Entry; 10] = [
+pub(crate) static ENTRIES: [&Entry; 11] = [
     &linear::ENTRY,
     &retention::ENTRY,
     &lightning::ENTRY,
@@ -42,6 +43,7 @@ pub(crate) static ENTRIES: [&Entry; 10] = [
     &gated_delta_rule::ENTRY,
     &kda::ENTRY,
     &linear1p::ENTRY,
+    &lasp::ENTRY,
 ];
 
 /// The entry of that name.
@@ -66,6 +68,12 @@ pub(crate) enum Use {
 pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
+        Settings::Segments(settings) => match (role, settings.inner.gain) {
+            (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
+            (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),
+            (Role::G, _) => Use::Shape(usize::from(settings.inner.decay != Decay::Head)),
+            _ => Use::Catalogue,
+        },
     }
 }
 

@@ -60,6 +60,9 @@ fn check_role(plan: &Inner, mode: Mode, role: Role, side: Side, dtype: DType) ->
     let wrong = |why| Err(Error::WrongRole { role, why });
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
+            _ if plan.settings.equal_parts().is_some() => {
+                wrong("the mechanism cuts a batch of sequences of one length, and keeps their states apart")
+            }
             _ if side == Side::Out => wrong("it is an input"),
             _ if dtype != DType::I32 => Err(Error::WrongDType { role, given: dtype, expected: "i32" }),
             (Role::CU_SEQLENS | Role::CU_SEQLENS_K, Mode::Step) => {
@@ -157,7 +160,7 @@ impl Bound {
             let why = match rule.usage {
                 Use::Required(why) => why,
                 _ if spec.required => "the mechanism needs it",
-                _ if spec.kind == RoleKind::Output => "it is what the call computes",
+                _ if role == Role::OUT => "it is what the call computes",
                 _ if !spec.one_of.is_empty() => {
                     let group = plan.rules.iter().filter(|other| other.spec.one_of == spec.one_of);
                     if group.clone().any(|other| self.get(other.spec.role).is_some()) {
@@ -282,6 +285,12 @@ impl Bound {
         let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
         let fault =
             |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
+        if let Some((_, parts)) = plan.settings.equal_parts()
+            && t % parts as i64 != 0
+        {
+            let expected = (t as u64).next_multiple_of(parts as u64) as i64;
+            return fault(Role::Q, t, expected, "the next multiple of parameter ranks");
+        }
         match mode {
             Mode::Step if t != 1 => fault(Role::Q, t, 1, "the tokens of a step"),
             Mode::Step if s != 1 => fault(Role::K, s, 1, "the tokens of a step"),

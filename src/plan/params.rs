@@ -75,6 +75,10 @@ impl Params {
         let root = (self.desc.dim_qk as f64).sqrt().recip();
         match text {
             "1/sqrt(D)" => Ok(root),
+            "default of inner" => {
+                let delta = self.get("inner") == Some(&Value::Word("gated_delta_rule".into()));
+                Ok(if delta { root } else { 1.0 })
+            }
             "1 if normalize == denominator else 1/sqrt(D)" => {
                 let normalize = match self.get("normalize") {
                     Some(Value::Word(word)) => word.as_str(),

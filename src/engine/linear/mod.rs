@@ -38,6 +38,7 @@ mod norm;
 mod prepare;
 mod recurrence;
 mod scan;
+mod segment;
 mod shift;
 mod state;
 mod step;
@@ -47,6 +48,7 @@ pub use call::Call;
 pub use recurrence::{
     Decay, DenominatorMode, FeatureMap, Features, Gain, L2Mode, L2Norm, Normaliser, Recurrence,
 };
+pub use segment::Carry;
 
 use super::call::{self as shared, Heads, Sequence};
 use super::{Engine, Extents};

@@ -26,11 +26,13 @@ struct Pass {
 /// Runs one unit from its incoming to its outgoing state.
 pub fn scan(unit: &Unit<'_>) {
     let s = unit.sequence;
+    // A summary of keys and values reads nothing, but the correction's scores are made with the queries'.
+    let read = unit.call.tensors.out.is_some() || unit.recurrence().correction;
     let write = |k0, n| Pass { q0: s.q0, k0, n, read: false, write: true };
     let passes = if unit.call.causal {
         // Fewer queries than keys: the queries are the last positions.
         let ahead = s.n_k - s.n_q;
-        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
+        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read, write: true }]
     } else {
         [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
     };
