@@ -479,12 +479,16 @@ typedef struct subquad_plan_info {
     uint32_t n_state;
     /** Bytes of one sequence's state. */
     size_t state_bytes;
-    /** Bytes of workspace that suffice for every call. */
+    /** Bytes of workspace that suffice for every call of subquad_plan_execute. */
     size_t workspace_bytes;
     /** Name of the mechanism. */
     char mechanism[32];
     /** The engine and the tile that does the bulk of the work, as "engine:tile". */
     char kernel[64];
+    /** Modes of the plan in which subquad_plan_backward has gradients: bits of SUBQUAD_MODE_.... */
+    uint32_t gradient_modes;
+    /** Zero. */
+    uint32_t reserved;
 } subquad_plan_info;
 
 /**
@@ -532,8 +536,8 @@ subquad_status subquad_plan_get_info(const subquad_plan *plan,
                                      subquad_error *err);
 
 /**
- * Bytes of workspace that calls in one mode (SUBQUAD_MODE_...) need, whatever batch and lengths; mode 0 asks
- * for what suffices in every mode of the plan.
+ * Bytes of workspace that subquad_plan_execute needs in one mode (SUBQUAD_MODE_...), whatever batch and
+ * lengths; mode 0 asks for what suffices in every mode of the plan.
  *
  * Returns NULL_POINTER, INVALID_ARGUMENT (no such mode), UNSUPPORTED (the plan was not made for it),
  * INTERNAL. Thread-safe. Allocates: no. Since 0.1.0.
@@ -594,6 +598,69 @@ subquad_status subquad_plan_execute(const subquad_plan *plan,
                                     void *workspace,
                                     size_t workspace_size,
                                     subquad_error *err);
+
+/* ===========================================================================================================
+ * Gradients
+ *
+ * Backward maps the gradient of the output to those of the inputs. The role of a gradient is the role of its
+ * tensor with the bit SUBQUAD_ROLE_GRAD: SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD is "dq". A gradient has the shape of
+ * its tensor; subquad_mechanism_role says which tensors have one, subquad_plan_info in which modes.
+ * =========================================================================================================== */
+
+/**
+ * Bytes of workspace that subquad_plan_backward needs for so many sequences (the batch, or the packed ones of
+ * CU_SEQLENS) with so many queries and keys in each; of sequences that differ, the longest counts.
+ *
+ * Unlike subquad_plan_workspace_size it grows with the length: one state per head for every 256 tokens is kept.
+ *
+ * Returns NULL_POINTER, INVALID_ARGUMENT (a negative number), UNSUPPORTED (the plan has no gradient, or so much
+ * can't be), INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * `plan` is NULL or a live plan; `bytes` and `err` are NULL or writable.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_backward_workspace_size(const subquad_plan *plan,
+                                                    int64_t sequences,
+                                                    int64_t n_q,
+                                                    int64_t n_k,
+                                                    size_t *bytes,
+                                                    subquad_error *err);
+
+/**
+ * Computes gradients of the inputs from gradients of the outputs.
+ *
+ * `in` binds the inputs of subquad_plan_execute as they were, STATE_IN included, and the gradient of OUT; with
+ * it, if what was carried out has a gradient, that of STATE_OUT and the other parts of the state (absent: zero).
+ * `out` binds the gradients that are wanted, of any inputs that are bound and of STATE_IN. OUT and STATE_OUT
+ * themselves are not bound: what is needed of the forward pass is computed anew.
+ *
+ * Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
+ * those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be
+ * differentiated in pieces, last one first: the gradient of a piece's STATE_IN is that of STATE_OUT for the piece
+ * before. No output may share memory with another tensor. `workspace` has at least
+ * subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
+ * number of threads, and whatever else is wanted.
+ *
+ * After a failure the plan is usable as before; all but INTERNAL leave outputs untouched.
+ *
+ * Returns UNSUPPORTED (the plan was not made for the mode, or the mechanism has no gradient in it: modes STEP,
+ * DRAW and TRANSFORM have none), otherwise what subquad_plan_execute returns. Thread-safe with other workspace
+ * and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_backward(const subquad_plan *plan,
+                                     uint32_t mode,
+                                     const subquad_in *in,
+                                     size_t n_in,
+                                     const subquad_out *out,
+                                     size_t n_out,
+                                     void *workspace,
+                                     size_t workspace_size,
+                                     subquad_error *err);
 
 /* ===========================================================================================================
  * State
@@ -753,6 +820,10 @@ typedef struct subquad_mechanism_info {
     uint32_t n_params;
     /** Number of roles: indices of subquad_mechanism_role. */
     uint32_t n_roles;
+    /** 1 if gradients are defined, else 0. (Those that a plan has are in its subquad_plan_info.) */
+    uint32_t gradient;
+    /** Zero. */
+    uint32_t reserved;
 } subquad_mechanism_info;
 
 /** One parameter of a mechanism. */
@@ -857,7 +928,8 @@ subquad_status subquad_mechanism_role(size_t index,
  * have numbers but no constant: ask subquad_role_id.
  * =========================================================================================================== */
 
-#define SUBQUAD_ROLE_GRAD 32768              /* Bit that turns a role into the role of its gradient. */
+#define SUBQUAD_ROLE_GRAD 32768              /* Bit that turns a role into that of its gradient, as in
+                                                SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD for "dq". */
 
 /**
  * Number of the role with this name ("q", "state_in", "dq" for the gradient of q); 0 if there is none.

@@ -17,6 +17,11 @@ impl Modes {
         Modes(bits)
     }
 
+    /// The bits of the set.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether the mode is in the set.
     pub const fn contains(self, mode: Mode) -> bool {
         self.0 & mode as u32 != 0

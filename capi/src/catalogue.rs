@@ -53,6 +53,10 @@ pub struct subquad_mechanism_info {
     pub n_params: u32,
     /// Number of roles: indices of subquad_mechanism_role.
     pub n_roles: u32,
+    /// 1 if gradients are defined, else 0. (Those that a plan has are in its subquad_plan_info.)
+    pub gradient: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// One parameter of a mechanism.
@@ -118,6 +122,8 @@ unsafe impl Versioned for subquad_mechanism_info {
             available: 0,
             n_params: 0,
             n_roles: 0,
+            gradient: 0,
+            reserved: 0,
         }
     }
 }
@@ -197,6 +203,7 @@ pub unsafe extern "C" fn subquad_mechanism_get_info(
             available: known.available.into(),
             n_params: known.params.len() as u32,
             n_roles: known.roles.len() as u32,
+            gradient: known.row.gradient.into(),
             ..subquad_mechanism_info::defaults()
         };
         // SAFETY: null or writable for its size, says the caller.

@@ -10,6 +10,7 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
 #![allow(non_camel_case_types, reason = "the types carry their C names")]
 
+mod backward;
 mod boundary;
 mod catalogue;
 mod context;
@@ -27,6 +28,7 @@ mod text;
 mod threads;
 mod version;
 
+pub use backward::*;
 pub use catalogue::*;
 pub use context::*;
 pub use desc::*;

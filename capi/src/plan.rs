@@ -35,12 +35,16 @@ pub struct subquad_plan_info {
     pub n_state: u32,
     /// Bytes of one sequence's state.
     pub state_bytes: usize,
-    /// Bytes of workspace that suffice for every call.
+    /// Bytes of workspace that suffice for every call of subquad_plan_execute.
     pub workspace_bytes: usize,
     /// Name of the mechanism.
     pub mechanism: [c_char; 32],
     /// The engine and the tile that does the bulk of the work, as "engine:tile".
     pub kernel: [c_char; 64],
+    /// Modes of the plan in which subquad_plan_backward has gradients: bits of SUBQUAD_MODE_....
+    pub gradient_modes: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, the size first, then numbers.
@@ -57,6 +61,8 @@ unsafe impl Versioned for subquad_plan_info {
             workspace_bytes: 0,
             mechanism: [0; 32],
             kernel: [0; 64],
+            gradient_modes: 0,
+            reserved: 0,
         }
     }
 }
@@ -134,6 +140,7 @@ pub unsafe extern "C" fn subquad_plan_get_info(
             n_state: plan.plan.state_layout().components.len() as u32,
             state_bytes: known.state_bytes,
             workspace_bytes: known.workspace_bytes,
+            gradient_modes: known.gradient_modes.bits(),
             ..subquad_plan_info::defaults()
         };
         put(&mut value.mechanism, known.mechanism);
@@ -153,8 +160,8 @@ fn put(field: &mut [c_char], text: &str) {
     }
 }
 
-/// Bytes of workspace that calls in one mode (SUBQUAD_MODE_...) need, whatever batch and lengths; mode 0 asks
-/// for what suffices in every mode of the plan.
+/// Bytes of workspace that subquad_plan_execute needs in one mode (SUBQUAD_MODE_...), whatever batch and
+/// lengths; mode 0 asks for what suffices in every mode of the plan.
 ///
 /// Returns NULL_POINTER, INVALID_ARGUMENT (no such mode), UNSUPPORTED (the plan was not made for it),
 /// INTERNAL. Thread-safe. Allocates: no. Since 0.1.0.
@@ -262,11 +269,11 @@ pub unsafe extern "C" fn subquad_plan_execute(
 ///
 /// # Safety
 /// `pointer` is null or writable for `size` bytes, used by nobody else for `'a`.
-unsafe fn memory<'a>(pointer: *mut c_void, size: usize, needed: usize) -> Result<&'a mut [u8]> {
+pub(crate) unsafe fn memory<'a>(pointer: *mut c_void, size: usize, needed: usize) -> Result<&'a mut [u8]> {
     if pointer.is_null() {
         return Err(Fault::Null(Place::argument("workspace")));
     }
-    // SAFETY: as the caller says; a plan's need is far below `isize::MAX`. The bytes may never have been
+    // SAFETY: as the caller says; what a call needs is far below `isize::MAX`. The bytes may never have been
     // written: any value of a byte is one, and the engines write before they read.
     Ok(unsafe { std::slice::from_raw_parts_mut(pointer.cast(), size.min(needed)) })
 }

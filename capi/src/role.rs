@@ -8,7 +8,7 @@ use crate::text;
 use std::ffi::{CStr, c_char};
 use subquad::Role;
 
-/// Bit that turns a role into the role of its gradient.
+/// Bit that turns a role into that of its gradient, as in SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD for "dq".
 pub const SUBQUAD_ROLE_GRAD: u32 = 0x8000;
 
 /// Number of the role with this name ("q", "state_in", "dq" for the gradient of q); 0 if there is none.

@@ -8,8 +8,19 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order of a reader.
-const SECTIONS: [&str; 10] =
-    ["version", "status", "threads", "context", "desc", "tensor", "plan", "state", "run", "catalogue"];
+const SECTIONS: [&str; 11] = [
+    "version",
+    "status",
+    "threads",
+    "context",
+    "desc",
+    "tensor",
+    "plan",
+    "backward",
+    "state",
+    "run",
+    "catalogue",
+];
 const LAST: [&str; 2] = ["role", "role_ids"];
 const COLUMNS: usize = 110;
 /// How symbols of the catalogue are written in plain text.

@@ -41,12 +41,14 @@ fn layout_is_that_of_the_c_assertions() {
         subquad_out { role, dtype, rank, reserved0, data, shape, stride, reserved }
         subquad_plan_info {
             struct_size, isa, chunk, panel, n_state, state_bytes, workspace_bytes, mechanism, kernel,
+            gradient_modes, reserved,
         }
         subquad_state_component {
             struct_size, role_in, role_out, dtype, rank, shape, offset_bytes, initial, reserved,
         }
         subquad_mechanism_info {
             struct_size, name, title, page, section, same_as, modes, available, n_params, n_roles,
+            gradient, reserved,
         }
         subquad_param_info { struct_size, name, kind, required, range, default_value, meaning }
         subquad_role_info {

@@ -61,9 +61,14 @@ impl Role {
         self.0 & Role::GRAD != 0
     }
 
+    /// The role of which this is the gradient; a role that is none is its own.
+    pub fn base(self) -> Role {
+        Role(self.0 & !Role::GRAD)
+    }
+
     /// The name, without the `d` of a gradient.
     pub fn base_name(self) -> &'static str {
-        let base = self.0 & !Role::GRAD;
+        let base = self.base().0;
         match Role::INTERFACE.iter().find(|(role, _)| role.0 == base) {
             Some((_, name)) => name,
             None => ROLES[(base - Role::FIRST) as usize],

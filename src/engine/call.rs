@@ -94,6 +94,18 @@ impl Sequences {
         self.offsets_q.map_or(self.batch, |offsets| offsets.len() - 1)
     }
 
+    /// Most queries and most keys that a sequence has.
+    pub fn longest(&self) -> (usize, usize) {
+        let most = |offsets: Option<Index>, n: usize| match offsets {
+            Some(offsets) => {
+                let length = |i| (offsets.get(i) - offsets.get(i - 1)) as usize;
+                (1..offsets.len()).map(length).max().unwrap_or(0)
+            }
+            None => n,
+        };
+        (most(self.offsets_q, self.n_q), most(self.offsets_k, self.n_k))
+    }
+
     /// Sequence `i`, or `None` if its slot says to skip it.
     pub fn get(&self, i: usize) -> Option<Sequence> {
         let slot = match self.slots {

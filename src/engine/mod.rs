@@ -8,7 +8,7 @@ pub(crate) mod linear;
 pub(crate) mod segments;
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parallel::Runner;
 use crate::workspace::Workspace;
 use call::{Call, Heads};
@@ -86,4 +86,14 @@ pub(crate) trait Engine: Debug + Send + Sync {
 
     /// Runs a checked call.
     fn execute(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()>;
+
+    /// Elements of workspace that backward needs for these lengths, all workers together; `None`: no gradient.
+    fn backward_len(&self, _sequences: usize, _n_q: usize, _n_k: usize, _workers: usize) -> Option<usize> {
+        None
+    }
+
+    /// Runs a checked backward call: inputs as forward without `out`, `dout`, and the gradients that are wanted.
+    fn backward(&self, _runner: &dyn Runner, _call: &Call, _workspace: &Workspace) -> Result<()> {
+        Err(Error::Internal("the engine has no gradient"))
+    }
 }

@@ -3,11 +3,18 @@
 use super::shape::{Dim, Size, Sizes};
 use super::{Inner, RoleRule};
 use crate::args::{Args, MAX_TENSORS, Side};
-use crate::catalog::{Mode, Role, RoleKind};
+use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::engine::call::{Bindings, Call, Sequences};
 use crate::error::{Error, Result};
 use crate::mechanism::Use;
 use crate::tensor::{DType, Index, Tensor};
+
+/// What a call computes: outputs of inputs, or gradients of inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    Backward,
+}
 
 /// The tensors of a call, checked.
 pub struct Bound {
@@ -26,27 +33,26 @@ struct Entry {
 }
 
 /// Checks everything about `args` that can be wrong; reads no tensor but the index tensors.
-pub fn bind(plan: &Inner, mode: Mode, args: &Args<'_>) -> Result<Bound> {
-    if !plan.desc.modes.contains(mode) {
-        let what = format!("mode {mode} in this plan");
-        return Err(Error::Unsupported { what, why: "it is not among desc.modes".into() });
-    }
+pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bound> {
+    check_planned(plan, mode)?;
     let mut bound = Bound { entries: [None; MAX_TENSORS], n: 0, sizes: plan.sizes };
     for (role, side, tensor) in args.entries()? {
         if bound.iter().any(|entry| (entry.role, entry.side) == (role, side)) {
             return Err(Error::WrongRole { role, why: "it is bound twice" });
         }
-        check_role(plan, mode, role, side, tensor.dtype)?;
+        check_role(plan, pass, mode, role, side, tensor.dtype)?;
         let span = check_memory(role, side, &tensor)?;
         bound.entries[bound.n] = Some(Entry { role, side, tensor, span });
         bound.n += 1;
     }
-    bound.check_required(plan)?;
+    bound.check_required(plan, pass)?;
     let n_sequences = bound.check_ragged(mode)?;
     for rule in &plan.rules {
-        if let Some(tensor) = bound.get(rule.spec.role) {
-            bound.check_shape(rule, &tensor, n_sequences)?;
-        }
+        bound.check_shape(rule, rule.spec.role, n_sequences)?;
+    }
+    // The sizes are known by now: a gradient that disagrees is the one that is named.
+    for rule in &plan.rules {
+        bound.check_shape(rule, rule.spec.role.grad(), n_sequences)?;
     }
     bound.check_lengths(plan, mode)?;
     bound.check_index(plan, n_sequences)?;
@@ -54,9 +60,18 @@ pub fn bind(plan: &Inner, mode: Mode, args: &Args<'_>) -> Result<Bound> {
     Ok(bound)
 }
 
+/// A mode that the plan was made for.
+pub fn check_planned(plan: &Inner, mode: Mode) -> Result<()> {
+    if plan.desc.modes.contains(mode) {
+        return Ok(());
+    }
+    let what = format!("mode {mode} in this plan");
+    Err(Error::Unsupported { what, why: "it is not among desc.modes".into() })
+}
+
 const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STATE_INDEX];
 
-fn check_role(plan: &Inner, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
+fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
     let wrong = |why| Err(Error::WrongRole { role, why });
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
@@ -74,23 +89,34 @@ fn check_role(plan: &Inner, mode: Mode, role: Role, side: Side, dtype: DType) ->
             _ => Ok(()),
         };
     }
-    let Some(rule) = plan.rules.iter().find(|rule| rule.spec.role == role) else {
+    let Some(rule) = plan.rules.iter().find(|rule| rule.spec.role == role.base()) else {
         return wrong("the mechanism has no such role");
     };
     if let Use::Refused(why) = rule.usage {
         return wrong(why);
     }
-    match (rule.spec.kind, side) {
-        (RoleKind::Input | RoleKind::StateIn, Side::In) => {}
-        (RoleKind::Output | RoleKind::StateOut, Side::Out) => {}
-        (RoleKind::GradOutput, _) => return wrong("gradients are not in this version"),
-        (_, Side::In) => return wrong("it is an output"),
-        (_, Side::Out) => return wrong("it is an input"),
+    match (side_of(pass, rule.spec, role), side) {
+        (Err(why), _) => return wrong(why),
+        (Ok(Side::Out), Side::In) => return wrong("it is an output"),
+        (Ok(Side::In), Side::Out) => return wrong("it is an input"),
+        (Ok(Side::In), Side::In) | (Ok(Side::Out), Side::Out) => {}
     }
     if dtype != DType::F32 {
         return Err(Error::WrongDType { role, given: dtype, expected: "f32" });
     }
     Ok(())
+}
+
+/// On which side of a call a role or its gradient stands, or why on none.
+fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side, &'static str> {
+    use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
+    match (pass, role.is_grad(), spec.kind) {
+        (Pass::Forward, true, _) | (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
+        (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
+        (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
+        (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
+        _ => Ok(Side::Out),
+    }
 }
 
 /// Checks pointer and strides; gives the addresses that the tensor touches.
@@ -154,9 +180,15 @@ impl Bound {
         self.entries[..self.n].iter().flatten()
     }
 
-    fn check_required(&self, plan: &Inner) -> Result<()> {
+    fn check_required(&self, plan: &Inner, pass: Pass) -> Result<()> {
+        if pass == Pass::Backward {
+            self.check_gradients(plan)?;
+        }
         for rule in &plan.rules {
             let (role, spec) = (rule.spec.role, rule.spec);
+            if pass == Pass::Backward && !matches!(spec.kind, RoleKind::Input | RoleKind::StateIn) {
+                continue;
+            }
             let why = match rule.usage {
                 Use::Required(why) => why,
                 _ if spec.required => "the mechanism needs it",
@@ -185,6 +217,25 @@ impl Bound {
             if let (1.., Some(rule)) = (bound, needed) {
                 let why = "another part of the state is bound, and the state comes whole";
                 return Err(Error::MissingRole { role: rule.spec.role, why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Backward starts from the gradient of the output (the first, where there are several), and has gradients
+    /// of inputs that are there. A state need not be: it begins empty, and that has a gradient too.
+    fn check_gradients(&self, plan: &Inner) -> Result<()> {
+        let mut outputs =
+            plan.rules.iter().map(|rule| rule.spec).filter(|spec| spec.kind == RoleKind::Output);
+        if let Some(spec) = outputs.find(|spec| spec.differentiable) {
+            let role = spec.role.grad();
+            if self.get(role).is_none() {
+                return Err(Error::MissingRole { role, why: "backward starts from it" });
+            }
+        }
+        for spec in plan.rules.iter().map(|rule| rule.spec).filter(|spec| spec.kind == RoleKind::Input) {
+            if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() {
+                return Err(Error::MissingRole { role: spec.role, why: "its gradient is wanted" });
             }
         }
         Ok(())
@@ -229,23 +280,43 @@ impl Bound {
         Ok(offsets.map(|n| n - 1))
     }
 
-    fn check_shape(&mut self, rule: &RoleRule, tensor: &Tensor, n_sequences: Option<i64>) -> Result<()> {
+    /// Shape of the rule's role, or of its gradient, if it is bound.
+    fn check_shape(&mut self, rule: &RoleRule, role: Role, n_sequences: Option<i64>) -> Result<()> {
+        let Some(tensor) = &self.get(role) else { return Ok(()) };
         let rank = tensor.layout.rank;
         let fitting = |shape: &&Vec<Dim>| shape.len() == rank;
         if let Some(sizes) = rule.shapes.iter().filter(fitting).find_map(|shape| {
             let mut sizes = self.sizes;
-            self.fit(rule, shape, tensor, n_sequences, &mut sizes).ok().map(|()| sizes)
+            self.fit(rule, shape, role, tensor, n_sequences, &mut sizes).ok().map(|()| sizes)
         }) {
             self.sizes = sizes;
-            return Ok(());
+            return self.check_alike(rule, role, tensor);
         }
         match rule.shapes.iter().find(fitting) {
-            Some(shape) => self.fit(rule, shape, tensor, n_sequences, &mut self.sizes.clone()),
+            Some(shape) => self.fit(rule, shape, role, tensor, n_sequences, &mut self.sizes.clone()),
             None => {
-                let (role, expected) = (rule.spec.role, rule.shapes[0].len());
+                let expected = rule.shapes[0].len();
                 Err(Error::WrongRank { role, given: rank, expected })
             }
         }
+    }
+
+    /// Of several shapes a gradient has the one that its role has. Pools of states may differ in size.
+    fn check_alike(&self, rule: &RoleRule, role: Role, tensor: &Tensor) -> Result<()> {
+        let own = self.get(role.base()).filter(|_| role.is_grad() && !rule.is_state());
+        let Some(own) = own else { return Ok(()) };
+        let (given, expected) = (tensor.layout.rank, own.layout.rank);
+        if given != expected {
+            return Err(Error::WrongRank { role, given, expected });
+        }
+        for axis in 0..expected {
+            let (given, expected) = (tensor.layout.shape[axis], own.layout.shape[axis]);
+            if given != expected {
+                let from = "the extent of what it is the gradient of";
+                return Err(Error::WrongExtent { role, axis, given, expected, from });
+            }
+        }
+        Ok(())
     }
 
     /// Compares a tensor of the right rank with one shape; sizes that only a call knows are bound.
@@ -253,11 +324,11 @@ impl Bound {
         &self,
         rule: &RoleRule,
         shape: &[Dim],
+        role: Role,
         tensor: &Tensor,
         n_sequences: Option<i64>,
         sizes: &mut Sizes,
     ) -> Result<()> {
-        let role = rule.spec.role;
         for (axis, dim) in shape.iter().enumerate() {
             let given = tensor.layout.shape[axis];
             let batch = matches!(dim, Dim::Size(Size::B));
@@ -327,8 +398,9 @@ impl Bound {
             let (given, from) = (index.len() as i64, "the number of sequences");
             return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
         }
-        let states = plan.rules.iter().filter(|rule| rule.is_state());
-        let slots = states.filter_map(|rule| self.get(rule.spec.role)).map(|t| t.layout.shape[0]).min();
+        let states = plan.rules.iter().filter(|rule| rule.is_state()).map(|rule| rule.spec.role);
+        let pools = states.flat_map(|role| [self.get(role), self.get(role.grad())]).flatten();
+        let slots = pools.map(|pool| pool.layout.shape[0]).min();
         for i in 0..index.len() {
             let given = index.get(i);
             let why = match given {

@@ -5,6 +5,7 @@
 //! engine. A plan is immutable and can be used from several threads at once.
 #![forbid(unsafe_code)]
 
+mod backward;
 mod check;
 mod params;
 mod shape;
@@ -24,6 +25,7 @@ use crate::mechanism::{self, Use};
 use crate::simd::Isa;
 use crate::tensor::DType;
 use crate::workspace::{self, Workspace};
+use check::Pass;
 use shape::{Dim, NAMED, Size, Sizes};
 use std::sync::Arc;
 
@@ -74,8 +76,10 @@ pub struct PlanInfo {
     pub panel: usize,
     /// Bytes of one sequence's state.
     pub state_bytes: usize,
-    /// Bytes of workspace for any call.
+    /// Bytes of workspace for any call of [`Plan::execute`].
     pub workspace_bytes: usize,
+    /// Modes of the plan in which [`Plan::backward`] has gradients.
+    pub gradient_modes: Modes,
 }
 
 impl Plan {
@@ -128,11 +132,15 @@ impl Plan {
             panel: inner.engine.panel(),
             state_bytes: inner.state.size_bytes,
             workspace_bytes: self.workspace_size(),
+            gradient_modes: Mode::ALL
+                .into_iter()
+                .filter(|&mode| self.has_gradient(mode))
+                .fold(Modes::NONE, |modes, mode| modes | mode),
         }
     }
 
-    /// Bytes of workspace that any call of this plan needs, whatever its mode, batch and lengths. It grows
-    /// with the context's workers.
+    /// Bytes of workspace that any call of [`Plan::execute`] needs, whatever its mode, batch and lengths. It
+    /// grows with the context's workers.
     pub fn workspace_size(&self) -> usize {
         workspace::bytes(self.inner.context.max_workers(), self.inner.engine.workspace_len())
     }
@@ -154,7 +162,7 @@ impl Plan {
     /// the workspace that is too small.
     pub fn execute(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
-        let bound = check::bind(inner, mode, args)?;
+        let bound = check::bind(inner, Pass::Forward, mode, args)?;
         let workers = inner.context.max_workers();
         let workspace = Workspace::new(workspace, workers, inner.engine.workspace_len())?;
         inner.engine.execute(inner.context.runner(), &bound.call(mode), &workspace)

@@ -1,0 +1,97 @@
+//! Gradients
+//!
+//! Backward maps the gradient of the output to those of the inputs. The role of a gradient is the role of its
+//! tensor with the bit SUBQUAD_ROLE_GRAD: SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD is "dq". A gradient has the shape of
+//! its tensor; subquad_mechanism_role says which tensors have one, subquad_plan_info in which modes.
+
+use crate::boundary;
+use crate::fault::{Fault, Place, Result};
+use crate::plan::{self, subquad_plan};
+use crate::status::{subquad_error, subquad_status};
+use crate::tensor::{self, subquad_in, subquad_out};
+use std::ffi::c_void;
+
+/// Bytes of workspace that subquad_plan_backward needs for so many sequences (the batch, or the packed ones of
+/// CU_SEQLENS) with so many queries and keys in each; of sequences that differ, the longest counts.
+///
+/// Unlike subquad_plan_workspace_size it grows with the length: one state per head for every 256 tokens is kept.
+///
+/// Returns NULL_POINTER, INVALID_ARGUMENT (a negative number), UNSUPPORTED (the plan has no gradient, or so much
+/// can't be), INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
+///
+/// # Safety
+/// `plan` is NULL or a live plan; `bytes` and `err` are NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn subquad_plan_backward_workspace_size(
+    plan: *const subquad_plan,
+    sequences: i64,
+    n_q: i64,
+    n_k: i64,
+    bytes: *mut usize,
+    err: *mut subquad_error,
+) -> subquad_status {
+    let body = || {
+        // SAFETY: null or live, says the caller.
+        let plan = &unsafe { boundary::borrow(plan, "plan") }?.plan;
+        let bytes = boundary::out(bytes, "bytes")?;
+        let [sequences, n_q, n_k] = [("sequences", sequences), ("n_q", n_q), ("n_k", n_k)].map(count);
+        let size = plan.backward_workspace_size(sequences?, n_q?, n_k?)?;
+        // SAFETY: checked, and writable says the caller.
+        unsafe { bytes.write(size) };
+        Ok(())
+    };
+    // SAFETY: `err` is null or writable.
+    unsafe { boundary::status(err, body) }
+}
+
+fn count((name, given): (&'static str, i64)) -> Result<usize> {
+    usize::try_from(given).map_err(|_| Fault::invalid(Place::argument(name), given, "0 or more"))
+}
+
+/// Computes gradients of the inputs from gradients of the outputs.
+///
+/// `in` binds the inputs of subquad_plan_execute as they were, STATE_IN included, and the gradient of OUT; with
+/// it, if what was carried out has a gradient, that of STATE_OUT and the other parts of the state (absent: zero).
+/// `out` binds the gradients that are wanted, of any inputs that are bound and of STATE_IN. OUT and STATE_OUT
+/// themselves are not bound: what is needed of the forward pass is computed anew.
+///
+/// Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
+/// those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be
+/// differentiated in pieces, last one first: the gradient of a piece's STATE_IN is that of STATE_OUT for the piece
+/// before. No output may share memory with another tensor. `workspace` has at least
+/// subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
+/// number of threads, and whatever else is wanted.
+///
+/// After a failure the plan is usable as before; all but INTERNAL leave outputs untouched.
+///
+/// Returns UNSUPPORTED (the plan was not made for the mode, or the mechanism has no gradient in it: modes STEP,
+/// DRAW and TRANSFORM have none), otherwise what subquad_plan_execute returns. Thread-safe with other workspace
+/// and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+///
+/// # Safety
+/// As for subquad_plan_execute.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn subquad_plan_backward(
+    plan: *const subquad_plan,
+    mode: u32,
+    r#in: *const subquad_in,
+    n_in: usize,
+    out: *const subquad_out,
+    n_out: usize,
+    workspace: *mut c_void,
+    workspace_size: usize,
+    err: *mut subquad_error,
+) -> subquad_status {
+    let body = || {
+        // SAFETY: null or live, says the caller.
+        let plan = &unsafe { boundary::borrow(plan, "plan") }?.plan;
+        let mode = tensor::mode(mode)?;
+        // SAFETY: as the caller says of arrays and tensors.
+        let args = unsafe { tensor::convert(r#in, n_in, out, n_out) }?;
+        // SAFETY: writable for that size, says the caller, and no memory is larger than `isize::MAX`.
+        let workspace = unsafe { plan::memory(workspace, workspace_size, isize::MAX as usize) }?;
+        Ok(plan.backward(mode, &args, workspace)?)
+    };
+    // SAFETY: `err` is null or writable.
+    unsafe { boundary::status(err, body) }
+}

@@ -1,0 +1,96 @@
+//! Gradients: which calls have them, how much workspace they need, and the call itself.
+
+use super::check::{self, Pass};
+use super::{Inner, Plan};
+use crate::args::Args;
+use crate::catalog::Mode;
+use crate::error::{Error, Result};
+use crate::workspace::{self, Workspace};
+
+impl Plan {
+    /// Whether [`Plan::backward`] has gradients in this mode.
+    pub fn has_gradient(&self, mode: Mode) -> bool {
+        self.inner.desc.modes.contains(mode) && self.inner.no_gradient(mode).is_none()
+    }
+
+    /// Bytes of workspace that [`Plan::backward`] needs for so many sequences (the batch, or the packed ones of
+    /// `cu_seqlens`) with so many queries and keys in each. Of sequences that differ, the longest counts.
+    ///
+    /// It grows with the length, as what [`Plan::execute`] needs does not: backward keeps one state per head for
+    /// every 256 tokens, and computes the others anew. It grows with the context's workers as well.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
+    pub fn backward_workspace_size(&self, sequences: usize, n_q: usize, n_k: usize) -> Result<usize> {
+        let mut modes = Mode::ALL.into_iter().filter(|&mode| self.inner.desc.modes.contains(mode));
+        if !modes.clone().any(|mode| self.has_gradient(mode))
+            && let Some(mode) = modes.next()
+        {
+            return Err(self.inner.unsupported(mode));
+        }
+        Ok(workspace::bytes(1, self.inner.backward_len(sequences, n_q, n_k)?))
+    }
+
+    /// Computes gradients of inputs from gradients of outputs.
+    ///
+    /// `args` binds the inputs of [`Plan::execute`], the state included, as they were; `dout`
+    /// ([`Role::OUT`](crate::Role::OUT)`.grad()`) as an input, and `dstate_out` and the like where what was
+    /// carried out has a gradient (absent: zero); and as outputs those of the gradients `dq`, `dk`, `dstate_in`, …
+    /// that are wanted. The catalogue says which roles have one
+    /// ([`RoleSpec::differentiable`](crate::catalog::RoleSpec::differentiable)). A gradient has the shape of its
+    /// role, any strides of its own, and is written, not added to. Gradients of shared heads, and of what all
+    /// sequences share, are sums over those who share; `dstate_in` and `dstate_out` are addressed by
+    /// `state_index` where states are.
+    ///
+    /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
+    /// anew. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
+    /// before as `dstate_out`.
+    ///
+    /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text
+    /// of an error. Nothing is written if the checks find a fault.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where there is no gradient: modes `step`, `draw` and `transform`, mechanisms
+    /// without one. Otherwise those of [`Plan::execute`].
+    pub fn backward(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
+        let inner = &*self.inner;
+        check::check_planned(inner, mode)?;
+        if inner.no_gradient(mode).is_some() {
+            return Err(inner.unsupported(mode));
+        }
+        let bound = check::bind(inner, Pass::Backward, mode, args)?;
+        let call = bound.call(mode);
+        let (n_q, n_k) = call.sequences.longest();
+        let len = inner.backward_len(call.sequences.len(), n_q, n_k)?;
+        let workspace = Workspace::new(workspace, 1, len)?;
+        inner.engine.backward(inner.context.runner(), &call, &workspace)
+    }
+}
+
+impl Inner {
+    /// Why there is no gradient in this mode; `None` where there is one.
+    fn no_gradient(&self, mode: Mode) -> Option<&'static str> {
+        match mode {
+            Mode::Step => Some("a step is one token of mode causal, which has them"),
+            Mode::Draw | Mode::Transform => Some("the mode computes no attention"),
+            _ if !self.mechanism.gradient => Some("none are specified"),
+            _ if self.engine.backward_len(1, 1, 1, 1).is_none() => Some("they are not in this version"),
+            _ => None,
+        }
+    }
+
+    fn unsupported(&self, mode: Mode) -> Error {
+        let what = format!("the gradient of {} in mode {mode}", self.mechanism.name);
+        Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
+    }
+
+    /// Elements of workspace.
+    fn backward_len(&self, sequences: usize, n_q: usize, n_k: usize) -> Result<usize> {
+        let len = self.engine.backward_len(sequences, n_q, n_k, self.context.max_workers());
+        // So that its bytes can be counted.
+        len.filter(|&len| len <= isize::MAX as usize / 8).ok_or_else(|| Error::Unsupported {
+            what: format!("backward of {sequences} sequences with {n_q} queries and {n_k} keys"),
+            why: "its workspace would not fit in memory".into(),
+        })
+    }
+}
