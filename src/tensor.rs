@@ -300,6 +300,12 @@ impl Tensor {
         part
     }
 
+    /// The same with a last axis of one element.
+    pub(crate) fn with_axis(mut self) -> Tensor {
+        self.layout.rank += 1;
+        self
+    }
+
     /// Stride of one axis, in elements.
     pub(crate) fn stride(&self, axis: usize) -> isize {
         self.layout.stride[axis] as isize

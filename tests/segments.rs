@@ -6,7 +6,7 @@ use common::golden::Array;
 use common::problem::{self, Problem, Tensors, assert_same_bits, context};
 use common::support::Rng;
 use std::sync::Arc;
-use subquad::{Context, ContextOptions, Mode, Plan, Role, Serial, Status, ThreadPool};
+use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut};
 
 const MESSAGES: [Role; 3] = [Role::MSG_STATE, Role::MSG_LOCAL, Role::MSG_TRANSITION];
 
@@ -184,4 +184,161 @@ fn refused() {
         let error = Plan::new(&context(), &desc).expect_err("ranks out of range");
         assert_eq!(error.status(), Status::ParameterRange, "{error}");
     }
+}
+
+/// Mechanisms with summaries, each with parameters.
+fn summarised() -> Vec<Problem> {
+    let mut all: Vec<Problem> = Vec::new();
+    for mechanism in problem::mechanisms().into_iter().filter(|m| m.modes.contains(&Mode::Causal)) {
+        let p = Problem::new(mechanism, vec![]);
+        if p.plan(&context()).segment_workspace_size().is_ok() {
+            all.push(p);
+        }
+    }
+    assert!(all.len() >= 8, "summaries are missing");
+    all.push(Problem::named("linear").param("normalize", "none"));
+    all
+}
+
+/// What a summary may bind of these inputs, and its outputs.
+fn summarise(plan: &Plan, p: &Problem, transition: Option<&[i64]>) -> Tensors {
+    let not_read = [Role::Q, Role::STATE_IN, Role::Z_IN, Role::SHIFT_IN, Role::GV];
+    let mut outputs = p.outputs();
+    outputs.remove(&Role::OUT);
+    if let Some(shape) = transition {
+        outputs.insert(Role::MSG_TRANSITION, Array::filled(shape, f32::NAN));
+    }
+    let mut args = Args::new();
+    for (&role, array) in p.inputs.iter().filter(|(role, _)| !not_read.contains(role)) {
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    for (&role, array) in &mut outputs {
+        args = args.output(role, ViewMut::new(&mut array.data, &array.shape).unwrap());
+    }
+    let mut workspace = vec![0xff; plan.segment_workspace_size().unwrap()];
+    plan.summarise(&args, &mut workspace).unwrap_or_else(|error| panic!("{p}: {error}"));
+    outputs
+}
+
+/// `S_out = M S_in + S⁰`, in place of `state`.
+fn combine(plan: &Plan, state: &mut Tensors, summary: &Tensors) {
+    let mut args = Args::new();
+    for (&role, array) in summary {
+        let role = match role {
+            Role::STATE_OUT => Role::MSG_LOCAL,
+            Role::Z_OUT => Role::MSG_LOCAL_Z,
+            other => other,
+        };
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    for (&role, array) in state {
+        let view = ViewMut::new(&mut array.data, &array.shape).unwrap();
+        args = args.in_place(role, problem::out_of(role), view);
+    }
+    let mut workspace = vec![0xff; plan.segment_workspace_size().unwrap()];
+    plan.combine(&args, &mut workspace).unwrap();
+}
+
+fn transition_shape(p: &Problem) -> Option<Vec<i64>> {
+    let Problem { b, heads: [_, k, v], d, .. } = *p;
+    let heads = k.max(v);
+    match p.mechanism.name {
+        "linear" => None,
+        "retention" | "lightning" | "simple_gla" | "mamba2" => Some(vec![b, heads]),
+        "gla" | "rwkv6" => Some(vec![b, heads, d]),
+        _ => Some(vec![b, heads, d, d]),
+    }
+}
+
+/// Summaries of three segments, combined, are the state; and the last segment run from it gives the outputs.
+#[test]
+fn summaries_combine_to_the_state() {
+    for p in summarised() {
+        let mut p = p.sized([2, 2, 2], (12, 20), 2, 70);
+        p.inputs.clear();
+        let mut p = p.fill(&mut Rng::new(5), true);
+        p.inputs.remove(&Role::GV);
+        let plan = p.plan(&context());
+        let want = p.run_plan(&plan);
+        let is_state = |role: &Role| [Role::STATE_IN, Role::Z_IN].contains(role);
+        let mut state: Tensors = p.inputs.clone().into_iter().filter(|(role, _)| is_state(role)).collect();
+        let shape = transition_shape(&p);
+        for (start, end) in [(0, 17), (17, 49)] {
+            combine(
+                &plan,
+                &mut state,
+                &summarise(&plan, &p.tokens(start..end, start..end), shape.as_deref()),
+            );
+        }
+        let mut last = p.tokens(49..70, 49..70);
+        last.inputs.extend(state.clone());
+        let got = last.run_plan(&plan);
+        let tail = want[&Role::OUT].pick(2, 49..70);
+        assert_close(&got[&Role::OUT], &tail, &format!("out of {p}"));
+        combine(&plan, &mut state, &summarise(&plan, &p.tokens(49..70, 49..70), shape.as_deref()));
+        for (&role, got) in &state {
+            assert_close(got, &want[&problem::out_of(role)], &format!("{role} of {p}"));
+        }
+    }
+}
+
+/// Ragged batches and pooled states are summarised where they lie.
+#[test]
+fn ragged_summaries() {
+    let p = Problem::named("kda").sized([2, 2, 2], (8, 10), 1, 40).fill(&mut Rng::new(6), false);
+    let plan = p.plan(&context());
+    let offsets = [0, 7, 7, 40];
+    let slots = [2, 0, 3];
+    let mut state = Array::filled(&[4, 2, 8, 10], -1.0);
+    let mut transition = Array::filled(&[4, 2, 8, 8], -1.0);
+    let mut args = Args::new();
+    for (&role, array) in p.inputs.iter().filter(|(role, _)| **role != Role::Q) {
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    args = args.input(Role::CU_SEQLENS, View::new(&offsets, &[4]).unwrap());
+    args = args.input(Role::STATE_INDEX, View::new(&slots, &[3]).unwrap());
+    let (shape, square) = (state.shape.clone(), transition.shape.clone());
+    args = args.output(Role::STATE_OUT, ViewMut::new(&mut state.data, &shape).unwrap());
+    args = args.output(Role::MSG_TRANSITION, ViewMut::new(&mut transition.data, &square).unwrap());
+    plan.summarise(&args, &mut vec![0; plan.segment_workspace_size().unwrap()]).unwrap();
+    for (i, &slot) in slots.iter().enumerate() {
+        let tokens = offsets[i].into()..offsets[i + 1].into();
+        let alone = summarise(&plan, &p.tokens(tokens.clone(), tokens), Some(&[1, 2, 8, 8]));
+        let what = format!("sequence {i}");
+        assert_eq!(state.pick(0, [slot as usize]), alone[&Role::STATE_OUT], "{what}");
+        assert_eq!(transition.pick(0, [slot as usize]), alone[&Role::MSG_TRANSITION], "{what}");
+    }
+    assert!(state.pick(0, [1]).data.iter().all(|&x| x == -1.0), "the slot of nobody was written");
+}
+
+#[test]
+fn refused_summaries() {
+    let exp = Problem::named("linear").param("feature_map", "exp").plan(&context());
+    let error = exp.segment_workspace_size().expect_err("no summaries");
+    assert_eq!(error.status(), Status::Unsupported, "{error}");
+    assert!(error.to_string().contains("summaries of linear"), "{error}");
+    let p = Problem::named("gla").fill(&mut Rng::new(7), true);
+    let plan = p.plan(&context());
+    let mut workspace = vec![0; plan.segment_workspace_size().unwrap()];
+    let mut refuse = |args: &Args, status: Status, word: &str| {
+        let error = plan.summarise(args, &mut workspace).expect_err("the summary is refused");
+        assert_eq!(error.status(), status, "{error}");
+        assert!(error.to_string().contains(word), "`{word}` in `{error}`");
+    };
+    let view = |role: Role| View::new(&p.inputs[&role].data, &p.inputs[&role].shape).unwrap();
+    let mut state = Array::filled(&p.shape(Role::STATE_OUT), 0.0);
+    let shape = state.shape.clone();
+    let inputs = || Args::new().input(Role::K, view(Role::K)).input(Role::V, view(Role::V));
+    refuse(&inputs(), Status::MissingRole, "g");
+    refuse(&inputs().input(Role::G, view(Role::G)), Status::MissingRole, "state_out");
+    let whole = || inputs().input(Role::G, view(Role::G));
+    refuse(&whole().input(Role::Q, view(Role::Q)), Status::WrongRole, "q");
+    refuse(&whole().input(Role::STATE_IN, view(Role::STATE_IN)), Status::WrongRole, "state_in");
+    let mut matrix = Array::filled(&[2, 2, 24, 24], 0.0);
+    let square = matrix.shape.clone();
+    let args = whole().output(Role::STATE_OUT, ViewMut::new(&mut state.data, &shape).unwrap());
+    let args = args.output(Role::MSG_TRANSITION, ViewMut::new(&mut matrix.data, &square).unwrap());
+    refuse(&args, Status::WrongShape, "msg_transition has rank 4, expected 3");
+    let error = plan.combine(&Args::new(), &mut workspace).expect_err("nothing to combine");
+    assert_eq!(error.status(), Status::MissingRole, "{error}");
 }

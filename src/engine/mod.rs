@@ -70,6 +70,21 @@ impl Settings {
     }
 }
 
+/// What a segment of a sequence does to an incoming state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transition {
+    /// It can't be said by a linear map of the state.
+    None,
+    /// Nothing.
+    Same,
+    /// One factor per head.
+    Factor,
+    /// One factor per row of the state.
+    Diagonal,
+    /// A matrix in front of it.
+    Matrix,
+}
+
 /// A planned engine. Immutable, shared between threads.
 pub(crate) trait Engine: Debug + Send + Sync {
     /// The engine and its main tile, as `engine:tile`.

@@ -1,4 +1,5 @@
-//! A sequence in equal segments that run at the same time (`docs/spec/linear.md` 10).
+//! Sequences in segments (`docs/spec/linear.md` 10): summaries of segments, and `lasp`, which cuts a sequence into
+//! equal ones that run at the same time.
 //!
 //! ```text
 //! summaries   M_r, S⁰_r: what segment r does to a state that comes in, and its final state from none
@@ -6,11 +7,11 @@
 //! segments    each from its S_in, all at once
 //! ```
 //!
-//! `M` is a diagonal where the recurrence only decays, and then it is formed from the gates alone; the delta
-//! rule's is a matrix, the final state of the segment from the identity with all values zero. The linear engine
-//! does all of it: a summary is a scan without queries.
+//! `M` is a diagonal where the recurrence only decays; the delta rule's is a matrix, the final state of the
+//! segment from the identity with all values zero. The linear engine does all of it: a summary is a scan
+//! without outputs.
 //!
-//! What is bound decides how the work is done, never the number of threads, so bits do not depend on it. With
+//! What is bound decides how `lasp` works, never the number of threads, so bits do not depend on it. With
 //! `msg_state`, and for the delta rule `msg_transition`, segments are tasks of their own. Without, a head is
 //! one task and a plain scan.
 //!
@@ -28,6 +29,111 @@ use crate::parallel::{self, Runner};
 use crate::tensor::{DType, Layout, Tensor};
 use crate::workspace::Workspace;
 
+/// Summaries of a recurrence, and what puts them together.
+#[derive(Debug)]
+pub struct Summaries {
+    inner: Linear,
+    /// The same recurrence on a state `[M, M]`, where a transition is a matrix.
+    square: Option<Linear>,
+    extents: Extents,
+    /// Zeros with a one in the middle: strides (−1, 1) from the one make an identity of it.
+    one: Vec<f32>,
+}
+
+impl Summaries {
+    /// Blocking and tiles for these extents; `matrix`: transitions are wanted as matrices.
+    pub fn plan(
+        context: &Context,
+        recurrence: Recurrence,
+        extents: Extents,
+        matrix: bool,
+    ) -> Result<Summaries> {
+        let inner = Linear::plan(context, recurrence, extents)?;
+        let square = Extents { e: extents.d, ..extents };
+        let square = if matrix { Some(Linear::plan(context, recurrence, square)?) } else { None };
+        let mut one = vec![0.0; 2 * extents.d - 1];
+        one[extents.d - 1] = 1.0;
+        Ok(Summaries { inner, square, extents, one })
+    }
+
+    /// Elements of one worker's workspace.
+    pub fn workspace_len(&self) -> usize {
+        let square = self.square.as_ref().map_or(0, Linear::workspace_len);
+        self.inner.workspace_len().max(square).max(self.inner.combine_len())
+    }
+
+    /// Runs a checked summary: final states from nothing, and transitions where they are bound.
+    pub fn summarise(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let transition = call.tensors.get(Role::MSG_TRANSITION);
+        let mut call = linear::Call::new(call);
+        let matrix = transition.filter(|tensor| tensor.layout.rank == 4);
+        call.tensors.transition = transition.filter(|_| matrix.is_none());
+        let units = call.n_sequences() * self.extents.heads.state;
+        let kinds = if matrix.is_some() { 2 } else { 1 };
+        parallel::run(runner, kinds * units, &|task, worker| {
+            let memory = workspace.worker(worker);
+            match (task.checked_sub(units), matrix) {
+                (None, _) => self.inner.run_unit(&call, task, memory),
+                (Some(unit), Some(matrix)) => self.transit(call, unit, matrix, memory),
+                (Some(_), None) => {}
+            }
+        })
+    }
+
+    /// Runs a checked combination: `S_out = M S_in + S⁰`, and the same for the normaliser.
+    pub fn combine(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let get = |role| call.tensors.get(role);
+        let (Some(local), Some(out)) = (get(Role::MSG_LOCAL), get(Role::STATE_OUT)) else { return Ok(()) };
+        let (state_in, transition) = (get(Role::STATE_IN), get(Role::MSG_TRANSITION));
+        let z = (get(Role::Z_IN), get(Role::MSG_LOCAL_Z), get(Role::Z_OUT));
+        let carry = match &transition {
+            None => Carry::Same,
+            Some(tensor) => match tensor.layout.rank {
+                2 => Carry::Factor(tensor),
+                3 => Carry::Diagonal(tensor),
+                _ => Carry::Matrix(tensor),
+            },
+        };
+        let heads = self.extents.heads.state;
+        parallel::run(runner, call.sequences.batch * heads, &|unit, worker| {
+            let at = [unit / heads, unit % heads];
+            let memory = workspace.worker(worker);
+            self.inner.combine(at, carry, state_in.as_ref(), &local, &out, memory);
+            if let (z_in, Some(local), Some(out)) = z {
+                // A column beside the state's.
+                let column = |tensor: Tensor| tensor.with_axis();
+                let z_in = z_in.map(column);
+                self.inner.combine_columns(1, at, carry, z_in.as_ref(), &column(local), &column(out), memory);
+            }
+        })
+    }
+
+    /// What a segment does to an incoming state of one head: its final state from the identity, with values of
+    /// zero.
+    fn transit(&self, mut call: linear::Call, unit: usize, matrix: Tensor, memory: *mut f32) {
+        let t = &mut call.tensors;
+        (t.v, t.state_in, t.state_out) = (Some(self.zeros()), Some(self.identity()), Some(matrix));
+        (t.z_in, t.z_out) = (None, None);
+        if let Some(square) = &self.square {
+            square.run_unit(&call, unit, memory);
+        }
+    }
+
+    fn identity(&self) -> Tensor {
+        let d = self.extents.d as i64;
+        let shape = [i64::MAX, i64::MAX, d, d, 1];
+        let data = self.one[self.extents.d - 1..].as_ptr().cast_mut().cast();
+        Tensor { data, dtype: DType::F32, layout: Layout { rank: 4, shape, stride: [0, 0, -1, 1, 0] } }
+    }
+
+    /// Zeros of any extents.
+    fn zeros(&self) -> Tensor {
+        static ZERO: f32 = 0.0;
+        let data = (&raw const ZERO).cast_mut().cast();
+        Tensor { data, dtype: DType::F32, layout: Layout { rank: 4, shape: [i64::MAX; 5], stride: [0; 5] } }
+    }
+}
+
 /// Settings of the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -41,13 +147,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Segments {
     settings: Settings,
-    extents: Extents,
-    inner: Linear,
-    /// The same recurrence on a state `[D, D]`.
-    transition: Linear,
-    /// Zeros with a one in the middle: strides (−1, 1) from the one make an identity of it.
-    one: Vec<f32>,
-    len: usize,
+    summaries: Summaries,
 }
 
 /// The tensors of a call, and what follows from them.
@@ -66,46 +166,29 @@ struct Job<'a> {
 impl Segments {
     /// Blocking and tiles for these extents on the machine of `context`.
     pub fn plan(context: &Context, settings: Settings, extents: Extents) -> Result<Segments> {
-        let inner = Linear::plan(context, settings.inner, extents)?;
-        let square = Extents { e: extents.d, ..extents };
-        let transition = Linear::plan(context, settings.inner, square)?;
-        let len = inner.workspace_len().max(transition.workspace_len()).max(inner.combine_len());
-        let mut one = vec![0.0; 2 * extents.d - 1];
-        one[extents.d - 1] = 1.0;
-        Ok(Segments { settings, extents, inner, transition, one, len })
+        Ok(Segments { settings, summaries: Summaries::plan(context, settings.inner, extents, true)? })
     }
 
-    fn identity(&self) -> Tensor {
-        let d = self.extents.d as i64;
-        let shape = [i64::MAX, i64::MAX, d, d, 1];
-        let data = self.one[self.extents.d - 1..].as_ptr().cast_mut().cast();
-        Tensor { data, dtype: DType::F32, layout: Layout { rank: 4, shape, stride: [0, 0, -1, 1, 0] } }
-    }
-
-    /// Zeros of any extents.
-    fn zeros(&self) -> Tensor {
-        // With D = 1 there is no zero beside the one, and a stride of 0 needs a single one.
-        static ZERO: f32 = 0.0;
-        let data = (&raw const ZERO).cast_mut().cast();
-        Tensor { data, dtype: DType::F32, layout: Layout { rank: 4, shape: [i64::MAX; 5], stride: [0; 5] } }
+    fn inner(&self) -> &Linear {
+        &self.summaries.inner
     }
 }
 
 impl Engine for Segments {
     fn kernel_name(&self) -> &'static str {
-        self.inner.kernel_name()
+        self.inner().kernel_name()
     }
 
     fn chunk(&self) -> usize {
-        self.inner.chunk()
+        self.inner().chunk()
     }
 
     fn panel(&self) -> usize {
-        self.inner.panel()
+        self.inner().panel()
     }
 
     fn workspace_len(&self) -> usize {
-        self.len
+        self.summaries.workspace_len()
     }
 
     fn execute(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
@@ -122,7 +205,7 @@ impl Engine for Segments {
             }
         })?;
         if job.states.is_none() {
-            return self.inner.execute(runner, call, workspace);
+            return self.inner().execute(runner, call, workspace);
         }
         if job.folds {
             parallel::run(runner, units, &|unit, worker| job.fold(unit, workspace.worker(worker)))?;
@@ -153,7 +236,7 @@ impl<'a> Job<'a> {
     }
 
     fn units(&self) -> usize {
-        self.call.n_sequences() * self.engine.extents.heads.state
+        self.call.n_sequences() * self.engine.summaries.extents.heads.state
     }
 
     fn last(&self) -> usize {
@@ -189,22 +272,20 @@ impl<'a> Job<'a> {
             (None, Some(states)) if rank < self.last() => Some(states.index(rank)),
             _ => return,
         };
-        self.engine.inner.run_unit(&call, unit, memory);
+        self.engine.inner().run_unit(&call, unit, memory);
     }
 
-    /// What a segment does to an incoming state: its final state from the identity, with values of zero.
     fn transit(&self, rank: usize, unit: usize, memory: *mut f32) {
         let mut call = self.block(rank);
         call.tensors.out = None;
-        call.tensors.v = Some(self.engine.zeros());
-        call.tensors.state_in = Some(self.engine.identity());
-        call.tensors.state_out = self.transitions.map(|tensor| tensor.index(rank));
-        self.engine.transition.run_unit(&call, unit, memory);
+        if let Some(transitions) = self.transitions {
+            self.engine.summaries.transit(call, unit, transitions.index(rank), memory);
+        }
     }
 
     /// Outgoing states of all segments but the last, one after the other.
     fn fold(&self, unit: usize, memory: *mut f32) {
-        let heads = self.engine.extents.heads.state;
+        let heads = self.engine.summaries.extents.heads.state;
         let at = [unit / heads, unit % heads];
         let Some(states) = self.states else { return };
         for rank in 0..self.last() {
@@ -212,11 +293,11 @@ impl<'a> Job<'a> {
             let transition = self.transitions.map(|tensor| tensor.index(rank));
             let carry = match &transition {
                 Some(matrix) => Carry::Matrix(matrix),
-                None => Carry::Factor(self.decay(rank, at)),
+                None => Carry::Value(self.decay(rank, at)),
             };
             let incoming = if rank == 0 { self.call.tensors.state_in } else { Some(states.index(rank - 1)) };
             let local = self.locals.map_or(out, |locals| locals.index(rank));
-            self.engine.inner.combine(at, carry, incoming.as_ref(), &local, &out, memory);
+            self.engine.inner().combine(at, carry, incoming.as_ref(), &local, &out, memory);
         }
     }
 
@@ -245,6 +326,6 @@ impl<'a> Job<'a> {
         } else if !self.folds {
             call.tensors.state_out = self.states.map(|tensor| tensor.index(rank));
         }
-        self.engine.inner.run_unit(&call, unit, memory);
+        self.engine.inner().run_unit(&call, unit, memory);
     }
 }

@@ -9,11 +9,15 @@ use crate::error::{Error, Result};
 use crate::mechanism::Use;
 use crate::tensor::{DType, Index, Tensor};
 
-/// What a call computes: outputs of inputs, or gradients of inputs.
+/// What a call computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     Forward,
     Backward,
+    /// A segment's effect on the state.
+    Summary,
+    /// The state that leaves a segment.
+    Combination,
 }
 
 /// The tensors of a call, checked.
@@ -47,14 +51,14 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
     }
     bound.check_required(plan, pass)?;
     let n_sequences = bound.check_ragged(mode)?;
-    for rule in &plan.rules {
+    for rule in plan.rules(pass) {
         bound.check_shape(rule, rule.spec.role, n_sequences)?;
     }
     // The sizes are known by now: a gradient that disagrees is the one that is named.
-    for rule in &plan.rules {
+    for rule in plan.rules(pass) {
         bound.check_shape(rule, rule.spec.role.grad(), n_sequences)?;
     }
-    bound.check_lengths(plan, mode)?;
+    bound.check_lengths(plan, pass, mode)?;
     bound.check_index(plan, n_sequences)?;
     bound.check_overlap()?;
     Ok(bound)
@@ -75,6 +79,7 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     let wrong = |why| Err(Error::WrongRole { role, why });
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
+            _ if pass == Pass::Combination => wrong("states are combined one batch with another"),
             _ if plan.settings.equal_parts().is_some() => {
                 wrong("the mechanism cuts a batch of sequences of one length, and keeps their states apart")
             }
@@ -89,7 +94,7 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
             _ => Ok(()),
         };
     }
-    let Some(rule) = plan.rules.iter().find(|rule| rule.spec.role == role.base()) else {
+    let Some(rule) = plan.rules(pass).iter().find(|rule| rule.spec.role == role.base()) else {
         return wrong("the mechanism has no such role");
     };
     if let Use::Refused(why) = rule.usage {
@@ -111,7 +116,9 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
 fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side, &'static str> {
     use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
     match (pass, role.is_grad(), spec.kind) {
-        (Pass::Forward, true, _) | (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
+        (Pass::Forward | Pass::Summary | Pass::Combination, true, _) | (Pass::Forward, false, GradOutput) => {
+            Err("it belongs to backward")
+        }
         (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
         (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
@@ -184,17 +191,18 @@ impl Bound {
         if pass == Pass::Backward {
             self.check_gradients(plan)?;
         }
-        for rule in &plan.rules {
+        for rule in plan.rules(pass) {
             let (role, spec) = (rule.spec.role, rule.spec);
             if pass == Pass::Backward && !matches!(spec.kind, RoleKind::Input | RoleKind::StateIn) {
                 continue;
             }
             let why = match rule.usage {
                 Use::Required(why) => why,
+                Use::Refused(_) => continue,
                 _ if spec.required => "the mechanism needs it",
                 _ if role == Role::OUT => "it is what the call computes",
                 _ if !spec.one_of.is_empty() => {
-                    let group = plan.rules.iter().filter(|other| other.spec.one_of == spec.one_of);
+                    let group = plan.rules(pass).iter().filter(|other| other.spec.one_of == spec.one_of);
                     if group.clone().any(|other| self.get(other.spec.role).is_some()) {
                         continue;
                     }
@@ -207,7 +215,7 @@ impl Bound {
             }
         }
         // What is carried comes whole: a normaliser without its state would be silently wrong.
-        let states = |kind| plan.rules.iter().filter(move |rule| rule.spec.kind == kind);
+        let states = |kind| plan.rules(pass).iter().filter(move |rule| rule.spec.kind == kind);
         for kind in [RoleKind::StateIn, RoleKind::StateOut] {
             let bound = states(kind).filter(|rule| self.get(rule.spec.role).is_some()).count();
             let needed = states(kind).find(|rule| {
@@ -350,9 +358,10 @@ impl Bound {
         Ok(())
     }
 
-    fn check_lengths(&self, plan: &Inner, mode: Mode) -> Result<()> {
-        let t = self.size(Size::T);
-        let s = self.sizes.get(Size::S).unwrap_or(t);
+    fn check_lengths(&self, plan: &Inner, pass: Pass, mode: Mode) -> Result<()> {
+        // Without queries there is one length; without keys, too.
+        let s = self.sizes.get(Size::S).unwrap_or(self.size(Size::T));
+        let t = if pass == Pass::Summary { self.sizes.get(Size::T).unwrap_or(s) } else { self.size(Size::T) };
         let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
         let fault =
             |role, given, expected, from| Err(Error::WrongExtent { role, axis: 2, given, expected, from });
@@ -439,7 +448,7 @@ impl Bound {
             mode,
             sequences: Sequences {
                 batch: self.size(Size::B) as usize,
-                n_q: self.size(Size::T) as usize,
+                n_q: self.sizes.get(Size::T).unwrap_or(self.size(Size::S)) as usize,
                 n_k: self.sizes.get(Size::S).unwrap_or(self.size(Size::T)) as usize,
                 offsets_q: get(Role::CU_SEQLENS).map(Index),
                 offsets_k: get(Role::CU_SEQLENS_K).or(get(Role::CU_SEQLENS)).map(Index),

@@ -207,6 +207,7 @@ pub(super) static ROLES: &[&str] = &[
     "node_v{l}",
     "node_radius{l}",
     "node_variance{l}",
+    "msg_local_z",
 ];
 
 /// Mechanisms, page by page.
@@ -553,4 +554,5 @@ pub static ROLE_MEANINGS: &[(&str, &str)] = &[
     ("node_v{l}", "mean value"),
     ("node_radius{l}", "radius"),
     ("node_variance{l}", "variance bound λ"),
+    ("msg_local_z", "normaliser of each rank from an empty start"),
 ];

@@ -390,4 +390,6 @@ impl Role {
     pub(in crate::catalog) const NODE_RADIUS_L: Role = Role(206);
     /// variance bound λ
     pub(in crate::catalog) const NODE_VARIANCE_L: Role = Role(207);
+    /// normaliser of each rank from an empty start
+    pub const MSG_LOCAL_Z: Role = Role(208);
 }

@@ -27,6 +27,8 @@ pub struct Tensors {
     pub z_out: Option<Tensor>,
     pub shift_in: Option<Tensor>,
     pub shift_out: Option<Tensor>,
+    /// Where the decay over all tokens goes: `[slots, Hs]` or `[slots, Hs, M]`.
+    pub transition: Option<Tensor>,
 }
 
 impl Tensors {
@@ -54,6 +56,7 @@ impl Tensors {
             z_out: get(Role::Z_OUT),
             shift_in: get(Role::SHIFT_IN),
             shift_out: get(Role::SHIFT_OUT),
+            transition: None,
         }
     }
 }

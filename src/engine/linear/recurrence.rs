@@ -1,5 +1,7 @@
 //! Settings of the one recurrence: which of its pieces a mechanism uses (`docs/spec/linear.md` 1.1, 1.2).
 
+use crate::engine::Transition;
+
 /// How the state decays along its key channels, before a token is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Decay {
@@ -161,5 +163,18 @@ impl Recurrence {
     /// Features of a row of `d` channels.
     pub fn n_features(&self, d: usize) -> usize {
         d + usize::from(self.features.constant.is_some())
+    }
+
+    /// What a segment does to an incoming state, where no decay of value channels is bound.
+    pub fn transition(&self) -> Transition {
+        if self.features.map == FeatureMap::Exp || self.features.constant.is_some() {
+            return Transition::None;
+        }
+        match self.decay {
+            _ if self.correction => Transition::Matrix,
+            Decay::None => Transition::Same,
+            Decay::Head | Decay::Token => Transition::Factor,
+            Decay::Channel => Transition::Diagonal,
+        }
     }
 }

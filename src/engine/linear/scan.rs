@@ -37,10 +37,12 @@ pub fn scan(unit: &Unit<'_>) {
         [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
     };
     unit.load_state();
+    unit.start_transition();
     for pass in passes {
         run(unit, pass);
     }
     unit.store_state();
+    unit.store_transition();
 }
 
 fn run(unit: &Unit<'_>, pass: Pass) {
@@ -53,6 +55,9 @@ fn run(unit: &Unit<'_>, pass: Pass) {
             let n = (CHUNK - t % CHUNK).min(pass.n - t);
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             block[filled] = unit.prepare(filled, chunk);
+            if unit.call.tensors.transition.is_some() {
+                unit.add_transition(&unit.prepared(filled));
+            }
             t += block[filled].n;
             filled += 1;
         }
