@@ -64,7 +64,7 @@ mod state;
 use super::denominator::DenominatorMode;
 use super::features::FeatureMap;
 use super::geometry::Geometry;
-use super::recurrence::{Correction, Decay, Gain, Normaliser};
+use super::recurrence::{Decay, Normaliser};
 use super::{Call, Linear, Unit, norm as forward_norm};
 use crate::engine::call::{self as shared, Heads};
 use crate::error::{Error, Result};
@@ -137,6 +137,8 @@ struct Reverse<'a> {
     grads: &'a Grads,
     /// Sums of this unit, `[SUMS / 2]`.
     sums: *mut f64,
+    /// Gradient of the bonus from this unit, `[ldm]`, where there is one.
+    bonus: *mut f64,
     /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
     rows: *mut f32,
     /// Whether the first pass has to measure those.
@@ -145,14 +147,11 @@ struct Reverse<'a> {
 
 impl Backward {
     /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there, and so it is with maps that change the width of rows, gates of their own for
-    /// erasing and writing, a bonus, and a denominator that loses its sign.
+    /// whose reverse is not there, and so it is with maps that change the width of rows, keys that take `1 − α`, and a
+    /// denominator that loses its sign.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        let reversible = matches!(recurrence.correction, Correction::None | Correction::Delta)
-            && recurrence.gain != Gain::Write
-            && !recurrence.bonus
-            && !recurrence.convex
+        let reversible = !recurrence.convex
             && !matches!(
                 recurrence.normaliser,
                 Normaliser::Denominator { mode: DenominatorMode::AbsClamp, .. }
@@ -212,8 +211,11 @@ impl Linear {
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
         let run = Run { engine, plan, call, grads, regions, workspace };
-        // SAFETY: the first region of the workspace, before any task runs.
-        unsafe { std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2) };
+        // SAFETY: the first regions of the workspace, before any task runs.
+        unsafe {
+            std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2);
+            std::ptr::write_bytes(run.bonus(0, 0), 0, n * self.heads.state * regions.bonus_len / 2);
+        }
         let all_heads = matches!(self.recurrence.normaliser, Normaliser::SrmsAll { .. });
         if all_heads {
             parallel::run(runner, n * self.heads.state, &|task, worker| {
@@ -236,6 +238,7 @@ impl Linear {
             }
         })?;
         run.store_sums();
+        run.store_bonus();
         Ok(())
     }
 }
@@ -257,6 +260,11 @@ impl Run<'_> {
         self.workspace.worker(0).wrapping_add(self.regions.sums + unit * SUMS).cast()
     }
 
+    fn bonus(&self, sequence: usize, head: usize) -> *mut f64 {
+        let unit = sequence * self.engine.heads.state + head;
+        self.workspace.worker(0).wrapping_add(self.regions.bonus + unit * self.regions.bonus_len).cast()
+    }
+
     fn unit(&self, i: usize, head: usize, worker: usize, measures: bool) -> Option<Reverse<'_>> {
         let Run { engine, plan, call, grads, regions, workspace } = *self;
         let sequence = call.sequence(i)?;
@@ -265,7 +273,8 @@ impl Run<'_> {
         let panels = 0..plan.geometry.n_panels;
         let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
         let unit = Unit { engine, call, sequence, head, panels, memory };
-        Some(Reverse { unit, plan, grads, sums: self.sums(i, head), rows, measures })
+        let (sums, bonus) = (self.sums(i, head), self.bonus(i, head));
+        Some(Reverse { unit, plan, grads, sums, bonus, rows, measures })
     }
 
     /// Gradients of what all sequences share.
@@ -286,6 +295,22 @@ impl Run<'_> {
                 // SAFETY: parameters of heads are [Hs] (checked).
                 unsafe { *tensor.f32_at(&[head]) = total as f32 };
             }
+        }
+    }
+}
+
+impl Run<'_> {
+    /// The gradient of the bonus, which all sequences share.
+    fn store_bonus(&self) {
+        let Some(tensor) = self.grads.bonus.filter(|_| self.engine.recurrence.bonus) else { return };
+        for (head, c) in
+            (0..self.engine.heads.state).flat_map(|h| (0..self.engine.geometry.d).map(move |c| (h, c)))
+        {
+            // SAFETY: every unit has its sums, and no task runs any more.
+            let own = |i| unsafe { *self.bonus(i, head).add(c) };
+            let total: f64 = (0..self.call.n_sequences()).map(own).sum();
+            // SAFETY: the bonus is [Hs, D] (checked).
+            unsafe { *tensor.f32_at(&[head, c]) = total as f32 };
         }
     }
 }
