@@ -171,7 +171,8 @@ fn several_panels() {
             }
             assert!(p.e > 2 * p.plan(&context()).info().panel as i64, "there are not three panels");
             let p = p.fill(&mut rng, true);
-            if well_conditioned(&p) {
+            // The bounds of two writes grow with the width faster than their errors.
+            if well_conditioned(&p) || p.mechanism.name == "rwkv7" {
                 let b = Backward::new(&mut rng, p);
                 let worst = compare(&mut rng, &b, &b.run(&context()), 2);
                 println!("{}: {worst:.3} of the tolerance", text(&b));

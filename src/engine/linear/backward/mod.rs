@@ -1,7 +1,7 @@
 //! Gradients of the linear engine (`docs/spec/linear.md` 1.9): the chunks of the forward pass in reverse order.
 //!
-//! For one sequence and state head, with `N = −B`, erase rows `e` that carry their sign and factor (`e_i = −β_i k_i`),
-//! and everything that the forward pass prepares for a chunk:
+//! For one sequence and state head, with `N = −B`, erase rows `e` that carry their sign and factor (`e_i = −β_i k_i`,
+//! or `−erase_i ⊙ k_i`), and everything that the forward pass prepares for a chunk:
 //!
 //! ```text
 //! forward over the sequence, storing the state before every block of 256 tokens
@@ -22,6 +22,21 @@
 //!         features (features.rs)
 //! ```
 //!
+//! With two writes per token (forward: `R = (a ⊙ P⁻) S + N X`, `R = solve (I − M) R`, `U = [X; R]`) what is corrected is
+//! what the second ones write, and scores and rows come in pairs, those of the keys and those of `b`:
+//!
+//! ```text
+//!             [dX; dR] = [K ⊙ F; b ⊙ F] dS + [A; A₂]ᵀ dY
+//!             dR = solve (I − M)ᵀ dR      dX += Nᵀ dR
+//!             dA += dY Xᵀ     dA₂ += dY Rᵀ     dN += dR Xᵀ     dM += dR Rᵀ
+//!             dQᵀ += S0 dYᵀ    dKᵀ += dS Xᵀ    dbᵀ += dS Rᵀ    daᵀ += S0 dRᵀ
+//!             dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (a ⊙ P⁻)ᵀ dR
+//! ```
+//!
+//! What reads the state before the decay of its token, `a` and the queries of a bonus, differs only in its factors and
+//! scores (`kernel::scores_grad`). The bonus itself is summed over the tokens of a unit in `f64`, `dwrite = dR ⊙ v` is
+//! made with `dv`, `derase = −de ⊙ k` with the keys.
+//!
 //! Products with 16 tokens come out transposed, `[D, EP] · [EP, 16]`: the state is read by rows, as everywhere, and
 //! only the chunk's own rows are transposed. Value decay (`gv`) is `kernel::scores_grad` in the value channels.
 //!
@@ -32,26 +47,28 @@
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters are summed over sequences at the end, in order. So no bit depends on
 //! threads. Few such groups keep few threads busy: there is no partition by panels.
-//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction); of
-//! these `2DE` (`4DE`) each are the first pass, which leaves out the last block, and what is computed anew. Inside a
-//! chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four times that for the features, as far as they
-//! apply. Measured at `D = E = 128` with AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600
-//! to 755 ns per token and head) and 4.5 at 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory:
-//! nothing is fetched ahead here.
+//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction),
+//! `28DE` where it takes `8DE` (two writes); of these `2DE` (`4DE`, `6DE`) each are the first pass, which leaves out the
+//! last block, and what is computed anew. Inside a chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four
+//! times that for the features, as far as they apply; twice all that with two writes. Measured at `D = E = 128` with
+//! AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600 to 755 ns per token and head) and 4.5 at
+//! 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory: nothing is fetched ahead here.
 //! *Workspace*, elements, besides a few hundred: per worker, with `P` panels of `EP ≥ E/P` columns and `Q` queries to
 //! a state,
 //!
 //! ```text
 //! ⌈T / 256⌉ · (D·P·EP + D)                                   states before the blocks
-//! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states
+//! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states; with two
+//!                                                            writes 256 · (2D + EP + 32·(Q + 1)) more
 //! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
-//! and with a norm of the output `2·T·Ho` per sequence.
+//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus.
 //!
-//! *To extend*: a feature map, `Reverse::features_backward`; a gain, `store_values`, `erase_rows` and `store_gain`; what
-//! the caller's `Role` is called, [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and
-//! states in plain scale may have empty channels whose gradient a shift of −∞ would lose.
+//! *To extend*: a feature map, `Reverse::features_backward`; a gain, `store_values`, `erase_rows` and `store_gain`; a
+//! correction, `values_gradient` and `finish`; what the caller's `Role` is called, [`grads::Grads`]. The map `exp` has no
+//! gradient here: its shift cuts chunks short, and states in plain scale may have empty channels whose gradient a shift
+//! of −∞ would lose.
 
 mod blocks;
 mod features;
