@@ -371,7 +371,8 @@ impl Reverse<'_> {
                 }
             }
             if let Some(dv) = &self.grads.v {
-                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v);
+                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v)
+                    && !self.gates_before_values();
                 self.store_sum(du, g.panel, dv, &from, (n, t.columns), first);
             }
         }
