@@ -47,9 +47,14 @@ impl Reverse<'_> {
             if chunk.write {
                 let alpha = unit.load_gates(&plain, chunk);
                 if chunk.read {
+                    let da = self.factors(c, chunk, alpha);
                     self.through_scores(c, chunk, alpha);
                     let convex = self.convex(chunk);
-                    self.gates(chunk, &p, alpha, &convex, &mut gain);
+                    if self.by_factor() {
+                        self.store_factors(chunk, &da, &convex);
+                    } else {
+                        self.gates(chunk, &p, alpha, &convex, &mut gain);
+                    }
                 }
                 self.erase_rows(chunk, &p, &mut gain);
                 self.store_gain(chunk, &p, &gain);
@@ -80,7 +85,8 @@ impl Reverse<'_> {
                 }
                 if self.wants_decay() {
                     let last = c + 1 == filled;
-                    let z1 = row(self.buffer(if last { g.at.z } else { at.z + (c + 1) * g.ldm }));
+                    let after = if last { g.at.z } else { at.z + (c + 1) * g.ldm };
+                    let z1 = if self.by_factor() { &*z0 } else { &*row(self.buffer(after)) };
                     let end = row(self.buffer(at.end + c * g.ldm));
                     (0..g.ldm).for_each(|c| end[c] += z1[c] * dz[c]);
                 }
@@ -232,10 +238,6 @@ impl Reverse<'_> {
                 if let Some(to) = &self.grads.decay {
                     // Read as `g` alone.
                     scatter(to, &from, &PerToken::default()[..chunk.n]);
-                }
-            } else if unit.call.tensors.decay.is_some() {
-                if let Some(to) = &self.grads.decay {
-                    scatter(to, &from, sums);
                 }
             } else {
                 let rate = unit.tiles().value(&self.given(unit.call.tensors.decay_rate), &[unit.head]);

@@ -102,7 +102,7 @@ impl Reverse<'_> {
             (self.tiles().products)(&products::Args {
                 n: g.m,
                 d: t.columns,
-                a: t.s1,
+                a: if self.by_factor() { t.s0 } else { t.s1 },
                 lda: g.panel,
                 b: t.ds,
                 ldb: g.panel,
