@@ -51,11 +51,16 @@ impl Backward {
         Backward { p, given }
     }
 
+    /// What is carried in and has a gradient.
+    pub fn states(&self) -> Vec<Role> {
+        differentiable(&self.p, &[RoleKind::StateIn])
+    }
+
     /// Every gradient that can be asked for: of inputs that are bound, and of the state.
     pub fn wanted(&self) -> Vec<Role> {
         let mut all = differentiable(&self.p, &[RoleKind::Input]);
         all.retain(|role| self.p.inputs.contains_key(role));
-        all.extend(differentiable(&self.p, &[RoleKind::StateIn]));
+        all.extend(self.states());
         all.into_iter().map(Role::grad).collect()
     }
 
