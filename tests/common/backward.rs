@@ -167,8 +167,7 @@ impl Backward {
     }
 
     /// The derivative by element `at` of an input, or of a state that is not bound.
-    pub fn difference(&self, role: Role, at: usize) -> f64 {
-        let step = 1e-5;
+    pub fn difference(&self, role: Role, at: usize, step: f64) -> f64 {
         let loss = |by: f64| self.loss(Some(Nudge { role, at, by }));
         (loss(step) - loss(-step)) / (2.0 * step)
     }
