@@ -98,6 +98,9 @@ fn well_conditioned(p: &Problem) -> bool {
     })
 }
 
+/// Step of the differences, in `f64`.
+const STEP: f64 = 1e-6;
+
 /// Compares gradients with differences at no more than `samples` elements of each; gives the worst error as a
 /// fraction of its tolerance.
 #[track_caller]
@@ -108,13 +111,18 @@ fn compare(rng: &mut Rng, b: &Backward, got: &Tensors, samples: usize) -> f64 {
         let n = got.data.len();
         let places: Vec<usize> =
             if n <= samples { (0..n).collect() } else { (0..samples).map(|_| rng.below(n)).collect() };
-        let want: Vec<f64> = places.iter().map(|&at| reference.difference(role.base(), at)).collect();
+        let want: Vec<f64> = places.iter().map(|&at| reference.difference(role.base(), at, STEP)).collect();
         let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         for (&at, &want) in places.iter().zip(&want) {
             let given = f64::from(got.data[at]);
             let tolerance = 1e-4 * want.abs() + 3e-5 * largest + 1e-5;
             let place = || index_of(at, &got.shape);
             let close = (given - want).abs() <= tolerance;
+            // Next to a kink, or where a denominator is of the size of the step, differences are none.
+            let sharper = || reference.difference(role.base(), at, STEP / 8.0);
+            if !close && (sharper() - want).abs() > 0.25 * tolerance {
+                continue;
+            }
             assert!(
                 close,
                 "{role}{:?} is {given:e} for {want:e}, tolerance {tolerance:e}: {}",
@@ -161,15 +169,18 @@ fn long_sequences() {
 /// may differ.
 #[test]
 fn several_panels() {
+    let mut seen = BTreeSet::new();
     for mechanism in problem::attention() {
         for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);
             let p = Problem::new(mechanism, params).sized(most.unwrap(), (150, 75), 1, 18);
-            if !p.plan(&context()).has_gradient(p.mode) {
+            let plan = p.plan(&context());
+            // Few features are a state of one panel.
+            if !plan.has_gradient(p.mode) || p.e <= 2 * plan.info().panel as i64 {
                 continue;
             }
-            assert!(p.e > 2 * p.plan(&context()).info().panel as i64, "there are not three panels");
+            seen.insert(mechanism.name);
             let p = p.fill(&mut rng, true);
             // The bounds of two writes grow with the width faster than their errors.
             if well_conditioned(&p) || p.mechanism.name == "rwkv7" {
@@ -179,6 +190,7 @@ fn several_panels() {
             }
         }
     }
+    assert!(seen.len() >= 12, "states of several panels: {seen:?}");
 }
 
 #[test]
@@ -405,17 +417,22 @@ fn chained() {
         if b.p.mode != Mode::Causal || b.p.t != b.p.s || b.p.t < 2 || !well_conditioned(&with_states(&b).p) {
             return;
         }
+        if b.states().is_empty() || !b.p.splits() {
+            return;
+        }
         n += 1;
         let b = with_states(&b);
         let (plan, t) = (b.p.plan(&context()), b.p.t);
         let cut = 1 + rng.below(t as usize - 1) as i64;
         let first = b.tokens(0..cut, 0..cut);
         let mut last = b.tokens(cut..t, cut..t);
+        last.p = last.p.advanced(cut);
         last.p.carry(&first.p.run_plan(&plan));
-        let last = last.run_plan(&plan);
+        // Where positions count, a plan of its own.
+        let last = last.run(&context());
         let mut handed = first.clone();
         handed.given.retain(|&role, _| role == Role::OUT.grad());
-        for role in b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN) {
+        for role in b.states() {
             handed.given.insert(out_of(role).grad(), last[&role.grad()].clone());
         }
         let first = handed.run_plan(&plan);
@@ -457,10 +474,12 @@ fn ragged_and_pooled() {
         }
         let mut b = b.batch(&[0]);
         let t = b.p.t;
-        let (ends, slots) = (offsets(rng, 4, t), vec![3, -1, 0, 4]);
-        let states: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|&r| r != Role::SHIFT_IN).collect();
+        let (ends, states) = (offsets(rng, 4, t), b.states());
+        // A state without a gradient is left out.
+        let slots = if states.is_empty() { vec![0; 4] } else { vec![3, -1, 0, 4] };
         let bound = b.p.inputs.contains_key(&Role::STATE_IN);
-        b.p.inputs.remove(&Role::SHIFT_IN);
+        let carried: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|role| !states.contains(role)).collect();
+        b.p.inputs.retain(|role, _| !carried.contains(role));
         b.given.retain(|&role, _| role == Role::OUT.grad());
         // Pools of five and six slots.
         let mut pooled = b.clone();
@@ -514,7 +533,10 @@ fn ragged_and_pooled() {
                 }
             }
         }
-        pooled.p.indices = vec![(Role::CU_SEQLENS, ends.clone()), (Role::STATE_INDEX, slots.clone())];
+        pooled.p.indices = vec![(Role::CU_SEQLENS, ends.clone())];
+        if !states.is_empty() {
+            pooled.p.indices.push((Role::STATE_INDEX, slots.clone()));
+        }
         pooled.call(&plan, &mut got).unwrap_or_else(|error| panic!("{}: {error}", text(&pooled)));
         let split = |all: Tensors| -> (Tensors, Tensors) {
             all.into_iter().partition(|(role, _)| b.per_sequence(*role))
@@ -536,7 +558,7 @@ fn nothing_to_do() {
             assert!(array.data.iter().all(|&x| x == 0.0), "{role} of {}", text(&none));
         }
         let mut empty = b.tokens(0..0, 0..0);
-        for role in b.p.roles(RoleKind::StateOut).filter(|&role| role != Role::SHIFT_OUT) {
+        for role in b.states().into_iter().map(out_of) {
             let values = noise(rng, &b.p.shape(role));
             empty.given.insert(role.grad(), values);
         }
@@ -559,7 +581,7 @@ fn resets() {
         let Some(axes) = b.p.inputs.get(&Role::G).map(|g| g.shape.len()).filter(|&rank| rank >= 3) else {
             return;
         };
-        if b.p.t < 2 {
+        if b.p.t < 2 || !b.p.splits() {
             return;
         }
         n += 1;

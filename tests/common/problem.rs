@@ -265,7 +265,7 @@ impl Problem {
     }
 
     /// The same, its first token so many further on.
-    fn advanced(&self, tokens: i64) -> Problem {
+    pub fn advanced(&self, tokens: i64) -> Problem {
         let mut p = self.clone();
         if self.mechanism.param("position0").is_some() {
             p.params.retain(|(name, _)| *name != "position0");

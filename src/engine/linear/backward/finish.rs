@@ -5,6 +5,7 @@ use super::panel::scale_rows;
 use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::denominator::DenominatorMode;
+use crate::engine::linear::features::{FeatureMap, Operand, Side};
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::{Correction, Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
@@ -42,6 +43,7 @@ impl Reverse<'_> {
             let (q, k, erase) = (self.buffer(at.q), self.buffer(at.k), self.buffer(at.erase));
             let plain = Prepared { q, k, erase, ..p };
             unit.load_features(&plain, chunk);
+            self.keep_keys(chunk, plain.k);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
                 .try_into()
                 .unwrap_or_default();
@@ -49,8 +51,14 @@ impl Reverse<'_> {
                 let alpha = unit.load_gates(&plain, chunk);
                 unit.load_correction(&plain, chunk);
                 if chunk.read {
+                    let da = self.factors(c, chunk, alpha);
                     self.through_scores(c, chunk, alpha);
-                    self.gates(chunk, &p, &mut gain);
+                    let convex = self.convex(chunk);
+                    if self.by_factor() {
+                        self.store_factors(chunk, &da, &convex);
+                    } else {
+                        self.gates(chunk, &p, alpha, &convex, &mut gain);
+                    }
                 }
                 match unit.recurrence().correction {
                     Correction::None => {}
@@ -67,17 +75,9 @@ impl Reverse<'_> {
 
     /// From `[channels, 16]` to rows, with zeros past the last channel.
     unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
-        let (g, tile) = (self.unit.geometry(), self.buffer(self.at().tile));
-        for first in (0..g.ldm).step_by(CHUNK) {
-            // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
-            unsafe {
-                let n = CHUNK.min(g.m - first.min(g.m));
-                self.unit.tiles().transpose(by_channel.add(first * CHUNK), (n, CHUNK), CHUNK, tile);
-                for i in 0..CHUNK {
-                    ptr::copy_nonoverlapping(tile.add(i * CHUNK), rows.add(i * g.ldm + first), CHUNK);
-                }
-            }
-        }
+        let g = self.unit.geometry();
+        // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
+        unsafe { self.to_rows(by_channel, Operand { y: rows, ld: g.ldm, width: g.m }) }
     }
 
     /// The normaliser as one more value column, of values 1: its part of every gradient that is summed by now.
@@ -95,7 +95,8 @@ impl Reverse<'_> {
                 }
                 if self.wants_decay() {
                     let last = c + 1 == filled;
-                    let z1 = row(self.buffer(if last { g.at.z } else { at.z + (c + 1) * g.ldm }));
+                    let after = if last { g.at.z } else { at.z + (c + 1) * g.ldm };
+                    let z1 = if self.by_factor() { &*z0 } else { &*row(self.buffer(after)) };
                     let end = row(self.buffer(at.end + c * g.ldm));
                     (0..g.ldm).for_each(|c| end[c] += z1[c] * dz[c]);
                 }
@@ -145,12 +146,28 @@ impl Reverse<'_> {
                     *dn += *p.a.add(score + j) * *da.add(j);
                 }
                 let inverse = *p.inv_den.add(set * CHUNK + i);
-                let clamps = matches!(mode, DenominatorMode::Clamp | DenominatorMode::SignedClamp);
-                let clamped = clamps && inverse.abs() == 1.0 / eps;
+                let clamped = mode.clamps() && inverse.abs() == 1.0 / eps;
                 *dn = if clamped { 0.0 } else { -inverse * *dn };
+                if mode == DenominatorMode::AbsClamp && self.denominator(c, set, i, chunk) < 0.0 {
+                    *dn = -*dn;
+                }
             }
         }
         dn
+    }
+
+    /// The denominator of one query, which is not clamped: its sign counts.
+    unsafe fn denominator(&self, c: usize, set: usize, i: usize, chunk: &Chunk) -> f32 {
+        let (g, p) = (self.unit.geometry(), self.unit.prepared(c));
+        let token = set * CHUNK + i;
+        // SAFETY: buffers have the extents that `Offsets` names; padding of the queries is zero.
+        unsafe {
+            let row = |p: *const f32, n: usize| std::slice::from_raw_parts(p, n);
+            let z = row(self.buffer(self.at().z + c * g.ldm), g.ldm);
+            let q = row(p.q.add(token * g.ldm), g.ldm);
+            let inside = row(p.a.add(token * CHUNK), if chunk.write { i + 1 } else { 0 });
+            q.iter().zip(z).map(|(q, z)| q * z).chain(inside.iter().copied()).sum()
+        }
     }
 
     /// Scores and decay factors.
@@ -194,7 +211,14 @@ impl Reverse<'_> {
     }
 
     /// Gradients of the log decay to what it came from.
-    unsafe fn gates(&self, chunk: &Chunk, p: &Prepared, gain: &mut PerToken) {
+    unsafe fn gates(
+        &self,
+        chunk: &Chunk,
+        p: &Prepared,
+        alpha: *const f32,
+        convex: &PerToken,
+        gain: &mut PerToken,
+    ) {
         let (g, unit) = (self.unit.geometry(), &self.unit);
         let dg = self.buffer(self.at().dg_rows);
         if !self.wants_decay() {
@@ -220,16 +244,21 @@ impl Reverse<'_> {
                 row: sums.as_mut_ptr(),
                 col: ptr::null_mut(),
             });
-            let sums = &sums[..chunk.n];
+            let sums = &mut sums[..chunk.n];
+            self.convex_gates(sums, alpha, convex);
             if unit.recurrence().decay == Decay::Head {
                 self.add(Sum::Rate, sums.iter().map(|&x| f64::from(x)).sum());
             } else if unit.call.tensors.g.is_some() {
                 if let Some(to) = &self.grads.g {
                     scatter(to, &from, sums);
                 }
+                if let Some(to) = &self.grads.decay {
+                    // Read as `g` alone.
+                    scatter(to, &from, &PerToken::default()[..chunk.n]);
+                }
             } else {
                 let rate = unit.tiles().value(&self.given(unit.call.tensors.decay_rate), &[unit.head]);
-                for (i, &dg) in sums.iter().enumerate() {
+                for (i, &mut dg) in sums.iter_mut().enumerate() {
                     self.add(Sum::Rate, f64::from(*p.gain.add(i)) * f64::from(dg));
                     gain[i] += rate * dg;
                 }
@@ -349,26 +378,21 @@ impl Reverse<'_> {
     /// Queries and keys through their features to the caller.
     unsafe fn store_rows(&self, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
-        let (heads, s) = (&unit.engine.heads, &unit.sequence);
-        let shape = (chunk.n, g.d);
+        let heads = &unit.engine.heads;
         // SAFETY: gradients have the shapes of `q` and `k` (checked); buffers those that `Offsets` names.
         unsafe {
-            if let (true, Some(dq)) = (chunk.read, &self.grads.q) {
-                for set in 0..g.n_sets {
-                    let rows = self.buffer(at.dq_rows + set * CHUNK * g.ldm);
-                    let from = [s.batch, unit.query_head(set), chunk.q0];
-                    let scale = unit.recurrence().scale;
-                    self.features_backward(&self.given(unit.call.tensors.q), &from, chunk.n, rows, scale);
-                    let first = self.first_user(unit.output_head(set), heads.out, heads.q);
-                    self.store_sum(rows, g.ldm, dq, &from, shape, first);
-                }
+            if let FeatureMap::Gated { eps } = unit.recurrence().features.map {
+                return self.gated_backward(chunk, eps);
             }
-            if let (true, Some(dk)) = (chunk.write, &self.grads.k) {
-                let rows = self.buffer(at.dk_rows);
-                let from = [s.batch, unit.shared_head(heads.k), chunk.k0];
-                self.features_backward(&self.given(unit.call.tensors.k), &from, chunk.n, rows, 1.0);
+            for set in 0..if chunk.read { g.n_sets } else { 0 } {
+                let rows = self.buffer(at.dq_rows + set * CHUNK * g.ldm);
+                let first = self.first_user(unit.output_head(set), heads.out, heads.q);
+                self.store_side(&unit.source(Side::Query(set), chunk), rows, &self.grads.q, first);
+            }
+            if chunk.write {
                 let first = self.first_user(unit.head, heads.state, heads.k);
-                self.store_sum(rows, g.ldm, dk, &from, shape, first);
+                let source = unit.source(Side::Key, chunk);
+                self.store_side(&source, self.buffer(at.dk_rows), &self.grads.k, first);
             }
         }
     }

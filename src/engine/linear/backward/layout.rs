@@ -1,6 +1,7 @@
 //! Sizes and offsets of the backward pass's buffers.
 
 use super::BLOCK;
+use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
 use crate::engine::linear::Recurrence;
@@ -64,7 +65,7 @@ pub struct Offsets {
     pub dg_rows: usize,
     /// Gradient of the bonus from one chunk `[ldm]`.
     pub dbonus: usize,
-    /// Rows as the caller gave them, and their normalised form `[C, ldm]`.
+    /// Rows as the caller gave them, and their normalised form `[C, max(ldm, ldd)]`.
     pub raw: usize,
     pub unit: usize,
     /// A transposed block `[C, C]`.
@@ -73,8 +74,10 @@ pub struct Offsets {
     pub token: usize,
     /// Weights of the output norm `[panel]`.
     pub weight: usize,
-    /// What other heads left in a shared gradient `[C, max(ldm, panel)]`.
+    /// What other heads left in a shared gradient `[C, max(ldm, panel, ldw)]`.
     pub sum: usize,
+    /// What feature maps need.
+    pub maps: Maps,
 }
 
 /// Buffers of one worker.
@@ -87,12 +90,15 @@ pub struct Layout {
     pub state_len: usize,
     /// Elements of the bonus's gradient.
     pub bonus_len: usize,
+    /// Sums over tokens for the gradients of what feature maps share between them, of a unit.
+    pub parameters: Parameters,
 }
 
 impl Layout {
     /// Buffers for this blocking, whose chunks are [`BLOCK`].
     pub fn new(recurrence: &Recurrence, g: &Geometry) -> Result<Layout> {
         let Geometry { m, ldm, n_sets, panel, n_panels, .. } = *g;
+        let (ldd, ldw) = (g.at.features.ldd, g.at.features.ldw);
         let mut carver = Carver::default();
         carver.take(&[g.len]);
         let corrects = usize::from(recurrence.corrects());
@@ -132,15 +138,17 @@ impl Layout {
             de_rows: carver.take(&[corrects * CHUNK, ldm]),
             dg_rows: carver.take(&[CHUNK, ldm]),
             dbonus: carver.take(&[bonus * ldm]),
-            raw: carver.take(&[CHUNK, ldm]),
-            unit: carver.take(&[CHUNK, ldm]),
+            raw: carver.take(&[CHUNK, ldm.max(ldd)]),
+            unit: carver.take(&[CHUNK, ldm.max(ldd)]),
             tile: carver.take(&[CHUNK, CHUNK]),
             token: carver.take(&[4, CHUNK]),
             weight: carver.take(&[panel]),
-            sum: carver.take(&[CHUNK, ldm.max(panel)]),
+            sum: carver.take(&[CHUNK, ldm.max(panel).max(ldd).max(ldw)]),
+            maps: Maps::carve(&mut carver, &recurrence.features, g),
         };
-        let state_len = n_panels * m * panel + ldm;
-        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len: bonus * ldm })
+        let (state_len, bonus_len) = (n_panels * m * panel + ldm, bonus * ldm);
+        let parameters = Parameters::new(&recurrence.features, g);
+        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters })
     }
 }
 
@@ -158,7 +166,8 @@ pub enum Sum {
 /// Elements that the sums of a unit take.
 pub const SUMS: usize = 16;
 
-/// The workspace of one call: sums of the units, their bonuses, sums of output rows, then the workers' buffers.
+/// The workspace of one call: sums of the units, their bonuses, sums of output rows and of parameters, then the
+/// workers' buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Regions {
     /// Sums `[sequences, Hs, SUMS]`.
@@ -171,6 +180,9 @@ pub struct Regions {
     pub rows: usize,
     /// Elements of `rows` of one sequence.
     pub rows_len: usize,
+    /// Sums of the parameters of feature maps `[sequences, Hs, parameters_len]`.
+    pub parameters: usize,
+    pub parameters_len: usize,
     /// The first worker's buffers, and the elements of each.
     pub workers: usize,
     pub worker_len: usize,
@@ -201,8 +213,23 @@ impl Regions {
         row.take(&[if normed { n_q } else { 0 }, heads.out, 2]);
         let rows_len = row.finish()?;
         let rows = all.take(&[sequences, rows_len]);
+        let mut unit = Carver::default();
+        unit.take(&layout.parameters.shape());
+        let parameters_len = unit.finish()?;
+        let parameters = all.take(&[sequences, heads.state, parameters_len]);
         let first = all.take(&[workers, worker_len]);
         let len = all.finish()?;
-        Ok(Regions { sums, bonus, bonus_len, rows, rows_len, workers: first, worker_len, len })
+        Ok(Regions {
+            sums,
+            bonus,
+            bonus_len,
+            rows,
+            rows_len,
+            parameters,
+            parameters_len,
+            workers: first,
+            worker_len,
+            len,
+        })
     }
 }

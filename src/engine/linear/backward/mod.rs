@@ -65,21 +65,25 @@
 //!
 //! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus.
 //!
-//! *To extend*: a feature map, `Reverse::features_backward`; a gain, `store_values`, `erase_rows` and `store_gain`; a
-//! correction, `values_gradient` and `finish`; what the caller's `Role` is called, [`grads::Grads`]. The map `exp` has no
-//! gradient here: its shift cuts chunks short, and states in plain scale may have empty channels whose gradient a shift
-//! of −∞ would lose.
+//! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
+//! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
+//! [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and states in plain scale may
+//! have empty channels whose gradient a shift of −∞ would lose.
 
 mod blocks;
+mod convex;
 mod features;
 mod finish;
+mod gated;
 mod grads;
 mod layout;
+mod maps;
 mod norm;
 mod panel;
+mod power;
 mod state;
+mod weights;
 
-use super::denominator::DenominatorMode;
 use super::features::FeatureMap;
 use super::geometry::Geometry;
 use super::recurrence::{Decay, Normaliser};
@@ -159,22 +163,18 @@ struct Reverse<'a> {
     bonus: *mut f64,
     /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
     rows: *mut f32,
-    /// Whether the first pass has to measure those.
+    /// Sums of this unit for what feature maps share.
+    parameters: *mut f32,
+    /// Whether the first pass has to measure those of the rows.
     measures: bool,
 }
 
 impl Backward {
     /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there, and so it is with maps that change the width of rows, keys that take `1 − α`, and a
-    /// denominator that loses its sign.
+    /// whose reverse is not there.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        let reversible = !recurrence.convex
-            && !matches!(
-                recurrence.normaliser,
-                Normaliser::Denominator { mode: DenominatorMode::AbsClamp, .. }
-            );
-        if recurrence.features.map == FeatureMap::Exp || !recurrence.features.in_place() || !reversible {
+        if recurrence.features.map == FeatureMap::Exp {
             return None;
         }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
@@ -224,7 +224,8 @@ impl Linear {
         workspace: &Workspace,
     ) -> Result<()> {
         let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
-        let (grads, call) = (&Grads::new(&call.tensors), &Call::new(call, &self.recurrence));
+        let (grads, call) =
+            (&Grads::new(&call.tensors, &self.recurrence.features), &Call::new(call, &self.recurrence));
         let (n, lengths) = (call.n_sequences(), call.sequences.longest());
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
@@ -233,6 +234,7 @@ impl Linear {
         unsafe {
             std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2);
             std::ptr::write_bytes(run.bonus(0, 0), 0, n * self.heads.state * regions.bonus_len / 2);
+            std::ptr::write_bytes(run.parameters(0, 0), 0, n * self.heads.state * regions.parameters_len);
         }
         let all_heads = matches!(self.recurrence.normaliser, Normaliser::SrmsAll { .. });
         if all_heads {
@@ -255,8 +257,10 @@ impl Linear {
                 }
             }
         })?;
+        run.powers(runner)?;
         run.store_sums();
         run.store_bonus();
+        run.store_parameters();
         Ok(())
     }
 }
@@ -283,6 +287,11 @@ impl Run<'_> {
         self.workspace.worker(0).wrapping_add(self.regions.bonus + unit * self.regions.bonus_len).cast()
     }
 
+    fn parameters(&self, sequence: usize, head: usize) -> *mut f32 {
+        let unit = sequence * self.engine.heads.state + head;
+        self.workspace.worker(0).wrapping_add(self.regions.parameters + unit * self.regions.parameters_len)
+    }
+
     fn unit(&self, i: usize, head: usize, worker: usize, measures: bool) -> Option<Reverse<'_>> {
         let Run { engine, plan, call, grads, regions, workspace } = *self;
         let sequence = call.sequence(i)?;
@@ -291,8 +300,8 @@ impl Run<'_> {
         let panels = 0..plan.geometry.n_panels;
         let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
         let unit = Unit { engine, call, sequence, head, panels, memory };
-        let (sums, bonus) = (self.sums(i, head), self.bonus(i, head));
-        Some(Reverse { unit, plan, grads, sums, bonus, rows, measures })
+        let (sums, bonus, parameters) = (self.sums(i, head), self.bonus(i, head), self.parameters(i, head));
+        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures })
     }
 
     /// Gradients of what all sequences share.
@@ -366,6 +375,7 @@ impl Reverse<'_> {
 
     /// Only the sums of the output's rows.
     fn measure(&self) {
+        self.unit.prepare_features();
         self.unit.load_state();
         for pass in super::scan::passes(&self.unit) {
             self.first_pass(&pass);

@@ -109,7 +109,7 @@ impl Reverse<'_> {
             (self.tiles().products)(&products::Args {
                 n: g.m,
                 d: t.columns,
-                a: t.s1,
+                a: if self.by_factor() { t.s0 } else { t.s1 },
                 lda: g.panel,
                 b: t.ds,
                 ldb: g.panel,
@@ -403,7 +403,8 @@ impl Reverse<'_> {
                 }
             }
             if let Some(dv) = &self.grads.v {
-                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v);
+                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v)
+                    && !self.gates_before_values();
                 self.store_sum(du, g.panel, dv, &from, (n, t.columns), first);
             }
         }
