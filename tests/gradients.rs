@@ -78,11 +78,21 @@ fn middling(rng: &mut Rng, p: Problem) -> Problem {
     p.sized(heads, dims, b, t)
 }
 
+/// The parts of the incoming state.
+fn carried(b: &Backward) -> Vec<Role> {
+    b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN).collect()
+}
+
+/// Those that have a gradient.
+fn states(b: &Backward) -> Vec<Role> {
+    let differentiable = |role: &Role| b.p.mechanism.role(*role).is_some_and(|spec| spec.differentiable);
+    carried(b).into_iter().filter(differentiable).collect()
+}
+
 /// States that are not bound begin at zero, where their gradient is taken.
 fn with_states(b: &Backward) -> Backward {
     let mut b = b.clone();
-    let roles: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN).collect();
-    for role in roles {
+    for role in states(&b) {
         let zeros = Array::filled(&b.p.shape(role), 0.0);
         b.p.inputs.entry(role).or_insert(zeros);
     }
@@ -165,11 +175,15 @@ fn several_panels() {
         for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);
-            let p = Problem::new(mechanism, params).sized(most.unwrap(), (150, 75), 1, 18);
+            let p = Problem::new(mechanism, params);
+            // With slots, so many channels that both memories have panels.
+            let dims = if p.has_slots() { (400, 626) } else { (150, 75) };
+            let p = p.sized(most.unwrap(), dims, 1, 18);
             if !p.plan(&context()).has_gradient(p.mode) {
                 continue;
             }
-            assert!(p.e > 2 * p.plan(&context()).info().panel as i64, "there are not three panels");
+            let panel = p.plan(&context()).info().panel as i64;
+            assert!(p.e > 2 * panel, "panels of {panel} are not three: {p}");
             let p = p.fill(&mut rng, true);
             if well_conditioned(&p) {
                 let b = Backward::new(&mut rng, p);
@@ -404,6 +418,9 @@ fn chained() {
         if b.p.mode != Mode::Causal || b.p.t != b.p.s || b.p.t < 2 || !well_conditioned(&with_states(&b).p) {
             return;
         }
+        if states(&b) != carried(&b) {
+            return;
+        }
         n += 1;
         let b = with_states(&b);
         let (plan, t) = (b.p.plan(&context()), b.p.t);
@@ -414,7 +431,7 @@ fn chained() {
         let last = last.run_plan(&plan);
         let mut handed = first.clone();
         handed.given.retain(|&role, _| role == Role::OUT.grad());
-        for role in b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN) {
+        for role in states(&b) {
             handed.given.insert(out_of(role).grad(), last[&role.grad()].clone());
         }
         let first = handed.run_plan(&plan);
@@ -457,18 +474,20 @@ fn ragged_and_pooled() {
         let mut b = b.batch(&[0]);
         let t = b.p.t;
         let (ends, slots) = (offsets(rng, 4, t), vec![3, -1, 0, 4]);
-        let states: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|&r| r != Role::SHIFT_IN).collect();
-        let bound = b.p.inputs.contains_key(&Role::STATE_IN);
+        let (states, carried) = (states(&b), carried(&b));
+        let bound = carried.iter().any(|role| b.p.inputs.contains_key(role));
         b.p.inputs.remove(&Role::SHIFT_IN);
         b.given.retain(|&role, _| role == Role::OUT.grad());
         // Pools of five and six slots.
         let mut pooled = b.clone();
-        for &role in &states {
+        for &role in &carried {
             pooled.p.b = 5;
             let values = if bound { Some(pooled.p.values(rng, role)) } else { None };
             pooled.p.b = 6;
-            let given = noise(rng, &pooled.p.shape(role));
-            pooled.given.insert(out_of(role).grad(), given);
+            if states.contains(&role) {
+                let given = noise(rng, &pooled.p.shape(role));
+                pooled.given.insert(out_of(role).grad(), given);
+            }
             if let Some(values) = values {
                 pooled.p.inputs.insert(role, values);
             }
@@ -491,7 +510,7 @@ fn ragged_and_pooled() {
         for (i, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot >= 0) {
             let (start, end) = (i64::from(ends[i]), i64::from(ends[i + 1]));
             let mut alone = b.tokens(start..end, start..end);
-            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| states.contains(role)) {
+            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| carried.contains(role)) {
                 alone.p.inputs.insert(role, pool.pick(0, [slot as usize]));
             }
             for &role in &states {
@@ -535,7 +554,7 @@ fn nothing_to_do() {
             assert!(array.data.iter().all(|&x| x == 0.0), "{role} of {}", text(&none));
         }
         let mut empty = b.tokens(0..0, 0..0);
-        for role in b.p.roles(RoleKind::StateOut).filter(|&role| role != Role::SHIFT_OUT) {
+        for role in states(&b).into_iter().map(out_of) {
             let values = noise(rng, &b.p.shape(role));
             empty.given.insert(role.grad(), values);
         }
@@ -555,9 +574,8 @@ fn nothing_to_do() {
 fn resets() {
     let mut n = 0;
     each(middling, |rng, b| {
-        let Some(axes) = b.p.inputs.get(&Role::G).map(|g| g.shape.len()).filter(|&rank| rank >= 3) else {
-            return;
-        };
+        let Some(g) = b.p.inputs.get(&Role::G).filter(|g| g.shape.len() >= 3) else { return };
+        let inner = g.shape[3..].iter().product::<i64>() as usize;
         if b.p.t < 2 {
             return;
         }
@@ -565,7 +583,6 @@ fn resets() {
         let mut b = b;
         let t = b.p.t as usize;
         let cut = rng.below(t);
-        let inner = if axes == 4 { b.p.d as usize } else { 1 };
         let g = b.p.inputs.get_mut(&Role::G).unwrap();
         for (row, values) in g.data.chunks_exact_mut(inner).enumerate() {
             if row % t == cut {
@@ -582,7 +599,10 @@ fn resets() {
         for (row, values) in dg.data.chunks_exact(inner).enumerate().filter(|(row, _)| row % t == cut) {
             assert!(values.iter().all(|&x| x == 0.0), "dg of row {row}: {values:?}: {}", text(&b));
         }
-        assert!(cut > 0 || whole[&Role::STATE_IN.grad()].data.iter().all(|&x| x == 0.0), "{}", text(&b));
+        for role in states(&b) {
+            let given = &whole[&role.grad()].data;
+            assert!(cut > 0 || given.iter().all(|&x| x == 0.0), "{role}: {}", text(&b));
+        }
         // Tokens before the reset see nothing of what comes after.
         let before = b.tokens(0..cut as i64, 0..cut as i64).run_plan(&plan);
         let own: Tensors = whole

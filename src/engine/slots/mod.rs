@@ -22,8 +22,9 @@
 //! *Numerics*: of the linear engine, and a softmax under the maximum of each row. *Tasks*: sequence × state head;
 //! queries that share a state are its sets. Slots and value columns are not split: the softmax reads all slots, and
 //! the second recurrence all of its rows. *Cost*: `4(DM + ME)` FLOPs per token and head, and inside a chunk
-//! `C(D + 2M + E)`. *Workspace*: independent of the length.
+//! `C(D + 2M + E)`. *Workspace*: independent of the length. *Gradients*: backward.rs.
 
+mod backward;
 mod gates;
 mod run;
 
@@ -192,5 +193,13 @@ impl Engine for Slots {
                 }
             }
         })
+    }
+
+    fn backward_len(&self, _sequences: usize, n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        self.backward_layout((n_q, n_k))?.len.checked_mul(workers)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &call::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }
