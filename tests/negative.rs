@@ -193,6 +193,13 @@ fn plain(mechanism: &catalog::Mechanism) -> Desc {
     Desc::new(mechanism.name).modes(mechanism.modes[0])
 }
 
+/// The same with every parameter that has no default, but for one.
+fn all_but(mechanism: &catalog::Mechanism, name: &str) -> Desc {
+    let needed = mechanism.params.iter().filter(|param| param.default == Default::Required);
+    let others = needed.filter(|param| param.name != name);
+    others.fold(plain(mechanism), |desc, param| desc.param(param.name, problem::required(param.name)))
+}
+
 #[test]
 fn parameters() {
     let ok = Plan::new(&context(), &Desc::new("linear").param("den_eps", 0.0));
@@ -202,7 +209,7 @@ fn parameters() {
         let unknown = plain(mechanism).param("chunk_size", 3);
         refuse_plan(unknown, Status::UnknownParameter, &[name, "`chunk_size`"]);
         for param in mechanism.params {
-            let given = |value: Value| plain(mechanism).param(param.name, value);
+            let given = |value: Value| all_but(mechanism, param.name).param(param.name, value);
             let range = |value: Value, words: &[&str]| {
                 let words: Vec<&str> = [param.name].iter().chain(words).copied().collect();
                 refuse_plan(given(value), Status::ParameterRange, &words);
@@ -211,7 +218,7 @@ fn parameters() {
                 Default::Bool(x) => x.into(),
                 Default::Word(x) => x.into(),
                 Default::Reals(x) => x.to_vec().into(),
-                Default::Required => Value::Int(4),
+                Default::Required => problem::required(param.name),
                 Default::Int(x) => x.into(),
                 _ => Value::Real(1.0),
             };
@@ -263,7 +270,7 @@ fn parameters() {
     for mechanism in mechanisms() {
         for param in mechanism.params.iter().filter(|param| param.default == Default::Required) {
             let words = [param.name, "not given", "no default"];
-            refuse_plan(plain(mechanism), Status::ParameterRange, &words);
+            refuse_plan(all_but(mechanism, param.name), Status::ParameterRange, &words);
         }
     }
     for bound in [0.0, 1.0, -5.5] {

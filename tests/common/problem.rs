@@ -83,17 +83,19 @@ fn values(param: &Param) -> Vec<Value> {
             vec![Value::Int(low as i64), Value::Int(low as i64 + 4)]
         }
         // Beyond every position of these tests.
-        (ParamKind::Real, catalog::Range::Text(_)) if param.name == "period" => vec![Value::Real(150.0)],
+        (ParamKind::Real, catalog::Range::Text(_)) if param.name == "period" => vec![Value::Real(1500.0)],
         other => panic!("no values for parameter {}: {other:?}", param.name),
     }
 }
 
 /// The value of a parameter that has no default, where a test gives none.
-fn required(name: &str) -> Value {
+pub fn required(name: &str) -> Value {
     match name {
         "period" => Value::Real(1100.0),
         "x_scale_q" => Value::Real(0.9),
         "x_scale_k" => Value::Real(0.7),
+        "form" => "softplus".into(),
+        "width" => Value::Int(4),
         _ => panic!("no value for parameter {name}, which has no default"),
     }
 }
