@@ -1,18 +1,22 @@
-//! Gradients: both recurrences in reverse (`docs/spec/linear.md` 6).
+//! Gradients: both recurrences in reverse (`docs/spec/linear.md` 6, `docs/spec/sparse.md` 7).
 //!
 //! For one sequence and state head:
 //!
 //! ```text
+//! g, s from the logits                                                   logits.rs, where the mechanism has logits
 //! P = softmax of the first recurrence (q, k; value s)
 //! dP, ds₂, dv, dg₂ = second recurrence (P, s; value v) in reverse, from dO
 //! dY = P ∘ (dP − rowsum(P ∘ dP))                                         in place of dP
 //! dq, dk, ds₁, dg₁ = first recurrence in reverse, from dY
-//! ds = ds₁ + ds₂      dg = dg₁ + dg₂
+//! ds = ds₁ + ds₂      dg = dg₁ + dg₂                                     and on to the logits
 //! ```
 //!
 //! *Tasks*: sequence × state head, which no other head shares anything with: the same bits for any number of threads.
 //! *Cost*: of both recurrences' backward passes, and the first recurrence once more forward. *Workspace* of a worker:
-//! that of the more demanding recurrence, and rows of `M` slots: two for every query of the group, four for every key.
+//! that of the more demanding recurrence, and rows of `M` slots: two for every query of the group, four for every key
+//! (six with logits).
+
+mod logits;
 
 use super::{Gates, Slots};
 use crate::catalog::Role;
@@ -24,6 +28,7 @@ use crate::kernel::row_softmax;
 use crate::parallel::{self, Runner};
 use crate::tensor::Tensor;
 use crate::workspace::{Carver, Workspace};
+use logits::Incoming;
 
 /// Offsets of a worker's buffers, in elements, for the longest sequence.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +41,14 @@ pub struct Layout {
     /// Gradients of write weights and log decays, of the second recurrence and of the first `[2, n_k, ldm]`.
     ds: usize,
     dg: usize,
+    /// Log decays and write weights `[n_k, ldm]`, and the log of the running sum `[ldm]`, made of logits.
+    decay: usize,
+    write: usize,
+    log_sum: usize,
+    /// The memories carried in, as the last token finds them, and their gradients, where there are logits:
+    /// `[2, D, ldm]` and `[2, M, lde]`.
+    key_state: usize,
+    value_state: usize,
     /// Elements in all.
     pub len: usize,
 }
@@ -54,12 +67,10 @@ struct Reverse<'a> {
 impl Slots {
     /// Buffers for these numbers of queries and keys; `None` where they don't fit in memory.
     pub fn backward_layout(&self, (n_q, n_k): (usize, usize)) -> Option<Layout> {
-        if self.memory.gates == Gates::Logits {
-            return None;
-        }
         let (sets, ldm) = (self.heads.sets(), self.at.ldm);
         let reverse = |linear: &Linear| linear.reverse_len((n_q, n_k));
         let linear = reverse(&self.keys)?.max(reverse(&self.values)?).max(self.keys.workspace_len());
+        let logits = usize::from(self.memory.gates == Gates::Logits);
         let mut carver = Carver::default();
         let layout = Layout {
             linear: carver.take(&[linear]),
@@ -67,9 +78,19 @@ impl Slots {
             dp: carver.take(&[sets, n_q, ldm]),
             ds: carver.take(&[2, n_k, ldm]),
             dg: carver.take(&[2, n_k, ldm]),
+            decay: carver.take(&[logits * n_k, ldm]),
+            write: carver.take(&[logits * n_k, ldm]),
+            log_sum: carver.take(&[logits * ldm]),
+            key_state: carver.take(&[logits * 2, self.d, ldm]),
+            value_state: carver.take(&[logits * 2, self.memory.n_slots, self.lde()]),
             len: 0,
         };
         Some(Layout { len: carver.finish().ok()?, ..layout })
+    }
+
+    /// Elements between rows of values.
+    fn lde(&self) -> usize {
+        self.e.next_multiple_of(16)
     }
 
     /// Runs a checked backward call.
@@ -111,40 +132,27 @@ impl Reverse<'_> {
     }
 
     fn run(&self) {
-        let engine = self.engine;
-        let (mut keys, mut values) = (engine.keys_call(self.call), Slots::values_call(self.call));
-        let (p, dp) = (self.queries(self.at.p), self.queries(self.at.dp));
+        let (mut keys, mut values) = (self.engine.keys_call(self.call), Slots::values_call(self.call));
+        let logits = self.call.tensors.get(Role::SLOT_LOGITS);
+        let incoming = logits.map(|logits| self.prepare_logits(&logits, &mut keys, &mut values));
+        let p = self.queries(self.at.p);
         (keys.tensors.out, values.tensors.q) = (Some(p), Some(p));
         self.scores(&keys);
-        let memory = self.buffer(self.at.linear);
-        let key_state = |role| self.grad(role).map(|state| engine.key_state(state));
-        let grads = Grads {
-            out: self.grad(Role::OUT),
-            q: Some(dp),
-            k: Some(self.keys(self.at.ds, 0)),
-            v: self.grad(Role::V),
-            g: Some(self.keys(self.at.dg, 0)),
-            state_out: self.grad(Role::STATE_V_OUT),
-            state_in: self.grad(Role::STATE_V_IN),
-            ..Grads::default()
-        };
-        engine.values.reverse(&values, &grads, self.sequence, self.head, memory);
-        self.softmax_gradient();
-        let grads = Grads {
-            out: Some(dp),
-            q: self.grad(Role::Q),
-            k: self.grad(Role::K),
-            v: Some(self.keys(self.at.ds, 1)),
-            gv: Some(self.keys(self.at.dg, 1)),
-            state_out: key_state(Role::STATE_K_OUT),
-            state_in: key_state(Role::STATE_K_IN),
-            ..Grads::default()
-        };
-        engine.keys.reverse(&keys, &grads, self.sequence, self.head, memory);
-        for (role, offset) in [(Role::SLOT_WRITE, self.at.ds), (Role::G, self.at.dg)] {
-            self.add_rows(offset);
-            self.store(role, offset);
+        self.recurrences(&keys, &values, &incoming.unwrap_or_default());
+        self.add_rows(self.at.ds);
+        match &incoming {
+            Some(_) if !keys.causal => self.through_softmax(),
+            Some(_) => {
+                self.add_rows(self.at.dg);
+                self.through_gates();
+            }
+            None => {
+                self.add_rows(self.at.dg);
+                self.store(Role::SLOT_WRITE, self.at.ds);
+                self.store(Role::G, self.at.dg);
+            }
         }
+        self.store(Role::SLOT_LOGITS, self.at.ds);
     }
 
     /// The rows of the softmax that the second recurrence reads with.
@@ -155,11 +163,40 @@ impl Reverse<'_> {
         for pass in passes(keys, s) {
             unit.run(pass);
         }
-        let (ldm, m) = (engine.at.ldm, engine.memory.n_slots);
-        let args =
-            row_softmax::Args { n: engine.heads.sets() * s.n_q, d: m, x: self.buffer(self.at.p), ld: ldm };
+        let n = engine.heads.sets() * s.n_q;
+        let (x, d, ld) = (self.buffer(self.at.p), engine.memory.n_slots, engine.at.ldm);
         // SAFETY: the scores are [sets, n_q, ldm], this worker's.
-        unsafe { (engine.tiles.softmax)(&args) }
+        unsafe { (engine.tiles.softmax)(&row_softmax::Args { n, d, x, ld }) }
+    }
+
+    /// Both recurrences in reverse, and the softmax between them.
+    fn recurrences(&self, keys: &Call, values: &Call, incoming: &Incoming) {
+        let (engine, memory) = (self.engine, self.buffer(self.at.linear));
+        let (dp, decays) = (self.queries(self.at.dp), keys.tensors.gv.is_some());
+        let key_state = |role| self.grad(role).map(|state| engine.key_state(state));
+        let grads = Grads {
+            out: self.grad(Role::OUT),
+            q: Some(dp),
+            k: Some(self.keys(self.at.ds, 0)),
+            v: self.grad(Role::V),
+            g: decays.then(|| self.keys(self.at.dg, 0)),
+            state_out: self.grad(Role::STATE_V_OUT),
+            state_in: incoming.values.or(self.grad(Role::STATE_V_IN)),
+            ..Grads::default()
+        };
+        engine.values.reverse(values, &grads, self.sequence, self.head, memory);
+        self.softmax_gradient();
+        let grads = Grads {
+            out: Some(dp),
+            q: self.grad(Role::Q),
+            k: self.grad(Role::K),
+            v: Some(self.keys(self.at.ds, 1)),
+            gv: decays.then(|| self.keys(self.at.dg, 1)),
+            state_out: key_state(Role::STATE_K_OUT),
+            state_in: incoming.keys.or(key_state(Role::STATE_K_IN)),
+            ..Grads::default()
+        };
+        engine.keys.reverse(keys, &grads, self.sequence, self.head, memory);
     }
 
     /// `dp = p ∘ (dp − p·dp)`, row by row.
@@ -191,7 +228,7 @@ impl Reverse<'_> {
         let (engine, s) = (self.engine, self.sequence);
         let at = [s.batch, self.head, s.k0];
         let rows = Rows::tokens(&to, &at, (s.n_k, engine.memory.n_slots));
-        // SAFETY: gradients of gates are [B, Hk, T, M] (checked), and this head's are this task's.
+        // SAFETY: gradients of gates and logits are [B, Hk, S, M] (checked), and this head's are this task's.
         unsafe { engine.tiles.store(self.buffer(offset), engine.at.ldm, &rows) }
     }
 }
