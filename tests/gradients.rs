@@ -636,6 +636,39 @@ fn steep_decays() {
     println!("worst error {worst:.3} of the tolerance");
 }
 
+/// Logits that write nothing, to a slot that is empty as well, and those beside which others count for nothing.
+#[test]
+fn extreme_logits() {
+    let (mut worst, mut n) = (0.0f64, 0);
+    for mechanism in mechanisms().into_iter().filter(|mechanism| mechanism.role(Role::SLOT_LOGITS).is_some())
+    {
+        for mode in MODES.into_iter().filter(|mode| mechanism.modes.contains(mode)) {
+            for state in [false, true] {
+                let mut rng = Rng::new(seed());
+                let p = Problem::new(mechanism, vec![]).sized([2, 1, 1], (6, 7), 1, 45);
+                let p = Problem { mode, ..p }.fill(&mut rng, state);
+                let mut b = Backward::new(&mut rng, p);
+                let slots = b.p.slots() as usize;
+                let logits = b.p.inputs.get_mut(&Role::SLOT_LOGITS).unwrap();
+                for (i, logit) in logits.data.iter_mut().enumerate() {
+                    let silent = i < slots || i % slots == 3;
+                    let few = [f32::NEG_INFINITY, -100.0, -1.0, 0.0, 1.0, 90.0, 100.0];
+                    *logit = if silent { f32::NEG_INFINITY } else { rng.pick(&few) };
+                }
+                let got = b.run(&context());
+                let silent = b.p.inputs[&Role::SLOT_LOGITS].data.iter().map(|x| *x == f32::NEG_INFINITY);
+                for (gradient, silent) in got[&Role::SLOT_LOGITS.grad()].data.iter().zip(silent) {
+                    assert!(!silent || *gradient == 0.0, "{gradient}: {}", text(&b));
+                }
+                worst = worst.max(compare(&mut rng, &b, &got, 60));
+                n += 1;
+            }
+        }
+    }
+    println!("worst error {worst:.3} of the tolerance in {n} problems");
+    assert!(n > 0);
+}
+
 /// What is no number stays in its sequence.
 #[test]
 fn nan_stays() {
