@@ -74,14 +74,9 @@ impl Reverse<'_> {
         self.carried_in(keys, values)
     }
 
-    /// Rows of all keys.
-    ///
-    /// # Safety
-    /// `offset` is that of `[n_k, ldm]`, and no other slice of it is in use.
-    unsafe fn slice(&self, offset: usize) -> &mut [f32] {
-        let len = self.sequence.n_k * self.engine.at.ldm;
-        // SAFETY: the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.buffer(offset), len) }
+    /// Rows of all keys, `[n_k, ldm]`.
+    fn slice(&self, offset: usize) -> *mut [f32] {
+        ptr::slice_from_raw_parts_mut(self.buffer(offset), self.sequence.n_k * self.engine.at.ldm)
     }
 
     /// The softmax over time of logits in `write`, and of the log of the sum that is carried in, in its place.
@@ -89,7 +84,7 @@ impl Reverse<'_> {
         let (ldm, m) = (self.engine.at.ldm, self.engine.memory.n_slots);
         // SAFETY: buffers have the extents that `Layout` names.
         let (rows, before) = unsafe {
-            (self.slice(self.at.write), std::slice::from_raw_parts_mut(self.buffer(self.at.log_sum), m))
+            (&mut *self.slice(self.at.write), std::slice::from_raw_parts_mut(self.buffer(self.at.log_sum), m))
         };
         for (first, before) in (0..).step_by(LANES).zip(before.chunks_mut(LANES)) {
             let end = first + before.len();
@@ -163,13 +158,15 @@ impl Reverse<'_> {
         let (ldm, m) = (self.engine.at.ldm, self.engine.memory.n_slots);
         // SAFETY: buffers have the extents that `Layout` names, and overlap nowhere.
         unsafe {
-            let alpha = self.slice(self.at.decay);
+            let alpha = &mut *self.slice(self.at.decay);
             self.engine.tiles.exp_in_place(alpha.as_mut_ptr(), alpha.len());
-            let (write, dg) = (self.slice(self.at.write), self.slice(self.at.dg));
+            let (write, dg) = (&mut *self.slice(self.at.write), &mut *self.slice(self.at.dg));
             let later = std::slice::from_raw_parts_mut(self.buffer(self.at.log_sum), m);
             later.fill(0.0);
             let gates = alpha.chunks_exact(ldm).zip(write.chunks_exact(ldm)).zip(dg.chunks_exact(ldm));
-            for (ds, ((alpha, write), dg)) in self.slice(self.at.ds).chunks_exact_mut(ldm).zip(gates).rev() {
+            for (ds, ((alpha, write), dg)) in
+                (&mut *self.slice(self.at.ds)).chunks_exact_mut(ldm).zip(gates).rev()
+            {
                 for i in 0..m {
                     let (a, s, c) = (alpha[i], write[i], later[i]);
                     later[i] = a * (c - s * ds[i]) + s * dg[i];
@@ -183,7 +180,7 @@ impl Reverse<'_> {
     pub fn through_softmax(&self) {
         let (ldm, m) = (self.engine.at.ldm, self.engine.memory.n_slots);
         // SAFETY: buffers have the extents that `Layout` names, and overlap nowhere.
-        let (write, ds) = unsafe { (self.slice(self.at.write), self.slice(self.at.ds)) };
+        let (write, ds) = unsafe { (&mut *self.slice(self.at.write), &mut *self.slice(self.at.ds)) };
         for first in (0..m).step_by(LANES) {
             let end = m.min(first + LANES);
             let mut sum = [0.0f64; LANES];
