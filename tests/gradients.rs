@@ -78,11 +78,21 @@ fn middling(rng: &mut Rng, p: Problem) -> Problem {
     p.sized(heads, dims, b, t)
 }
 
+/// The parts of the incoming state.
+fn carried(b: &Backward) -> Vec<Role> {
+    b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN).collect()
+}
+
+/// Those that have a gradient.
+fn states(b: &Backward) -> Vec<Role> {
+    let differentiable = |role: &Role| b.p.mechanism.role(*role).is_some_and(|spec| spec.differentiable);
+    carried(b).into_iter().filter(differentiable).collect()
+}
+
 /// States that are not bound begin at zero, where their gradient is taken.
 fn with_states(b: &Backward) -> Backward {
     let mut b = b.clone();
-    let roles: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN).collect();
-    for role in roles {
+    for role in states(&b) {
         let zeros = Array::filled(&b.p.shape(role), 0.0);
         b.p.inputs.entry(role).or_insert(zeros);
     }
@@ -174,7 +184,10 @@ fn several_panels() {
         for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);
-            let p = Problem::new(mechanism, params).sized(most.unwrap(), (150, 75), 1, 18);
+            let p = Problem::new(mechanism, params);
+            // With slots, so many channels that both memories have panels.
+            let dims = if p.has_slots() { (400, 626) } else { (150, 75) };
+            let p = p.sized(most.unwrap(), dims, 1, 18);
             let plan = p.plan(&context());
             // Few features are a state of one panel.
             if !plan.has_gradient(p.mode) || p.e <= 2 * plan.info().panel as i64 {
@@ -417,7 +430,7 @@ fn chained() {
         if b.p.mode != Mode::Causal || b.p.t != b.p.s || b.p.t < 2 || !well_conditioned(&with_states(&b).p) {
             return;
         }
-        if b.states().is_empty() || !b.p.splits() {
+        if states(&b) != carried(&b) || states(&b).is_empty() || !b.p.splits() {
             return;
         }
         n += 1;
@@ -432,7 +445,7 @@ fn chained() {
         let last = last.run(&context());
         let mut handed = first.clone();
         handed.given.retain(|&role, _| role == Role::OUT.grad());
-        for role in b.states() {
+        for role in states(&b) {
             handed.given.insert(out_of(role).grad(), last[&role.grad()].clone());
         }
         let first = handed.run_plan(&plan);
@@ -474,21 +487,21 @@ fn ragged_and_pooled() {
         }
         let mut b = b.batch(&[0]);
         let t = b.p.t;
-        let (ends, states) = (offsets(rng, 4, t), b.states());
-        // A state without a gradient is left out.
-        let slots = if states.is_empty() { vec![0; 4] } else { vec![3, -1, 0, 4] };
-        let bound = b.p.inputs.contains_key(&Role::STATE_IN);
-        let carried: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|role| !states.contains(role)).collect();
-        b.p.inputs.retain(|role, _| !carried.contains(role));
+        let (ends, states, carried) = (offsets(rng, 4, t), states(&b), carried(&b));
+        let slots = if carried.is_empty() { vec![0; 4] } else { vec![3, -1, 0, 4] };
+        let bound = carried.iter().any(|role| b.p.inputs.contains_key(role));
+        b.p.inputs.remove(&Role::SHIFT_IN);
         b.given.retain(|&role, _| role == Role::OUT.grad());
         // Pools of five and six slots.
         let mut pooled = b.clone();
-        for &role in &states {
+        for &role in &carried {
             pooled.p.b = 5;
             let values = if bound { Some(pooled.p.values(rng, role)) } else { None };
             pooled.p.b = 6;
-            let given = noise(rng, &pooled.p.shape(role));
-            pooled.given.insert(out_of(role).grad(), given);
+            if states.contains(&role) {
+                let given = noise(rng, &pooled.p.shape(role));
+                pooled.given.insert(out_of(role).grad(), given);
+            }
             if let Some(values) = values {
                 pooled.p.inputs.insert(role, values);
             }
@@ -511,7 +524,7 @@ fn ragged_and_pooled() {
         for (i, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot >= 0) {
             let (start, end) = (i64::from(ends[i]), i64::from(ends[i + 1]));
             let mut alone = b.tokens(start..end, start..end);
-            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| states.contains(role)) {
+            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| carried.contains(role)) {
                 alone.p.inputs.insert(role, pool.pick(0, [slot as usize]));
             }
             for &role in &states {
@@ -558,7 +571,7 @@ fn nothing_to_do() {
             assert!(array.data.iter().all(|&x| x == 0.0), "{role} of {}", text(&none));
         }
         let mut empty = b.tokens(0..0, 0..0);
-        for role in b.states().into_iter().map(out_of) {
+        for role in states(&b).into_iter().map(out_of) {
             let values = noise(rng, &b.p.shape(role));
             empty.given.insert(role.grad(), values);
         }
@@ -578,9 +591,8 @@ fn nothing_to_do() {
 fn resets() {
     let mut n = 0;
     each(middling, |rng, b| {
-        let Some(axes) = b.p.inputs.get(&Role::G).map(|g| g.shape.len()).filter(|&rank| rank >= 3) else {
-            return;
-        };
+        let Some(g) = b.p.inputs.get(&Role::G).filter(|g| g.shape.len() >= 3) else { return };
+        let inner = g.shape[3..].iter().product::<i64>() as usize;
         if b.p.t < 2 || !b.p.splits() {
             return;
         }
@@ -588,7 +600,6 @@ fn resets() {
         let mut b = b;
         let t = b.p.t as usize;
         let cut = rng.below(t);
-        let inner = if axes == 4 { b.p.d as usize } else { 1 };
         let g = b.p.inputs.get_mut(&Role::G).unwrap();
         for (row, values) in g.data.chunks_exact_mut(inner).enumerate() {
             if row % t == cut {
@@ -610,8 +621,10 @@ fn resets() {
             return;
         }
         let pre = b.p.mechanism.name == "rwkv6";
-        let through = cut > 0 || pre;
-        assert!(through || whole[&Role::STATE_IN.grad()].data.iter().all(|&x| x == 0.0), "{}", text(&b));
+        for role in states(&b) {
+            let given = &whole[&role.grad()].data;
+            assert!(cut > 0 || pre || given.iter().all(|&x| x == 0.0), "{role}: {}", text(&b));
+        }
         // Tokens before the reset see nothing of what comes after.
         let last = (cut + usize::from(pre)) as i64;
         let before = b.tokens(0..last, 0..last).run_plan(&plan);
@@ -643,6 +656,39 @@ fn steep_decays() {
         worst = worst.max(compare(&mut rng, &b, &b.run(&context()), 30));
     }
     println!("worst error {worst:.3} of the tolerance");
+}
+
+/// Logits that write nothing, to a slot that is empty as well, and those beside which others count for nothing.
+#[test]
+fn extreme_logits() {
+    let (mut worst, mut n) = (0.0f64, 0);
+    for mechanism in mechanisms().into_iter().filter(|mechanism| mechanism.role(Role::SLOT_LOGITS).is_some())
+    {
+        for mode in MODES.into_iter().filter(|mode| mechanism.modes.contains(mode)) {
+            for state in [false, true] {
+                let mut rng = Rng::new(seed());
+                let p = Problem::new(mechanism, vec![]).sized([2, 1, 1], (6, 7), 1, 45);
+                let p = Problem { mode, ..p }.fill(&mut rng, state);
+                let mut b = Backward::new(&mut rng, p);
+                let slots = b.p.slots() as usize;
+                let logits = b.p.inputs.get_mut(&Role::SLOT_LOGITS).unwrap();
+                for (i, logit) in logits.data.iter_mut().enumerate() {
+                    let silent = i < slots || i % slots == 3;
+                    let few = [f32::NEG_INFINITY, -100.0, -1.0, 0.0, 1.0, 90.0, 100.0];
+                    *logit = if silent { f32::NEG_INFINITY } else { rng.pick(&few) };
+                }
+                let got = b.run(&context());
+                let silent = b.p.inputs[&Role::SLOT_LOGITS].data.iter().map(|x| *x == f32::NEG_INFINITY);
+                for (gradient, silent) in got[&Role::SLOT_LOGITS.grad()].data.iter().zip(silent) {
+                    assert!(!silent || *gradient == 0.0, "{gradient}: {}", text(&b));
+                }
+                worst = worst.max(compare(&mut rng, &b, &got, 60));
+                n += 1;
+            }
+        }
+    }
+    println!("worst error {worst:.3} of the tolerance in {n} problems");
+    assert!(n > 0);
 }
 
 /// What is no number stays in its sequence.

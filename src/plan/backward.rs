@@ -17,7 +17,8 @@ impl Plan {
     /// `cu_seqlens`) with so many queries and keys in each. Of sequences that differ, the longest counts.
     ///
     /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
-    /// the state of a head at every 256th token, and computes the others anew.
+    /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
+    /// of `M` as well: two for each query that reads a state, four or six for each key.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.

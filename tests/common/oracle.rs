@@ -85,7 +85,7 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
         return outputs;
     }
     if p.has_slots() {
-        return super::slots::expect(p);
+        return super::slots::expect(p, nudge);
     }
     let [q, k, v] = p.heads.map(|n| n as usize);
     let n_state = k.max(v);

@@ -6,18 +6,18 @@
 //! that it tells nothing, the tolerance is infinite. Log-sums of size `|z|` put a relative error of `|z|` roundings
 //! into every weight that is made of them.
 
-use super::oracle::{Expected, Num, U, expected, num};
+use super::oracle::{Expected, Nudge, Num, U, expected, num};
 use super::problem::Problem;
 use std::collections::BTreeMap;
 use subquad::{Mode, Role};
 
-/// The expected outputs of a problem whose mechanism has slots or a basis.
-pub fn expect(p: &Problem) -> BTreeMap<Role, Expected> {
+/// The expected outputs of a problem whose mechanism has slots or a basis, one element of whose inputs may be nudged.
+pub fn expect(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expected> {
     assert!(p.indices.is_empty());
     let heads = p.heads.map(|n| n as usize);
     let [b, t, s, d, e, m] = [p.b, p.t, p.s, p.d, p.e, p.slots()].map(|n| n as usize);
     let c = 16.0 + (d + m) as f64 / 2.0 + 4.0 * s as f64;
-    let mut oracle = Oracle { p, heads, d, e, m, c, out: Vec::new() };
+    let mut oracle = Oracle { p, heads, d, e, m, c, nudge, out: Vec::new() };
     let basis = p.mechanism.role(Role::BASIS).is_some();
     let n_state = if basis { heads[0] } else { heads[1] };
     oracle.out = vec![Num::default(); b * heads[0] * t * if basis { d } else { e }];
@@ -72,6 +72,7 @@ struct Oracle<'a> {
     m: usize,
     /// Roundings.
     c: f64,
+    nudge: Option<Nudge>,
     out: Vec<Num>,
 }
 
@@ -90,7 +91,8 @@ impl Oracle<'_> {
         let array = self.p.inputs.get(&role)?;
         assert_eq!(array.shape.len(), index.len(), "{role}");
         let flat = index.iter().zip(&array.shape).fold(0, |at, (&i, &n)| at * n as usize + i);
-        Some(array.data[flat].into())
+        let nudged = self.nudge.filter(|nudge| (nudge.role, nudge.at) == (role, flat));
+        Some(f64::from(array.data[flat]) + nudged.map_or(0.0, |nudge| nudge.by))
     }
 
     fn has_logits(&self) -> bool {

@@ -61,6 +61,7 @@ mod state;
 mod step;
 mod tiles;
 
+pub use backward::{Grads, softmax_gradient};
 pub use call::{Call, Tensors};
 pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};

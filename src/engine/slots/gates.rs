@@ -9,11 +9,14 @@
 //! gathered. An empty slot has `z = −∞`, which its first token replaces (`g = −∞`, weight 1); a logit of `−∞` writes
 //! nothing (`g = 0`, weight 0).
 
+use super::Slots;
 use super::run::Run;
 use crate::catalog::Role;
+use crate::engine::call::Call;
 use crate::engine::linear::Rows;
 use crate::kernel::{KernelFn, elementwise, select};
 use crate::simd::Isa;
+use crate::tensor::Tensor;
 use std::ptr;
 
 /// The functions.
@@ -37,54 +40,82 @@ impl std::fmt::Debug for GateTiles {
     }
 }
 
-impl Run<'_> {
-    /// Decay and weights of `n` tokens from key `k0` on; carries the log of the sums on.
-    pub fn gates(&self, k0: usize, n: usize) {
-        let (engine, at) = (self.engine, &self.engine.at);
-        let m = engine.memory.n_slots;
-        let Some(logits) = self.call.tensors.get(Role::SLOT_LOGITS) else { return };
-        // SAFETY: the logits are [B, Hk, S, M] (checked) and the tokens lie in the sequence; buffers have the
-        // extents that `Offsets` names, and `n ≤ RUN`.
+/// Where gates lie.
+#[derive(Clone, Copy)]
+pub struct GateRows {
+    /// Log decays `[n, ldm]`.
+    pub decay: *mut f32,
+    /// Write weights `[n, ldm]`.
+    pub write: *mut f32,
+    /// Log of the running sum `[ldm]`.
+    pub log_sum: *mut f32,
+}
+
+impl Slots {
+    /// Decay and weights of `n` tokens from `first` on, batch entry, head and token; carries the log of the sums on.
+    ///
+    /// # Safety
+    /// The logits have these tokens, and the buffers the extents that [`GateRows`] names.
+    pub unsafe fn gates(&self, logits: &Tensor, first: &[usize], n: usize, to: GateRows) {
+        let (m, ldm) = (self.memory.n_slots, self.at.ldm);
+        // SAFETY: the caller's contract.
         unsafe {
-            let write = self.buffer(at.write);
-            let first = [self.sequence.batch, self.head, k0];
-            engine.tiles.load(&Rows::tokens(&logits, &first, (n, m)), 1.0, ptr::null(), write, at.ldm);
-            let z = std::slice::from_raw_parts_mut(self.buffer(at.log_sum), m);
+            self.tiles.load(&Rows::tokens(logits, first, (n, m)), 1.0, ptr::null(), to.write, ldm);
+            let z = std::slice::from_raw_parts_mut(to.log_sum, m);
             for i in 0..n {
-                let s = std::slice::from_raw_parts_mut(write.add(i * at.ldm), m);
-                let g = std::slice::from_raw_parts_mut(self.buffer(at.decay + i * at.ldm), m);
+                let s = std::slice::from_raw_parts_mut(to.write.add(i * ldm), m);
+                let g = std::slice::from_raw_parts_mut(to.decay.add(i * ldm), m);
                 for ((s, g), z) in s.iter_mut().zip(&mut *g).zip(&mut *z) {
                     let d = if *s == f32::NEG_INFINITY { *s } else { *s - *z };
                     *z = if *s > *z { *s } else { *z };
                     (*s, *g) = (d, -d.abs());
                 }
-                (engine.gate_tiles.softplus)(&elementwise::Args {
-                    n: m,
-                    src: g.as_ptr(),
-                    dst: g.as_mut_ptr(),
-                });
+                (self.gate_tiles.softplus)(&elementwise::Args { n: m, src: g.as_ptr(), dst: g.as_mut_ptr() });
                 for ((d, g), z) in s.iter().zip(&mut *g).zip(&mut *z) {
                     *z += *g;
                     *g = -(if *d > 0.0 { *d } else { 0.0 } + *g);
                 }
             }
-            (engine.gate_tiles.sigmoid)(&elementwise::Args { n: n * at.ldm, src: write, dst: write });
+            (self.gate_tiles.sigmoid)(&elementwise::Args { n: n * ldm, src: to.write, dst: to.write });
         }
     }
 
     /// Takes the log of the sums that is carried in, or that of nothing.
-    pub fn load_log_sum(&self) {
-        let m = self.engine.memory.n_slots;
-        // SAFETY: `log_sum` is [ldm] and this worker's, the tensor [slots, Hk, M] (checked) and only read.
+    ///
+    /// # Safety
+    /// `log_sum` is `[ldm]`.
+    pub unsafe fn load_log_sum(&self, call: &Call, (slot, head): (usize, usize), log_sum: *mut f32) {
+        let m = self.memory.n_slots;
+        // SAFETY: the caller's contract; the tensor is [slots, Hk, M] (checked) and only read.
         unsafe {
-            let z = self.buffer(self.engine.at.log_sum);
-            match self.call.tensors.get(Role::LSE_IN) {
-                Some(from) => {
-                    self.engine.tiles.gather(&from, &[self.sequence.slot, self.head], 2, m, z);
-                }
-                None => std::slice::from_raw_parts_mut(z, m).fill(f32::NEG_INFINITY),
+            match call.tensors.get(Role::LSE_IN) {
+                Some(from) => self.tiles.gather(&from, &[slot, head], 2, m, log_sum),
+                None => std::slice::from_raw_parts_mut(log_sum, m).fill(f32::NEG_INFINITY),
             }
         }
+    }
+}
+
+impl Run<'_> {
+    /// Decay and weights of `n` tokens from key `k0` on; carries the log of the sums on.
+    pub fn gates(&self, k0: usize, n: usize) {
+        let Some(logits) = self.call.tensors.get(Role::SLOT_LOGITS) else { return };
+        let at = &self.engine.at;
+        let to = GateRows {
+            decay: self.buffer(at.decay),
+            write: self.buffer(at.write),
+            log_sum: self.buffer(at.log_sum),
+        };
+        // SAFETY: the logits are [B, Hk, S, M] (checked) and the tokens lie in the sequence; buffers have the
+        // extents that `Offsets` names, and `n ≤ RUN`.
+        unsafe { self.engine.gates(&logits, &[self.sequence.batch, self.head, k0], n, to) }
+    }
+
+    /// Takes the log of the sums that is carried in, or that of nothing.
+    pub fn load_log_sum(&self) {
+        let log_sum = self.buffer(self.engine.at.log_sum);
+        // SAFETY: `log_sum` is [ldm] and this worker's.
+        unsafe { self.engine.load_log_sum(self.call, (self.sequence.slot, self.head), log_sum) }
     }
 
     /// Stores it where it is wanted.

@@ -22,8 +22,9 @@
 //! *Numerics*: of the linear engine, and a softmax under the maximum of each row. *Tasks*: sequence × state head;
 //! queries that share a state are its sets. Slots and value columns are not split: the softmax reads all slots, and
 //! the second recurrence all of its rows. *Cost*: `4(DM + ME)` FLOPs per token and head, and inside a chunk
-//! `C(D + 2M + E)`. *Workspace*: independent of the length.
+//! `C(D + 2M + E)`. *Workspace*: independent of the length. *Gradients*: `backward/`.
 
+mod backward;
 mod gates;
 mod run;
 
@@ -65,6 +66,9 @@ const RUN: usize = 64;
 pub struct Slots {
     memory: Memory,
     heads: Heads,
+    /// Channels of keys, and of values.
+    d: usize,
+    e: usize,
     /// Writes `k` under the slots' weights, reads scores.
     keys: Linear,
     /// Writes `v`, reads the output.
@@ -115,7 +119,7 @@ impl Slots {
             log_sum: carver.take(&[rows.min(1), ldm]),
         };
         let (tiles, gate_tiles) = (Tiles::new(context.isa(), &second), GateTiles::new(context.isa()));
-        Ok(Slots { memory, heads, keys, values, tiles, gate_tiles, at, len: carver.finish()? })
+        Ok(Slots { memory, heads, d, e, keys, values, tiles, gate_tiles, at, len: carver.finish()? })
     }
 
     /// The call as the first recurrence sees it; what lies in the workspace is bound run by run.
@@ -192,5 +196,13 @@ impl Engine for Slots {
                 }
             }
         })
+    }
+
+    fn backward_len(&self, _sequences: usize, n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        self.backward_layout((n_q, n_k))?.len.checked_mul(workers)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &call::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }

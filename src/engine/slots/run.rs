@@ -46,6 +46,19 @@ impl Shared<'_> {
     }
 }
 
+impl Slots {
+    /// Rows `[heads, n, ldm]` as the tensor `[B, H, T, M]` of which they hold a part: the first row is head `head`
+    /// and token `token`, of any sequence.
+    pub fn window(&self, rows: *mut f32, n: usize, head: usize, token: usize) -> Tensor {
+        let ldm = self.at.ldm;
+        let mut layout = Layout { rank: 4, shape: [1; MAX_RANK], stride: [0; MAX_RANK] };
+        layout.shape[3] = self.memory.n_slots as i64;
+        layout.stride[1..4].copy_from_slice(&[(n * ldm) as i64, ldm as i64, 1]);
+        let before = (head * n + token).wrapping_mul(ldm);
+        Tensor { data: rows.wrapping_sub(before).cast(), dtype: DType::F32, layout }
+    }
+}
+
 impl Run<'_> {
     /// A buffer of this worker, `offset` elements from its start.
     pub fn buffer(&self, offset: usize) -> *mut f32 {
@@ -120,15 +133,8 @@ impl Run<'_> {
         }
     }
 
-    /// A buffer of rows `[heads, RUN, ldm]` as the tensor `[B, H, T, M]` of which it holds one run: its first row is
-    /// head `head` and token `token`, of any sequence.
     fn window(&self, offset: usize, head: usize, token: usize) -> Tensor {
-        let at = &self.engine.at;
-        let mut layout = Layout { rank: 4, shape: [1; MAX_RANK], stride: [0; MAX_RANK] };
-        layout.shape[3] = self.engine.memory.n_slots as i64;
-        layout.stride[1..4].copy_from_slice(&[(RUN * at.ldm) as i64, at.ldm as i64, 1]);
-        let before = (head * RUN + token).wrapping_mul(at.ldm);
-        Tensor { data: self.buffer(offset).wrapping_sub(before).cast(), dtype: DType::F32, layout }
+        self.engine.window(self.buffer(offset), RUN, head, token)
     }
 
     fn softmax(&self, n: usize) {

@@ -56,9 +56,7 @@ impl Reverse<'_> {
             if features.map == FeatureMap::Softmax {
                 (self.tiles().softmax)(&row_softmax::Args { n, d: g.d, x, ld: g.ldm });
                 for i in 0..n {
-                    let (p, dx) = (row(x, i), row(dx, i));
-                    let dot = dot(p, dx);
-                    dx.iter_mut().zip(p).for_each(|(dx, p)| *dx = *p * (*dx - dot));
+                    softmax_gradient(row(x, i), row(dx, i));
                 }
             }
             if let Some(norm) = features.l2norm {
@@ -81,6 +79,12 @@ impl Reverse<'_> {
         // SAFETY: `x` is [n, ldm].
         unsafe { (self.tiles().l2norm)(&args) }
     }
+}
+
+/// Gradient of a softmax in place, by its values: `dx = p ∘ (dp − p·dp)`.
+pub fn softmax_gradient(p: &[f32], dx: &mut [f32]) {
+    let dot = dot(p, dx);
+    dx.iter_mut().zip(p).for_each(|(dx, p)| *dx = p * (*dx - dot));
 }
 
 /// Gradient of an L2 norm in place. The row is brought to length 1 first, so that no sum of squares leaves the range.

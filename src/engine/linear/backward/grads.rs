@@ -6,7 +6,7 @@ use crate::engine::linear::features::{Features, Given};
 use crate::tensor::Tensor;
 
 /// Gradients that a call gives (`out`, `state_out`, `z_out`) and wants (the others, where they are bound).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Grads {
     pub out: Option<Tensor>,
     pub state_out: Option<Tensor>,

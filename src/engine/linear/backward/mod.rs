@@ -97,7 +97,8 @@ use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::tensor::Tensor;
 use crate::workspace::Workspace;
-use grads::Grads;
+pub use features::softmax_gradient;
+pub use grads::Grads;
 use layout::{Layout, Regions, SUMS, Sum};
 
 /// Chunks of a block: the state before each block is stored, those inside are computed anew.
@@ -262,6 +263,35 @@ impl Linear {
         run.store_bonus();
         run.store_parameters();
         Ok(())
+    }
+}
+
+/// One head at a time, for an engine that runs several recurrences: these have no parameters per head and no norm of
+/// the output, and heads share nothing but queries.
+impl Linear {
+    /// Elements of memory that [`Linear::reverse`] needs; `None`: no gradient.
+    pub fn reverse_len(&self, lengths: (usize, usize)) -> Option<usize> {
+        let regions = self.regions(self.backward.as_ref()?, 1, lengths, 1);
+        regions.ok().map(|regions| regions.worker_len)
+    }
+
+    /// Gradients of one state head of a sequence. `memory` has [`Linear::reverse_len`] elements for its lengths.
+    pub fn reverse(
+        &self,
+        call: &Call,
+        grads: &Grads,
+        sequence: shared::Sequence,
+        head: usize,
+        memory: *mut f32,
+    ) {
+        let Some(plan) = &self.backward else { return };
+        let engine = &Linear { geometry: plan.geometry, ..self.clone() };
+        let unit = Unit::new(engine, call, sequence, head, memory);
+        let mut sums = [0.0; SUMS];
+        let rows = std::ptr::null_mut();
+        let (bonus, parameters) = (std::ptr::null_mut(), std::ptr::null_mut());
+        Reverse { unit, plan, grads, sums: sums.as_mut_ptr(), bonus, rows, parameters, measures: false }
+            .run();
     }
 }
 
