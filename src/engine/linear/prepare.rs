@@ -162,7 +162,7 @@ impl Unit<'_> {
     }
 
     /// What a correction needs beside the keys, and the bonus. Erase rows come with their sign.
-    fn load_correction(&self, p: &Prepared, chunk: &Chunk) {
+    pub fn load_correction(&self, p: &Prepared, chunk: &Chunk) {
         let (g, tiles, tensors) = (self.geometry(), self.tiles(), &self.call.tensors);
         let (at, n, ld) = ([self.sequence.batch, self.head, chunk.k0], chunk.n, g.ldm);
         // SAFETY: `erase`, `a`, `b` are [B, Hs, T, D], the bonus [Hs, D] (checked); `erase` is [16, ldm], `k` as

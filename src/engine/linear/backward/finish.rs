@@ -7,7 +7,7 @@ use crate::CHUNK;
 use crate::engine::linear::denominator::DenominatorMode;
 use crate::engine::linear::features::{FeatureMap, Operand, Side};
 use crate::engine::linear::prepare::{Chunk, Prepared};
-use crate::engine::linear::recurrence::{Decay, Gain, Normaliser};
+use crate::engine::linear::recurrence::{Correction, Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{products, scores_grad};
 use crate::tensor::Tensor;
@@ -21,15 +21,17 @@ impl Reverse<'_> {
     pub fn finish(&self, c: usize, filled: usize, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
-        let rows = CHUNK * g.ldm;
+        let (rows, writes) = (CHUNK * g.ldm, unit.recurrence().writes());
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 let sum = self.buffer(at.dq + (c * g.n_sets + set) * rows);
                 self.rows_of(sum, self.buffer(at.dq_rows + set * rows));
             }
-            if chunk.write {
-                self.rows_of(self.buffer(at.dk + c * rows), self.buffer(at.dk_rows));
+            // Rows of second writes come after those of the keys that exist.
+            for which in 0..if chunk.write { writes } else { 0 } {
+                let to = self.buffer(at.dk_rows + which * chunk.n * g.ldm);
+                self.rows_of(self.buffer(at.dk + (c * writes + which) * rows), to);
             }
             if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
@@ -38,7 +40,8 @@ impl Reverse<'_> {
                 self.denominators(c, filled, chunk);
             }
             // The features again, this time without decay.
-            let plain = Prepared { q: self.buffer(at.q), k: self.buffer(at.k), ..p };
+            let (q, k, erase) = (self.buffer(at.q), self.buffer(at.k), self.buffer(at.erase));
+            let plain = Prepared { q, k, erase, ..p };
             unit.load_features(&plain, chunk);
             self.keep_keys(chunk, plain.k);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
@@ -46,6 +49,7 @@ impl Reverse<'_> {
                 .unwrap_or_default();
             if chunk.write {
                 let alpha = unit.load_gates(&plain, chunk);
+                unit.load_correction(&plain, chunk);
                 if chunk.read {
                     let da = self.factors(c, chunk, alpha);
                     self.through_scores(c, chunk, alpha);
@@ -56,7 +60,13 @@ impl Reverse<'_> {
                         self.gates(chunk, &p, alpha, &convex, &mut gain);
                     }
                 }
-                self.erase_rows(chunk, &p, &mut gain);
+                match unit.recurrence().correction {
+                    Correction::None => {}
+                    Correction::Delta => self.erase_rows(chunk, &p, &mut gain),
+                    Correction::Erase => self.erase_gates(chunk),
+                    Correction::TwoWrites => self.second_writes(chunk),
+                }
+                self.add_bonus();
                 self.store_gain(chunk, &p, &gain);
             }
             self.store_rows(chunk);
@@ -164,11 +174,13 @@ impl Reverse<'_> {
     unsafe fn through_scores(&self, c: usize, chunk: &Chunk, alpha: *const f32) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
-        let corrects = unit.recurrence().corrects();
-        let erase_row = self.buffer(at.token);
+        let (correction, writes) = (unit.recurrence().correction, unit.recurrence().writes());
+        let (erase_row, bonus) = (self.buffer(at.token), unit.recurrence().bonus);
+        let wanted = |on: bool, p: usize| if on { self.buffer(p) } else { ptr::null_mut() };
+        let own_rows = matches!(correction, Correction::Erase | Correction::TwoWrites);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            if corrects {
+            if correction == Correction::Delta {
                 (0..chunk.n).for_each(|i| *erase_row.add(i) = -*p.gain.add(i));
             }
             (self.tiles().scores_grad)(&scores_grad::Args {
@@ -180,14 +192,19 @@ impl Reverse<'_> {
                 by_channel: unit.recurrence().decay == Decay::Channel,
                 q: self.buffer(at.q),
                 n_sets: g.n_sets,
+                bonus: wanted(bonus, g.at.bonus),
                 k: self.buffer(at.k),
+                k_sets: writes,
+                erase: wanted(own_rows, at.erase),
                 erase_row,
-                da: self.buffer(at.da + c * g.n_sets * CHUNK * CHUNK),
-                db: self.buffer(at.db + c * CHUNK * CHUNK),
+                erase_pre: correction == Correction::TwoWrites,
+                da: self.buffer(at.da + c * writes * g.n_sets * CHUNK * CHUNK),
+                db: self.buffer(at.db + c * writes * CHUNK * CHUNK),
                 dq: self.buffer(at.dq_rows),
                 dk: self.buffer(at.dk_rows),
-                de: if corrects { self.buffer(at.de_rows) } else { ptr::null_mut() },
-                dg: if self.wants_decay() { self.buffer(at.dg_rows) } else { ptr::null_mut() },
+                de: wanted(unit.recurrence().corrects(), at.de_rows),
+                dg: wanted(self.wants_decay(), at.dg_rows),
+                dbonus: wanted(bonus, at.dbonus),
                 end: self.buffer(at.end + c * g.ldm),
             });
         }
@@ -252,9 +269,6 @@ impl Reverse<'_> {
     /// `e_i = −gain_i k_i`: from the erase rows to keys and gains.
     unsafe fn erase_rows(&self, chunk: &Chunk, p: &Prepared, gain: &mut PerToken) {
         let (g, at) = (self.unit.geometry(), self.at());
-        if !self.unit.recurrence().corrects() {
-            return;
-        }
         let mut dots = PerToken::default();
         // SAFETY: buffers have the extents that `Offsets` names; padding of the keys is zero.
         unsafe {
@@ -274,6 +288,58 @@ impl Reverse<'_> {
                 let row = |p: *mut f32| std::slice::from_raw_parts_mut(p.add(i * g.ldm), g.ldm);
                 add_scaled(row(dk), -*p.gain.add(i), row(de));
             }
+        }
+    }
+
+    /// `e_i = −erase_i ⊙ k_i`: to the caller's gates and to the keys.
+    unsafe fn erase_gates(&self, chunk: &Chunk) {
+        let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
+        let from = [unit.sequence.batch, unit.head, chunk.k0];
+        let (n, rows) = (chunk.n * g.ldm, self.buffer(at.raw));
+        let tensor = self.given(unit.call.tensors.erase);
+        // SAFETY: `erase` and its gradient are [B, Hs, T, D] (checked); buffers have the extents that `Offsets` names,
+        // and `raw` is not in use.
+        unsafe {
+            let row = |p: *mut f32| std::slice::from_raw_parts_mut(p, n);
+            let (k, dk, de) =
+                (row(self.buffer(at.k)), row(self.buffer(at.dk_rows)), row(self.buffer(at.de_rows)));
+            let gates = row(rows);
+            unit.tiles().load(&Rows::tokens(&tensor, &from, (chunk.n, g.d)), -1.0, ptr::null(), rows, g.ldm);
+            for i in 0..n {
+                dk[i] += gates[i] * de[i];
+                de[i] *= -k[i];
+            }
+            if let Some(to) = &self.grads.erase {
+                unit.tiles().store(de.as_ptr(), g.ldm, &Rows::tokens(to, &from, (chunk.n, g.d)));
+            }
+        }
+    }
+
+    /// Erase rows and second writes are the caller's own.
+    unsafe fn second_writes(&self, chunk: &Chunk) {
+        let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
+        let from = [unit.sequence.batch, unit.head, chunk.k0];
+        let second = at.dk_rows + chunk.n * g.ldm;
+        for (to, rows) in [(&self.grads.a, at.de_rows), (&self.grads.b, second)] {
+            let Some(to) = to else { continue };
+            // SAFETY: both gradients are [B, Hs, T, D] (checked); buffers have the extents that `Offsets` names.
+            unsafe {
+                unit.tiles().store(self.buffer(rows), g.ldm, &Rows::tokens(to, &from, (chunk.n, g.d)));
+            }
+        }
+    }
+
+    /// What the chunk gives to the gradient of the bonus.
+    unsafe fn add_bonus(&self) {
+        if !self.unit.recurrence().bonus {
+            return;
+        }
+        let g = self.unit.geometry();
+        // SAFETY: both have `ldm` elements; the sums are this unit's own.
+        unsafe {
+            let own = std::slice::from_raw_parts(self.buffer(self.at().dbonus), g.m);
+            let sums = std::slice::from_raw_parts_mut(self.bonus, g.m);
+            sums.iter_mut().zip(own).for_each(|(sum, &x)| *sum += f64::from(x));
         }
     }
 

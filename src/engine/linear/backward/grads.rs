@@ -17,6 +17,11 @@ pub struct Grads {
     pub g: Option<Tensor>,
     pub gv: Option<Tensor>,
     pub beta: Option<Tensor>,
+    pub erase: Option<Tensor>,
+    pub write: Option<Tensor>,
+    pub a: Option<Tensor>,
+    pub b: Option<Tensor>,
+    pub bonus: Option<Tensor>,
     pub dt: Option<Tensor>,
     pub dt_raw: Option<Tensor>,
     pub dt_bias: Option<Tensor>,
@@ -43,6 +48,11 @@ impl Grads {
             g: get(Role::G),
             gv: get(Role::GV),
             beta: get(Role::BETA),
+            erase: get(Role::ERASE),
+            write: get(Role::WRITE),
+            a: get(Role::A),
+            b: get(Role::B),
+            bonus: get(Role::BONUS),
             dt: get(Role::DT),
             dt_raw: get(Role::DT_RAW),
             dt_bias: get(Role::DT_BIAS),
@@ -61,7 +71,7 @@ impl Grads {
         made_of.iter().any(Option::is_some)
     }
 
-    /// Whether a gradient of the gain is wanted.
+    /// Whether a gradient of the tokens' gains is wanted.
     pub fn gain(&self) -> bool {
         [self.beta, self.dt, self.dt_raw, self.dt_bias].iter().any(Option::is_some)
     }
