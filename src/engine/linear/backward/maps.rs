@@ -15,6 +15,7 @@ use super::features::{dot, normalised};
 use crate::engine::linear::features::{FeatureMap, Operand, Projection, Side, Source, relu, rows};
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{row_l2norm, row_softmax};
+use crate::tensor::Tensor;
 use std::f64::consts::FRAC_PI_2;
 use std::ptr;
 
@@ -217,13 +218,7 @@ impl Reverse<'_> {
     ///
     /// # Safety
     /// `dphi` is `[16, ldm]`; the tensor has the shape of the source's.
-    pub unsafe fn store_side(
-        &self,
-        source: &Source,
-        dphi: *mut f32,
-        to: &Option<crate::tensor::Tensor>,
-        first: bool,
-    ) {
+    pub unsafe fn store_side(&self, source: &Source, dphi: *mut f32, to: &Option<Tensor>, first: bool) {
         if to.is_none() && !self.wants_parameters() {
             return;
         }
@@ -243,7 +238,7 @@ impl Reverse<'_> {
     /// The tensor has these rows; `dst` is `[16, ld]`.
     pub unsafe fn load_gradient_rows(
         &self,
-        tensor: &crate::tensor::Tensor,
+        tensor: &Tensor,
         at: &[usize],
         shape: (usize, usize),
         (dst, ld): (*mut f32, usize),

@@ -19,7 +19,7 @@
 //!             dv = gain · dR      dgain = rowsum(dR ∘ V)
 //!     for each chunk, the last one first:                                     finish.rs
 //!         the normaliser as one more value column, factors and scores (`kernel::scores_grad`), gates, gains,
-//!         features (features.rs)
+//!         features (features.rs, maps.rs, gated.rs; power.rs when all tasks are done)
 //! ```
 //!
 //! With two writes per token (forward: `R = (a ⊙ P⁻) S + N X`, `R = solve (I − M) R`, `U = [X; R]`) what is corrected is
@@ -45,7 +45,7 @@
 //! measures (norm.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
 //!
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
-//! adds what they share; per-head parameters are summed over sequences at the end, in order. So no bit depends on
+//! adds what they share; per-head parameters and weights of features are summed at the end, in order. So no bit depends on
 //! threads. Few such groups keep few threads busy: there is no partition by panels.
 //! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction),
 //! `28DE` where it takes `8DE` (two writes); of these `2DE` (`4DE`, `6DE`) each are the first pass, which leaves out the
@@ -63,7 +63,8 @@
 //! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
-//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus.
+//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with a
+//! gradient, their sums per sequence and state head, for queries and keys if they differ.
 //!
 //! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
 //! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
