@@ -290,16 +290,31 @@ fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
         by_channel,
         q: numbers(16 * d),
         n_sets: 1,
-        k: numbers(16 * d),
+        bonus: null(),
+        k: numbers(2 * 16 * d),
+        k_sets: 1,
+        erase: null(),
         erase_row: numbers(16),
-        da: vec![0.0; 256].leak().as_ptr(),
-        db: vec![0.0; 256].leak().as_ptr(),
+        erase_pre: false,
+        da: vec![0.0; 512].leak().as_ptr(),
+        db: vec![0.0; 512].leak().as_ptr(),
         dq: numbers(16 * d),
-        dk: numbers(16 * d),
+        dk: numbers(2 * 16 * d),
         de: numbers(16 * d),
         dg: numbers(16 * d),
+        dbonus: numbers(d),
         end: numbers(d),
     }
+}
+
+/// The same with two blocks of keys, read before the decay by erase rows of their own.
+fn two_writes_grads(d: usize) -> scores_grad::Args {
+    scores_grad::Args { k_sets: 2, erase: numbers(16 * d), erase_pre: true, ..grads(d, true) }
+}
+
+/// The same with a bonus, without erase rows.
+fn bonus_grads(d: usize) -> scores_grad::Args {
+    scores_grad::Args { bonus: numbers(d), de: null_mut(), ..grads(d, true) }
 }
 
 fn slope(n: usize) -> map_grad::Args {
@@ -361,6 +376,8 @@ fn tiles(c: &mut Criterion) {
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
+    bench::<scores_grad::ScoresGrad>(c, "16x128_bonus", 16 * 128, bonus_grads(128));
+    bench::<scores_grad::ScoresGrad>(c, "16x128_two_writes", 16 * 128, two_writes_grads(128));
     bench::<map_grad::Elu1Grad>(c, "4096", 4096, slope(4096));
     bench::<map_grad::SiluGrad>(c, "4096", 4096, slope(4096));
     bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));

@@ -664,6 +664,80 @@ subquad_status subquad_plan_backward(const subquad_plan *plan,
                                      subquad_error *err);
 
 /* ===========================================================================================================
+ * Segments of sequences
+ *
+ * A sequence can be split over threads, processes or hosts: each summarises its segment, states are combined in
+ * order (a chain of messages, a gather or a scan), and each runs its segment from the state that comes in. The
+ * message-passing form of linear-attention sequence parallelism (LASP, arXiv 2404.02882). examples/mpi does it
+ * over MPI.
+ * =========================================================================================================== */
+
+/**
+ * Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
+ *
+ * Returns NULL_POINTER, UNSUPPORTED (the plan was not made for mode CAUSAL, or the mechanism has no summaries),
+ * INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * `plan` is NULL or a live plan; `bytes` and `err` are NULL or writable.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_segment_workspace_size(const subquad_plan *plan,
+                                                   size_t *bytes,
+                                                   subquad_error *err);
+
+/**
+ * Summary of a segment: its final state from an empty one, and what it does to a state that comes in,
+ * `S_out = M S_in + S_local`.
+ *
+ * `in` binds the inputs of mode CAUSAL but Q, any state, and what a norm of the output reads. `out` binds STATE_OUT
+ * (and Z_OUT where the mechanism keeps a normaliser) for the local state, and MSG_TRANSITION where M is wanted:
+ * `[B, Hs]` where a token has one decay, `[B, Hs, D]` where each channel has its own, `[B, Hs, D, D]` for the delta
+ * rule and its relatives; without a decay there is none. Ragged batches and pooled states as in
+ * subquad_plan_execute.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size), otherwise what subquad_plan_execute returns.
+ * Thread-safe with other workspace and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_summarise(const subquad_plan *plan,
+                                      const subquad_in *in,
+                                      size_t n_in,
+                                      const subquad_out *out,
+                                      size_t n_out,
+                                      void *workspace,
+                                      size_t workspace_size,
+                                      subquad_error *err);
+
+/**
+ * The state that leaves a segment: `S_out = M S_in + S_local`.
+ *
+ * `in` binds STATE_IN, MSG_LOCAL (the STATE_OUT of subquad_plan_summarise) and MSG_TRANSITION (where there is one);
+ * `out` binds STATE_OUT. Where the mechanism keeps a normaliser, also Z_IN, MSG_LOCAL_Z and Z_OUT. STATE_OUT may
+ * be STATE_IN in place. For gradients, which go from the last segment to the first, bind the gradient of the
+ * outgoing state as STATE_IN, that of the incoming state without it (from subquad_plan_backward) as MSG_LOCAL, and
+ * a matrix with its last two strides swapped.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size), otherwise what subquad_plan_execute returns.
+ * Thread-safe with other workspace and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_combine(const subquad_plan *plan,
+                                    const subquad_in *in,
+                                    size_t n_in,
+                                    const subquad_out *out,
+                                    size_t n_out,
+                                    void *workspace,
+                                    size_t workspace_size,
+                                    subquad_error *err);
+
+/* ===========================================================================================================
  * State
  *
  * The state of a sequence is the caller's memory. It is plain f32: the tensors that
@@ -1147,6 +1221,7 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
 #define SUBQUAD_ROLE_LANDMARK_K_NORM_BIAS 196 /* bias of that norm */
 #define SUBQUAD_ROLE_COUNT_IN 208            /* number of tokens that the incoming state is the mean of */
 #define SUBQUAD_ROLE_COUNT_OUT 209           /* the same, after the last token */
+#define SUBQUAD_ROLE_MSG_LOCAL_Z 210         /* normaliser of each rank from an empty start */
 
 #ifdef __cplusplus
 }

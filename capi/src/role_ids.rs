@@ -559,3 +559,6 @@ pub const SUBQUAD_ROLE_COUNT_IN: u32 = 208;
 
 /// the same, after the last token
 pub const SUBQUAD_ROLE_COUNT_OUT: u32 = 209;
+
+/// normaliser of each rank from an empty start
+pub const SUBQUAD_ROLE_MSG_LOCAL_Z: u32 = 210;

@@ -8,6 +8,7 @@
 mod backward;
 mod check;
 mod params;
+mod segments;
 mod shape;
 mod state;
 
@@ -49,11 +50,12 @@ struct Inner {
     rules: Vec<RoleRule>,
     settings: Settings,
     engine: Box<dyn Engine>,
+    segments: Option<segments::Segments>,
     state: StateLayout,
 }
 
 /// A role of the mechanism, its shape made ready and its use decided by the parameters.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RoleRule {
     spec: &'static RoleSpec,
     shapes: Vec<Vec<Dim>>,
@@ -104,10 +106,25 @@ impl Plan {
         check_head_counts(desc, heads, &sizes, &rules)?;
         let extents = Extents { heads, d: desc.dim_qk as usize, e: desc.dim_v as usize };
         let engine = settings.plan(context, extents)?;
+        let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
+        let segments = match desc.modes.contains(Mode::Causal) {
+            true => segments::Segments::plan(context, &settings, extents, &rules, parse)?,
+            false => None,
+        };
         let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shapes[0][..], r.usage)), &sizes)?;
         let (context, desc) = (context.clone(), desc.clone());
         Ok(Plan {
-            inner: Arc::new(Inner { context, mechanism, desc, sizes, rules, settings, engine, state }),
+            inner: Arc::new(Inner {
+                context,
+                mechanism,
+                desc,
+                sizes,
+                rules,
+                settings,
+                engine,
+                segments,
+                state,
+            }),
         })
     }
 
@@ -313,6 +330,8 @@ fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule
 
 impl RoleRule {
     fn is_state(&self) -> bool {
-        matches!(self.spec.kind, RoleKind::StateIn | RoleKind::StateOut)
+        // What a segment does to a state lies where its state does.
+        let beside = self.spec.role == Role::MSG_TRANSITION;
+        beside || matches!(self.spec.kind, RoleKind::StateIn | RoleKind::StateOut)
     }
 }

@@ -57,8 +57,14 @@ fn scores_grad() {
     cases::<ScoresGrad>(700, |rng, run| {
         let (n, d, n_sets) = (rows_of_chunk(rng), small(rng, 80), rng.below(4));
         let (ld, ld_alpha) = (up(d) + rng.below(5), up(d) + rng.below(5));
-        let [by_channel, has_dq, has_de] = [(); 3].map(|()| rng.one_in(2));
+        let [by_channel, mut has_dq, has_de] = [(); 3].map(|()| rng.one_in(2));
         let has_alpha = !rng.one_in(4);
+        // What needs a factor per channel.
+        let channel = by_channel && has_alpha;
+        let [has_bonus, has_erase, erase_pre, second] = [(); 4].map(|()| channel && rng.one_in(3));
+        let has_bonus = has_bonus && n_sets > 0;
+        has_dq |= has_bonus;
+        let k_sets = 1 + usize::from(second && !has_bonus);
         let has_dg = has_alpha && has_dq && rng.one_in(2);
         let hostile = rng.one_in(4) && by_channel && has_alpha;
         let block = |rng: &mut Rng, sets: usize, strict: bool| {
@@ -68,20 +74,24 @@ fn scores_grad() {
             s.iter_mut().enumerate().filter(|(i, _)| unread(*i)).for_each(|(_, s)| *s = f32::NAN);
             s
         };
-        let (da, db) = (block(rng, n_sets, false), block(rng, 1, true));
+        let (da, db) = (block(rng, k_sets * n_sets, false), block(rng, k_sets, true));
         let mut q = rng.values(n_sets * C * ld, 2.0);
-        let mut k = rng.values(extent(n, up(d), ld), 2.0);
+        let mut k = rng.values(extent(k_sets * n, up(d), ld), 2.0);
         poison(rng, hostile, &mut q);
         poison(rng, hostile, &mut k);
         let alpha = decays(rng, if by_channel { extent(n, up(d), ld_alpha) } else { n });
         let (row, end) = (rng.values(n, 2.0), rng.values(up(d), 2.0));
         let rows = extent(n, up(d), ld);
         let dq0 = rng.values(n_sets * C * ld, 2.0);
-        let [dk0, de0, dg0] = [(); 3].map(|()| rng.values(rows, 2.0));
-        let inputs = [&alpha, &q, &k, &row, &da, &db, &end].map(|values| Three::new(rng, values));
-        let mut outputs = [&dq0, &dk0, &de0, &dg0].map(|values| Three::new(rng, values));
-        let args = |of: fn(&Three) -> &[f32], [dq, dk, de, dg]: [*mut f32; 4]| {
-            let [alpha, q, k, erase_row, da, db, end] = inputs.each_ref().map(|three| of(three).as_ptr());
+        let dk0 = rng.values(extent(k_sets * n, up(d), ld), 2.0);
+        let [de0, dg0, erase] = [(); 3].map(|()| rng.values(rows, 2.0));
+        let [bonus, dbonus0] = [(); 2].map(|()| rng.values(up(d), 2.0));
+        let inputs = [&alpha, &q, &k, &row, &da, &db, &end, &erase, &bonus];
+        let inputs = inputs.map(|values| Three::new(rng, values));
+        let mut outputs = [&dq0, &dk0, &de0, &dg0, &dbonus0].map(|values| Three::new(rng, values));
+        let args = |of: fn(&Three) -> &[f32], [dq, dk, de, dg, dbonus]: [*mut f32; 5]| {
+            let inputs = inputs.each_ref().map(|three| of(three).as_ptr());
+            let [alpha, q, k, erase_row, da, db, end, erase, bonus] = inputs;
             scores_grad::Args {
                 n,
                 d,
@@ -91,14 +101,19 @@ fn scores_grad() {
                 by_channel,
                 q,
                 n_sets,
+                bonus: some(has_bonus, bonus),
                 k,
+                k_sets,
+                erase: some(has_erase, erase),
                 erase_row,
+                erase_pre,
                 da,
                 db,
                 dq: some_mut(has_dq, dq),
                 dk,
                 de: some_mut(has_de, de),
                 dg: some_mut(has_dg, dg),
+                dbonus,
                 end,
             }
         };
@@ -112,19 +127,26 @@ fn scores_grad() {
             let size = outputs.each_mut().map(|three| three.size.as_mut_ptr());
             ScoresGrad::reference(&args(|t| &t.size, size));
         }
-        let what = format!("{n}×{d}, {n_sets} sets, by_channel {by_channel}, alpha {has_alpha}");
-        let [dq, dk, de, dg] = &mut outputs;
+        let what = format!(
+            "{n}×{d}, {n_sets} sets, by_channel {by_channel}, alpha {has_alpha}, bonus {has_bonus}, {k_sets} blocks of keys, \
+             erase rows {has_erase}, before {erase_pre}"
+        );
+        let [dq, dk, de, dg, dbonus] = &mut outputs;
         let set = |i: usize| i % ld < up(d) && i / ld % C < n;
         let one = |i: usize| i % ld < up(d);
-        dq.check(&dq0, |i| (has_dq && set(i)).then_some(60.0), &format!("dq of {what}"));
+        let own = 60.0 * k_sets as f64;
+        dq.check(&dq0, |i| (has_dq && set(i)).then_some(own), &format!("dq of {what}"));
         dk.check(&dk0, |i| one(i).then_some(60.0 + 40.0 * n_sets as f64), &format!("dk of {what}"));
-        de.check(&de0, |i| (has_de && one(i)).then_some(60.0), &format!("de of {what}"));
+        de.check(&de0, |i| (has_de && one(i)).then_some(own), &format!("de of {what}"));
+        let all_own = (n * n_sets + 8) as f64;
+        dbonus.check(&dbonus0, |_| has_bonus.then_some(all_own), &format!("dbonus of {what}"));
         if hostile {
             return dg.got.check();
         }
         // The magnitude of a sum of differences: of all that could have been summed.
         let scale = |t: &Three| t.size.iter().fold(0.0f32, |m, &x| m.max(x));
-        let all = (n_sets as f32 * scale(dq) + 2.0 * scale(de) + scale(dk)) * 2.0 * n as f32 + 2.0;
+        let keys = k_sets as f32 * scale(dk);
+        let all = (n_sets as f32 * scale(dq) + 2.0 * scale(de) + keys) * 2.0 * n as f32 + 2.0;
         dg.size.fill(all);
         dg.check(&dg0, |i| (has_dg && one(i)).then_some(60.0), &format!("dg of {what}"));
     });

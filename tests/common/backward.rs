@@ -51,11 +51,16 @@ impl Backward {
         Backward { p, given }
     }
 
+    /// What is carried in and has a gradient.
+    pub fn states(&self) -> Vec<Role> {
+        differentiable(&self.p, &[RoleKind::StateIn])
+    }
+
     /// Every gradient that can be asked for: of inputs that are bound, and of the state.
     pub fn wanted(&self) -> Vec<Role> {
         let mut all = differentiable(&self.p, &[RoleKind::Input]);
         all.retain(|role| self.p.inputs.contains_key(role));
-        all.extend(differentiable(&self.p, &[RoleKind::StateIn]));
+        all.extend(self.states());
         all.into_iter().map(Role::grad).collect()
     }
 
@@ -162,8 +167,7 @@ impl Backward {
     }
 
     /// The derivative by element `at` of an input, or of a state that is not bound.
-    pub fn difference(&self, role: Role, at: usize) -> f64 {
-        let step = 1e-5;
+    pub fn difference(&self, role: Role, at: usize, step: f64) -> f64 {
         let loss = |by: f64| self.loss(Some(Nudge { role, at, by }));
         (loss(step) - loss(-step)) / (2.0 * step)
     }

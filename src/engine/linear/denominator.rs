@@ -29,6 +29,11 @@ pub enum DenominatorMode {
 }
 
 impl DenominatorMode {
+    /// Whether ε is the least that there is.
+    pub fn clamps(self) -> bool {
+        matches!(self, DenominatorMode::Clamp | DenominatorMode::AbsClamp | DenominatorMode::SignedClamp)
+    }
+
     /// The guarded denominator of a row.
     fn guard(self, d: f32, eps: f32) -> f32 {
         // Not `max`, which would hide a NaN.

@@ -82,6 +82,8 @@ pub struct Offsets {
     pub z: usize,
     /// Log shift per feature `[ldm]`, and the shift a chunk ends with `[ldm]`.
     pub shift: usize,
+    /// Decay over all chunks `[ldm]`.
+    pub transition: usize,
     /// Factor of the denominator's epsilon `[sets, C]`.
     pub eps_factor: usize,
     /// A row of outputs, of gates and of weights for the output norm `[3, Ho · e16]`.
@@ -153,6 +155,7 @@ impl Geometry {
             state: carver.take(&[n_panels, m, panel]),
             z: carver.take(&[ldm]),
             shift: carver.take(&[2, ldm]),
+            transition: carver.take(&[ldm]),
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
             features: features::Layout::carve(&mut carver, &recurrence.features, d, n_sets),

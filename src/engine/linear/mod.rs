@@ -55,6 +55,7 @@ mod norm;
 mod prepare;
 mod recurrence;
 mod scan;
+mod segment;
 mod shift;
 mod state;
 mod step;
@@ -66,6 +67,7 @@ pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
 pub use recurrence::{Correction, Decay, Gain, Normaliser, Recurrence};
 pub use scan::Pass;
+pub use segment::Carry;
 pub use tiles::{Rows, Tiles};
 
 use super::call::{self as shared, Heads, Sequence};

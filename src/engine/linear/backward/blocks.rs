@@ -89,7 +89,9 @@ impl Reverse<'_> {
             for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 let rest = CHUNK - chunk.n;
                 ptr::write_bytes(p.q.add((set * CHUNK + chunk.n) * g.ldm), 0, rest * g.ldm);
-                ptr::write_bytes(p.a.add((set * CHUNK + chunk.n) * CHUNK), 0, rest * CHUNK);
+                for scores in [p.a, p.a_second].into_iter().take(self.unit.recurrence().writes()) {
+                    ptr::write_bytes(scores.add((set * CHUNK + chunk.n) * CHUNK), 0, rest * CHUNK);
+                }
             }
             if self.unit.recurrence().corrects() {
                 // N from the last token to the first: what is below the diagonal stays there.
@@ -113,8 +115,9 @@ impl Reverse<'_> {
         unsafe {
             if chunk.write {
                 self.unit.values(panel, &p, chunk);
-                let u = self.buffer(at.u + c * CHUNK * g.panel);
-                ptr::copy_nonoverlapping(self.buffer(g.at.u), u, CHUNK * g.panel);
+                let rows = self.unit.recurrence().writes() * CHUNK;
+                let u = self.buffer(at.u + c * rows * g.panel);
+                ptr::copy_nonoverlapping(self.buffer(g.at.u), u, rows * g.panel);
             }
             if chunk.read {
                 self.load_dy(panel, c, chunk);

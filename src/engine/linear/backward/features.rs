@@ -88,7 +88,7 @@ pub fn softmax_gradient(p: &[f32], dx: &mut [f32]) {
 }
 
 /// Gradient of an L2 norm in place. The row is brought to length 1 first, so that no sum of squares leaves the range.
-fn normalised(norm: L2Norm, x: &mut [f32], dx: &mut [f32]) {
+pub fn normalised(norm: L2Norm, x: &mut [f32], dx: &mut [f32]) {
     let sum: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let (length, eps) = (sum.sqrt(), f64::from(norm.eps));
     // φ = x·r; dx = r (dφ − share · u (u·dφ)), where u = x / ‖x‖.
@@ -105,7 +105,7 @@ fn normalised(norm: L2Norm, x: &mut [f32], dx: &mut [f32]) {
 }
 
 /// Sum of products in eight lanes.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 8];
     let (a, b) = (a.chunks(8), b.chunks(8));
     for (a, b) in a.zip(b) {

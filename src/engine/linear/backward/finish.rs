@@ -5,8 +5,9 @@ use super::panel::scale_rows;
 use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::denominator::DenominatorMode;
+use crate::engine::linear::features::{FeatureMap, Operand, Side};
 use crate::engine::linear::prepare::{Chunk, Prepared};
-use crate::engine::linear::recurrence::{Decay, Gain, Normaliser};
+use crate::engine::linear::recurrence::{Correction, Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{products, scores_grad};
 use crate::tensor::Tensor;
@@ -20,15 +21,17 @@ impl Reverse<'_> {
     pub fn finish(&self, c: usize, filled: usize, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
-        let rows = CHUNK * g.ldm;
+        let (rows, writes) = (CHUNK * g.ldm, unit.recurrence().writes());
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 let sum = self.buffer(at.dq + (c * g.n_sets + set) * rows);
                 self.rows_of(sum, self.buffer(at.dq_rows + set * rows));
             }
-            if chunk.write {
-                self.rows_of(self.buffer(at.dk + c * rows), self.buffer(at.dk_rows));
+            // Rows of second writes come after those of the keys that exist.
+            for which in 0..if chunk.write { writes } else { 0 } {
+                let to = self.buffer(at.dk_rows + which * chunk.n * g.ldm);
+                self.rows_of(self.buffer(at.dk + (c * writes + which) * rows), to);
             }
             if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
@@ -37,18 +40,33 @@ impl Reverse<'_> {
                 self.denominators(c, filled, chunk);
             }
             // The features again, this time without decay.
-            let plain = Prepared { q: self.buffer(at.q), k: self.buffer(at.k), ..p };
+            let (q, k, erase) = (self.buffer(at.q), self.buffer(at.k), self.buffer(at.erase));
+            let plain = Prepared { q, k, erase, ..p };
             unit.load_features(&plain, chunk);
+            self.keep_keys(chunk, plain.k);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
                 .try_into()
                 .unwrap_or_default();
             if chunk.write {
                 let alpha = unit.load_gates(&plain, chunk);
+                unit.load_correction(&plain, chunk);
                 if chunk.read {
+                    let da = self.factors(c, chunk, alpha);
                     self.through_scores(c, chunk, alpha);
-                    self.gates(chunk, &p, &mut gain);
+                    let convex = self.convex(chunk);
+                    if self.by_factor() {
+                        self.store_factors(chunk, &da, &convex);
+                    } else {
+                        self.gates(chunk, &p, alpha, &convex, &mut gain);
+                    }
                 }
-                self.erase_rows(chunk, &p, &mut gain);
+                match unit.recurrence().correction {
+                    Correction::None => {}
+                    Correction::Delta => self.erase_rows(chunk, &p, &mut gain),
+                    Correction::Erase => self.erase_gates(chunk),
+                    Correction::TwoWrites => self.second_writes(chunk),
+                }
+                self.add_bonus();
                 self.store_gain(chunk, &p, &gain);
             }
             self.store_rows(chunk);
@@ -57,17 +75,9 @@ impl Reverse<'_> {
 
     /// From `[channels, 16]` to rows, with zeros past the last channel.
     unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
-        let (g, tile) = (self.unit.geometry(), self.buffer(self.at().tile));
-        for first in (0..g.ldm).step_by(CHUNK) {
-            // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
-            unsafe {
-                let n = CHUNK.min(g.m - first.min(g.m));
-                self.unit.tiles().transpose(by_channel.add(first * CHUNK), (n, CHUNK), CHUNK, tile);
-                for i in 0..CHUNK {
-                    ptr::copy_nonoverlapping(tile.add(i * CHUNK), rows.add(i * g.ldm + first), CHUNK);
-                }
-            }
-        }
+        let g = self.unit.geometry();
+        // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
+        unsafe { self.to_rows(by_channel, Operand { y: rows, ld: g.ldm, width: g.m }) }
     }
 
     /// The normaliser as one more value column, of values 1: its part of every gradient that is summed by now.
@@ -85,7 +95,8 @@ impl Reverse<'_> {
                 }
                 if self.wants_decay() {
                     let last = c + 1 == filled;
-                    let z1 = row(self.buffer(if last { g.at.z } else { at.z + (c + 1) * g.ldm }));
+                    let after = if last { g.at.z } else { at.z + (c + 1) * g.ldm };
+                    let z1 = if self.by_factor() { &*z0 } else { &*row(self.buffer(after)) };
                     let end = row(self.buffer(at.end + c * g.ldm));
                     (0..g.ldm).for_each(|c| end[c] += z1[c] * dz[c]);
                 }
@@ -135,23 +146,41 @@ impl Reverse<'_> {
                     *dn += *p.a.add(score + j) * *da.add(j);
                 }
                 let inverse = *p.inv_den.add(set * CHUNK + i);
-                let clamps = matches!(mode, DenominatorMode::Clamp | DenominatorMode::SignedClamp);
-                let clamped = clamps && inverse.abs() == 1.0 / eps;
+                let clamped = mode.clamps() && inverse.abs() == 1.0 / eps;
                 *dn = if clamped { 0.0 } else { -inverse * *dn };
+                if mode == DenominatorMode::AbsClamp && self.denominator(c, set, i, chunk) < 0.0 {
+                    *dn = -*dn;
+                }
             }
         }
         dn
+    }
+
+    /// The denominator of one query, which is not clamped: its sign counts.
+    unsafe fn denominator(&self, c: usize, set: usize, i: usize, chunk: &Chunk) -> f32 {
+        let (g, p) = (self.unit.geometry(), self.unit.prepared(c));
+        let token = set * CHUNK + i;
+        // SAFETY: buffers have the extents that `Offsets` names; padding of the queries is zero.
+        unsafe {
+            let row = |p: *const f32, n: usize| std::slice::from_raw_parts(p, n);
+            let z = row(self.buffer(self.at().z + c * g.ldm), g.ldm);
+            let q = row(p.q.add(token * g.ldm), g.ldm);
+            let inside = row(p.a.add(token * CHUNK), if chunk.write { i + 1 } else { 0 });
+            q.iter().zip(z).map(|(q, z)| q * z).chain(inside.iter().copied()).sum()
+        }
     }
 
     /// Scores and decay factors.
     unsafe fn through_scores(&self, c: usize, chunk: &Chunk, alpha: *const f32) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
-        let corrects = unit.recurrence().corrects();
-        let erase_row = self.buffer(at.token);
+        let (correction, writes) = (unit.recurrence().correction, unit.recurrence().writes());
+        let (erase_row, bonus) = (self.buffer(at.token), unit.recurrence().bonus);
+        let wanted = |on: bool, p: usize| if on { self.buffer(p) } else { ptr::null_mut() };
+        let own_rows = matches!(correction, Correction::Erase | Correction::TwoWrites);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            if corrects {
+            if correction == Correction::Delta {
                 (0..chunk.n).for_each(|i| *erase_row.add(i) = -*p.gain.add(i));
             }
             (self.tiles().scores_grad)(&scores_grad::Args {
@@ -163,21 +192,33 @@ impl Reverse<'_> {
                 by_channel: unit.recurrence().decay == Decay::Channel,
                 q: self.buffer(at.q),
                 n_sets: g.n_sets,
+                bonus: wanted(bonus, g.at.bonus),
                 k: self.buffer(at.k),
+                k_sets: writes,
+                erase: wanted(own_rows, at.erase),
                 erase_row,
-                da: self.buffer(at.da + c * g.n_sets * CHUNK * CHUNK),
-                db: self.buffer(at.db + c * CHUNK * CHUNK),
+                erase_pre: correction == Correction::TwoWrites,
+                da: self.buffer(at.da + c * writes * g.n_sets * CHUNK * CHUNK),
+                db: self.buffer(at.db + c * writes * CHUNK * CHUNK),
                 dq: self.buffer(at.dq_rows),
                 dk: self.buffer(at.dk_rows),
-                de: if corrects { self.buffer(at.de_rows) } else { ptr::null_mut() },
-                dg: if self.wants_decay() { self.buffer(at.dg_rows) } else { ptr::null_mut() },
+                de: wanted(unit.recurrence().corrects(), at.de_rows),
+                dg: wanted(self.wants_decay(), at.dg_rows),
+                dbonus: wanted(bonus, at.dbonus),
                 end: self.buffer(at.end + c * g.ldm),
             });
         }
     }
 
     /// Gradients of the log decay to what it came from.
-    unsafe fn gates(&self, chunk: &Chunk, p: &Prepared, gain: &mut PerToken) {
+    unsafe fn gates(
+        &self,
+        chunk: &Chunk,
+        p: &Prepared,
+        alpha: *const f32,
+        convex: &PerToken,
+        gain: &mut PerToken,
+    ) {
         let (g, unit) = (self.unit.geometry(), &self.unit);
         let dg = self.buffer(self.at().dg_rows);
         if !self.wants_decay() {
@@ -203,16 +244,21 @@ impl Reverse<'_> {
                 row: sums.as_mut_ptr(),
                 col: ptr::null_mut(),
             });
-            let sums = &sums[..chunk.n];
+            let sums = &mut sums[..chunk.n];
+            self.convex_gates(sums, alpha, convex);
             if unit.recurrence().decay == Decay::Head {
                 self.add(Sum::Rate, sums.iter().map(|&x| f64::from(x)).sum());
             } else if unit.call.tensors.g.is_some() {
                 if let Some(to) = &self.grads.g {
                     scatter(to, &from, sums);
                 }
+                if let Some(to) = &self.grads.decay {
+                    // Read as `g` alone.
+                    scatter(to, &from, &PerToken::default()[..chunk.n]);
+                }
             } else {
                 let rate = unit.tiles().value(&self.given(unit.call.tensors.decay_rate), &[unit.head]);
-                for (i, &dg) in sums.iter().enumerate() {
+                for (i, &mut dg) in sums.iter_mut().enumerate() {
                     self.add(Sum::Rate, f64::from(*p.gain.add(i)) * f64::from(dg));
                     gain[i] += rate * dg;
                 }
@@ -223,9 +269,6 @@ impl Reverse<'_> {
     /// `e_i = −gain_i k_i`: from the erase rows to keys and gains.
     unsafe fn erase_rows(&self, chunk: &Chunk, p: &Prepared, gain: &mut PerToken) {
         let (g, at) = (self.unit.geometry(), self.at());
-        if !self.unit.recurrence().corrects() {
-            return;
-        }
         let mut dots = PerToken::default();
         // SAFETY: buffers have the extents that `Offsets` names; padding of the keys is zero.
         unsafe {
@@ -245,6 +288,58 @@ impl Reverse<'_> {
                 let row = |p: *mut f32| std::slice::from_raw_parts_mut(p.add(i * g.ldm), g.ldm);
                 add_scaled(row(dk), -*p.gain.add(i), row(de));
             }
+        }
+    }
+
+    /// `e_i = −erase_i ⊙ k_i`: to the caller's gates and to the keys.
+    unsafe fn erase_gates(&self, chunk: &Chunk) {
+        let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
+        let from = [unit.sequence.batch, unit.head, chunk.k0];
+        let (n, rows) = (chunk.n * g.ldm, self.buffer(at.raw));
+        let tensor = self.given(unit.call.tensors.erase);
+        // SAFETY: `erase` and its gradient are [B, Hs, T, D] (checked); buffers have the extents that `Offsets` names,
+        // and `raw` is not in use.
+        unsafe {
+            let row = |p: *mut f32| std::slice::from_raw_parts_mut(p, n);
+            let (k, dk, de) =
+                (row(self.buffer(at.k)), row(self.buffer(at.dk_rows)), row(self.buffer(at.de_rows)));
+            let gates = row(rows);
+            unit.tiles().load(&Rows::tokens(&tensor, &from, (chunk.n, g.d)), -1.0, ptr::null(), rows, g.ldm);
+            for i in 0..n {
+                dk[i] += gates[i] * de[i];
+                de[i] *= -k[i];
+            }
+            if let Some(to) = &self.grads.erase {
+                unit.tiles().store(de.as_ptr(), g.ldm, &Rows::tokens(to, &from, (chunk.n, g.d)));
+            }
+        }
+    }
+
+    /// Erase rows and second writes are the caller's own.
+    unsafe fn second_writes(&self, chunk: &Chunk) {
+        let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
+        let from = [unit.sequence.batch, unit.head, chunk.k0];
+        let second = at.dk_rows + chunk.n * g.ldm;
+        for (to, rows) in [(&self.grads.a, at.de_rows), (&self.grads.b, second)] {
+            let Some(to) = to else { continue };
+            // SAFETY: both gradients are [B, Hs, T, D] (checked); buffers have the extents that `Offsets` names.
+            unsafe {
+                unit.tiles().store(self.buffer(rows), g.ldm, &Rows::tokens(to, &from, (chunk.n, g.d)));
+            }
+        }
+    }
+
+    /// What the chunk gives to the gradient of the bonus.
+    unsafe fn add_bonus(&self) {
+        if !self.unit.recurrence().bonus {
+            return;
+        }
+        let g = self.unit.geometry();
+        // SAFETY: both have `ldm` elements; the sums are this unit's own.
+        unsafe {
+            let own = std::slice::from_raw_parts(self.buffer(self.at().dbonus), g.m);
+            let sums = std::slice::from_raw_parts_mut(self.bonus, g.m);
+            sums.iter_mut().zip(own).for_each(|(sum, &x)| *sum += f64::from(x));
         }
     }
 
@@ -283,26 +378,21 @@ impl Reverse<'_> {
     /// Queries and keys through their features to the caller.
     unsafe fn store_rows(&self, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
-        let (heads, s) = (&unit.engine.heads, &unit.sequence);
-        let shape = (chunk.n, g.d);
+        let heads = &unit.engine.heads;
         // SAFETY: gradients have the shapes of `q` and `k` (checked); buffers those that `Offsets` names.
         unsafe {
-            if let (true, Some(dq)) = (chunk.read, &self.grads.q) {
-                for set in 0..g.n_sets {
-                    let rows = self.buffer(at.dq_rows + set * CHUNK * g.ldm);
-                    let from = [s.batch, unit.query_head(set), chunk.q0];
-                    let scale = unit.recurrence().scale;
-                    self.features_backward(&self.given(unit.call.tensors.q), &from, chunk.n, rows, scale);
-                    let first = self.first_user(unit.output_head(set), heads.out, heads.q);
-                    self.store_sum(rows, g.ldm, dq, &from, shape, first);
-                }
+            if let FeatureMap::Gated { eps } = unit.recurrence().features.map {
+                return self.gated_backward(chunk, eps);
             }
-            if let (true, Some(dk)) = (chunk.write, &self.grads.k) {
-                let rows = self.buffer(at.dk_rows);
-                let from = [s.batch, unit.shared_head(heads.k), chunk.k0];
-                self.features_backward(&self.given(unit.call.tensors.k), &from, chunk.n, rows, 1.0);
+            for set in 0..if chunk.read { g.n_sets } else { 0 } {
+                let rows = self.buffer(at.dq_rows + set * CHUNK * g.ldm);
+                let first = self.first_user(unit.output_head(set), heads.out, heads.q);
+                self.store_side(&unit.source(Side::Query(set), chunk), rows, &self.grads.q, first);
+            }
+            if chunk.write {
                 let first = self.first_user(unit.head, heads.state, heads.k);
-                self.store_sum(rows, g.ldm, dk, &from, shape, first);
+                let source = unit.source(Side::Key, chunk);
+                self.store_side(&source, self.buffer(at.dk_rows), &self.grads.k, first);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Sizes and offsets of the backward pass's buffers.
 
 use super::BLOCK;
+use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
 use crate::engine::linear::Recurrence;
@@ -13,7 +14,7 @@ use crate::workspace::Carver;
 pub struct Offsets {
     /// Coefficients of the reversed substitution `[BLOCK, C, C]`.
     pub reversed: usize,
-    /// Corrected values of the panel in hand `[BLOCK, C, panel]`.
+    /// Corrected values of the panel in hand, then what second writes write `[BLOCK, writes · C, panel]`.
     pub u: usize,
     /// Gradients of its outputs before the normaliser `[BLOCK, sets, C, panel]`.
     pub dy: usize,
@@ -21,12 +22,12 @@ pub struct Offsets {
     pub s: usize,
     /// Normaliser before each chunk `[BLOCK, ldm]`.
     pub z: usize,
-    /// Gradients by channel of queries, keys and erase rows with their decay factors `[BLOCK, sets, ldm, C]`,
-    /// `[BLOCK, ldm, C]`.
+    /// Gradients by channel of queries, keys (and second writes) and erase rows with their decay factors
+    /// `[BLOCK, sets, ldm, C]`, `[BLOCK, writes, ldm, C]`, `[BLOCK, ldm, C]`.
     pub dq: usize,
     pub dk: usize,
     pub de: usize,
-    /// Gradients of the scores `[BLOCK, sets, C, C]`, and of those of the correction `[BLOCK, C, C]`.
+    /// Gradients of the scores `[BLOCK, writes, sets, C, C]`, and of those of the correction `[BLOCK, writes, C, C]`.
     pub da: usize,
     pub db: usize,
     /// What a chunk's end adds to the gradient of its log decays `[BLOCK, ldm]`.
@@ -40,7 +41,8 @@ pub struct Offsets {
     pub dy_t: usize,
     pub u_t: usize,
     pub dr_t: usize,
-    /// Gradients of a chunk's values, and the same in reverse order `[C, panel]`.
+    /// Gradients of a chunk's values, then of what second writes write `[writes · C, panel]`; those that were
+    /// corrected in reverse order `[C, panel]`.
     pub du: usize,
     pub du_reversed: usize,
     /// Values, gates and other rows of a panel `[C, panel]`.
@@ -52,14 +54,18 @@ pub struct Offsets {
     /// Decay of a panel's value channels `[C, panel]`, and what a chunk's end adds to its gradient `[panel]`.
     pub gamma: usize,
     pub gamma_end: usize,
-    /// Features without decay, and gradients by row `[sets, C, ldm]`, `[C, ldm]`.
+    /// Features without decay, second writes below the keys, and gradients by row `[sets, C, ldm]`,
+    /// `[writes · C, ldm]`, `[C, ldm]`.
     pub q: usize,
     pub k: usize,
+    pub erase: usize,
     pub dq_rows: usize,
     pub dk_rows: usize,
     pub de_rows: usize,
     pub dg_rows: usize,
-    /// Rows as the caller gave them, and their normalised form `[C, ldm]`.
+    /// Gradient of the bonus from one chunk `[ldm]`.
+    pub dbonus: usize,
+    /// Rows as the caller gave them, and their normalised form `[C, max(ldm, ldd)]`.
     pub raw: usize,
     pub unit: usize,
     /// A transposed block `[C, C]`.
@@ -68,8 +74,10 @@ pub struct Offsets {
     pub token: usize,
     /// Weights of the output norm `[panel]`.
     pub weight: usize,
-    /// What other heads left in a shared gradient `[C, max(ldm, panel)]`.
+    /// What other heads left in a shared gradient `[C, max(ldm, panel, ldw)]`.
     pub sum: usize,
+    /// What feature maps need.
+    pub maps: Maps,
 }
 
 /// Buffers of one worker.
@@ -80,27 +88,33 @@ pub struct Layout {
     pub len: usize,
     /// Elements of a stored state: panels, then the normaliser.
     pub state_len: usize,
+    /// Elements of the bonus's gradient.
+    pub bonus_len: usize,
+    /// Sums over tokens for the gradients of what feature maps share between them, of a unit.
+    pub parameters: Parameters,
 }
 
 impl Layout {
     /// Buffers for this blocking, whose chunks are [`BLOCK`].
     pub fn new(recurrence: &Recurrence, g: &Geometry) -> Result<Layout> {
         let Geometry { m, ldm, n_sets, panel, n_panels, .. } = *g;
+        let (ldd, ldw) = (g.at.features.ldd, g.at.features.ldw);
         let mut carver = Carver::default();
         carver.take(&[g.len]);
         let corrects = usize::from(recurrence.corrects());
         let value_decay = usize::from(recurrence.value_decay);
+        let (writes, bonus) = (recurrence.writes(), usize::from(recurrence.bonus));
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
-            u: carver.take(&[BLOCK, CHUNK, panel]),
+            u: carver.take(&[BLOCK, writes * CHUNK, panel]),
             dy: carver.take(&[BLOCK, n_sets, CHUNK, panel]),
             s: carver.take(&[BLOCK, m, panel]),
             z: carver.take(&[BLOCK, ldm]),
             dq: carver.take(&[BLOCK, n_sets, ldm, CHUNK]),
-            dk: carver.take(&[BLOCK, ldm, CHUNK]),
+            dk: carver.take(&[BLOCK, writes, ldm, CHUNK]),
             de: carver.take(&[corrects * BLOCK, ldm, CHUNK]),
-            da: carver.take(&[BLOCK, n_sets, CHUNK, CHUNK]),
-            db: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
+            da: carver.take(&[BLOCK, writes * n_sets, CHUNK, CHUNK]),
+            db: carver.take(&[corrects * BLOCK, writes, CHUNK, CHUNK]),
             end: carver.take(&[BLOCK, ldm]),
             dgain: carver.take(&[BLOCK, CHUNK]),
             ds: carver.take(&[n_panels, m, panel]),
@@ -108,7 +122,7 @@ impl Layout {
             dy_t: carver.take(&[n_sets, panel, CHUNK]),
             u_t: carver.take(&[panel, CHUNK]),
             dr_t: carver.take(&[corrects * panel, CHUNK]),
-            du: carver.take(&[CHUNK, panel]),
+            du: carver.take(&[writes * CHUNK, panel]),
             du_reversed: carver.take(&[corrects * CHUNK, panel]),
             rows: carver.take(&[CHUNK, panel]),
             more_rows: carver.take(&[CHUNK, panel]),
@@ -117,19 +131,24 @@ impl Layout {
             gamma: carver.take(&[value_decay * CHUNK, panel]),
             gamma_end: carver.take(&[value_decay * panel]),
             q: carver.take(&[n_sets, CHUNK, ldm]),
-            k: carver.take(&[CHUNK, ldm]),
+            k: carver.take(&[writes * CHUNK, ldm]),
+            erase: carver.take(&[corrects * CHUNK, ldm]),
             dq_rows: carver.take(&[n_sets, CHUNK, ldm]),
-            dk_rows: carver.take(&[CHUNK, ldm]),
+            dk_rows: carver.take(&[writes * CHUNK, ldm]),
             de_rows: carver.take(&[corrects * CHUNK, ldm]),
             dg_rows: carver.take(&[CHUNK, ldm]),
-            raw: carver.take(&[CHUNK, ldm]),
-            unit: carver.take(&[CHUNK, ldm]),
+            dbonus: carver.take(&[bonus * ldm]),
+            raw: carver.take(&[CHUNK, ldm.max(ldd)]),
+            unit: carver.take(&[CHUNK, ldm.max(ldd)]),
             tile: carver.take(&[CHUNK, CHUNK]),
             token: carver.take(&[4, CHUNK]),
             weight: carver.take(&[panel]),
-            sum: carver.take(&[CHUNK, ldm.max(panel)]),
+            sum: carver.take(&[CHUNK, ldm.max(panel).max(ldd).max(ldw)]),
+            maps: Maps::carve(&mut carver, &recurrence.features, g),
         };
-        Ok(Layout { at, len: carver.finish()?, state_len: n_panels * m * panel + ldm })
+        let (state_len, bonus_len) = (n_panels * m * panel + ldm, bonus * ldm);
+        let parameters = Parameters::new(&recurrence.features, g);
+        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters })
     }
 }
 
@@ -147,15 +166,23 @@ pub enum Sum {
 /// Elements that the sums of a unit take.
 pub const SUMS: usize = 16;
 
-/// The workspace of one call: sums of the units, sums of output rows, then the workers' buffers.
+/// The workspace of one call: sums of the units, their bonuses, sums of output rows and of parameters, then the
+/// workers' buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Regions {
     /// Sums `[sequences, Hs, SUMS]`.
     pub sums: usize,
+    /// Gradients of the bonus from one unit, in `f64`, `[sequences, Hs, 2 · ldm]`; nothing without a bonus.
+    pub bonus: usize,
+    /// Elements of one unit there.
+    pub bonus_len: usize,
     /// Of each row of the output, for its norm, `Σ y²` and `Σ y·do` `[sequences, n_q, Ho, 2]`.
     pub rows: usize,
     /// Elements of `rows` of one sequence.
     pub rows_len: usize,
+    /// Sums of the parameters of feature maps `[sequences, Hs, parameters_len]`.
+    pub parameters: usize,
+    pub parameters_len: usize,
     /// The first worker's buffers, and the elements of each.
     pub workers: usize,
     pub worker_len: usize,
@@ -180,11 +207,29 @@ impl Regions {
         let worker_len = one.finish()?;
         let mut all = Carver::default();
         let sums = all.take(&[sequences, heads.state, SUMS]);
+        let bonus_len = 2 * layout.bonus_len;
+        let bonus = all.take(&[sequences, heads.state, bonus_len]);
         let mut row = Carver::default();
         row.take(&[if normed { n_q } else { 0 }, heads.out, 2]);
         let rows_len = row.finish()?;
         let rows = all.take(&[sequences, rows_len]);
+        let mut unit = Carver::default();
+        unit.take(&layout.parameters.shape());
+        let parameters_len = unit.finish()?;
+        let parameters = all.take(&[sequences, heads.state, parameters_len]);
         let first = all.take(&[workers, worker_len]);
-        Ok(Regions { sums, rows, rows_len, workers: first, worker_len, len: all.finish()? })
+        let len = all.finish()?;
+        Ok(Regions {
+            sums,
+            bonus,
+            bonus_len,
+            rows,
+            rows_len,
+            parameters,
+            parameters_len,
+            workers: first,
+            worker_len,
+            len,
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Gradients of the linear engine (`docs/spec/linear.md` 1.9): the chunks of the forward pass in reverse order.
 //!
-//! For one sequence and state head, with `N = −B`, erase rows `e` that carry their sign and factor (`e_i = −β_i k_i`),
-//! and everything that the forward pass prepares for a chunk:
+//! For one sequence and state head, with `N = −B`, erase rows `e` that carry their sign and factor (`e_i = −β_i k_i`,
+//! or `−erase_i ⊙ k_i`), and everything that the forward pass prepares for a chunk:
 //!
 //! ```text
 //! forward over the sequence, storing the state before every block of 256 tokens
@@ -22,6 +22,21 @@
 //!         features (features.rs)
 //! ```
 //!
+//! With two writes per token (forward: `R = (a ⊙ P⁻) S + N X`, `R = solve (I − M) R`, `U = [X; R]`) what is corrected is
+//! what the second ones write, and scores and rows come in pairs, those of the keys and those of `b`:
+//!
+//! ```text
+//!             [dX; dR] = [K ⊙ F; b ⊙ F] dS + [A; A₂]ᵀ dY
+//!             dR = solve (I − M)ᵀ dR      dX += Nᵀ dR
+//!             dA += dY Xᵀ     dA₂ += dY Rᵀ     dN += dR Xᵀ     dM += dR Rᵀ
+//!             dQᵀ += S0 dYᵀ    dKᵀ += dS Xᵀ    dbᵀ += dS Rᵀ    daᵀ += S0 dRᵀ
+//!             dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (a ⊙ P⁻)ᵀ dR
+//! ```
+//!
+//! What reads the state before the decay of its token, `a` and the queries of a bonus, differs only in its factors and
+//! scores (`kernel::scores_grad`). The bonus itself is summed over the tokens of a unit in `f64`, `dwrite = dR ⊙ v` is
+//! made with `dv`, `derase = −de ⊙ k` with the keys.
+//!
 //! Products with 16 tokens come out transposed, `[D, EP] · [EP, 16]`: the state is read by rows, as everywhere, and
 //! only the chunk's own rows are transposed. Value decay (`gv`) is `kernel::scores_grad` in the value channels.
 //!
@@ -32,40 +47,46 @@
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters are summed over sequences at the end, in order. So no bit depends on
 //! threads. Few such groups keep few threads busy: there is no partition by panels.
-//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction); of
-//! these `2DE` (`4DE`) each are the first pass, which leaves out the last block, and what is computed anew. Inside a
-//! chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four times that for the features, as far as they
-//! apply. Measured at `D = E = 128` with AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600
-//! to 755 ns per token and head) and 4.5 at 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory:
-//! nothing is fetched ahead here.
+//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction),
+//! `28DE` where it takes `8DE` (two writes); of these `2DE` (`4DE`, `6DE`) each are the first pass, which leaves out the
+//! last block, and what is computed anew. Inside a chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four
+//! times that for the features, as far as they apply; twice all that with two writes. Measured at `D = E = 128` with
+//! AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600 to 755 ns per token and head) and 4.5 at
+//! 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory: nothing is fetched ahead here.
 //! *Workspace*, elements, besides a few hundred: per worker, with `P` panels of `EP ≥ E/P` columns and `Q` queries to
 //! a state,
 //!
 //! ```text
 //! ⌈T / 256⌉ · (D·P·EP + D)                                   states before the blocks
-//! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states
+//! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states; with two
+//!                                                            writes 256 · (2D + EP + 32·(Q + 1)) more
 //! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
-//! and with a norm of the output `2·T·Ho` per sequence.
+//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus.
 //!
-//! *To extend*: a feature map, `Reverse::features_backward`; a gain, `store_values`, `erase_rows` and `store_gain`; what
-//! the caller's `Role` is called, [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and
-//! states in plain scale may have empty channels whose gradient a shift of −∞ would lose.
+//! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
+//! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
+//! [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and states in plain scale may
+//! have empty channels whose gradient a shift of −∞ would lose.
 
 mod blocks;
+mod convex;
 mod features;
 mod finish;
+mod gated;
 mod grads;
 mod layout;
+mod maps;
 mod norm;
 mod panel;
+mod power;
 mod state;
+mod weights;
 
-use super::denominator::DenominatorMode;
 use super::features::FeatureMap;
 use super::geometry::Geometry;
-use super::recurrence::{Correction, Decay, Gain, Normaliser};
+use super::recurrence::{Decay, Normaliser};
 use super::{Call, Linear, Unit, norm as forward_norm};
 use crate::engine::call::{self as shared, Heads};
 use crate::error::{Error, Result};
@@ -139,27 +160,22 @@ struct Reverse<'a> {
     grads: &'a Grads,
     /// Sums of this unit, `[SUMS / 2]`.
     sums: *mut f64,
+    /// Gradient of the bonus from this unit, `[ldm]`, where there is one.
+    bonus: *mut f64,
     /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
     rows: *mut f32,
-    /// Whether the first pass has to measure those.
+    /// Sums of this unit for what feature maps share.
+    parameters: *mut f32,
+    /// Whether the first pass has to measure those of the rows.
     measures: bool,
 }
 
 impl Backward {
     /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there, and so it is with maps that change the width of rows, gates of their own for
-    /// erasing and writing, a bonus, and a denominator that loses its sign.
+    /// whose reverse is not there.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        let reversible = matches!(recurrence.correction, Correction::None | Correction::Delta)
-            && recurrence.gain != Gain::Write
-            && !recurrence.bonus
-            && !recurrence.convex
-            && !matches!(
-                recurrence.normaliser,
-                Normaliser::Denominator { mode: DenominatorMode::AbsClamp, .. }
-            );
-        if recurrence.features.map == FeatureMap::Exp || !recurrence.features.in_place() || !reversible {
+        if recurrence.features.map == FeatureMap::Exp {
             return None;
         }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
@@ -209,13 +225,18 @@ impl Linear {
         workspace: &Workspace,
     ) -> Result<()> {
         let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
-        let (grads, call) = (&Grads::new(&call.tensors), &Call::new(call, &self.recurrence));
+        let (grads, call) =
+            (&Grads::new(&call.tensors, &self.recurrence.features), &Call::new(call, &self.recurrence));
         let (n, lengths) = (call.n_sequences(), call.sequences.longest());
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
         let run = Run { engine, plan, call, grads, regions, workspace };
-        // SAFETY: the first region of the workspace, before any task runs.
-        unsafe { std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2) };
+        // SAFETY: the first regions of the workspace, before any task runs.
+        unsafe {
+            std::ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.state * SUMS / 2);
+            std::ptr::write_bytes(run.bonus(0, 0), 0, n * self.heads.state * regions.bonus_len / 2);
+            std::ptr::write_bytes(run.parameters(0, 0), 0, n * self.heads.state * regions.parameters_len);
+        }
         let all_heads = matches!(self.recurrence.normaliser, Normaliser::SrmsAll { .. });
         if all_heads {
             parallel::run(runner, n * self.heads.state, &|task, worker| {
@@ -237,13 +258,16 @@ impl Linear {
                 }
             }
         })?;
+        run.powers(runner)?;
         run.store_sums();
+        run.store_bonus();
+        run.store_parameters();
         Ok(())
     }
 }
 
-/// One head at a time, for an engine that runs several recurrences: these have no parameters per head and no norm of
-/// the output, and heads share nothing but queries.
+/// One head at a time, for an engine that runs several recurrences: these have no parameters, no bonus
+/// and no norm of the output, and heads share nothing but queries.
 impl Linear {
     /// Elements of memory that [`Linear::reverse`] needs; `None`: no gradient.
     pub fn reverse_len(&self, lengths: (usize, usize)) -> Option<usize> {
@@ -264,8 +288,10 @@ impl Linear {
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
         let unit = Unit::new(engine, call, sequence, head, memory);
         let mut sums = [0.0; SUMS];
-        let rows = std::ptr::null_mut();
-        Reverse { unit, plan, grads, sums: sums.as_mut_ptr(), rows, measures: false }.run();
+        // Such recurrences have neither of these.
+        let (bonus, rows, parameters) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let sums = sums.as_mut_ptr();
+        Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures: false }.run();
     }
 }
 
@@ -286,6 +312,16 @@ impl Run<'_> {
         self.workspace.worker(0).wrapping_add(self.regions.sums + unit * SUMS).cast()
     }
 
+    fn bonus(&self, sequence: usize, head: usize) -> *mut f64 {
+        let unit = sequence * self.engine.heads.state + head;
+        self.workspace.worker(0).wrapping_add(self.regions.bonus + unit * self.regions.bonus_len).cast()
+    }
+
+    fn parameters(&self, sequence: usize, head: usize) -> *mut f32 {
+        let unit = sequence * self.engine.heads.state + head;
+        self.workspace.worker(0).wrapping_add(self.regions.parameters + unit * self.regions.parameters_len)
+    }
+
     fn unit(&self, i: usize, head: usize, worker: usize, measures: bool) -> Option<Reverse<'_>> {
         let Run { engine, plan, call, grads, regions, workspace } = *self;
         let sequence = call.sequence(i)?;
@@ -294,7 +330,8 @@ impl Run<'_> {
         let panels = 0..plan.geometry.n_panels;
         let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
         let unit = Unit { engine, call, sequence, head, panels, memory };
-        Some(Reverse { unit, plan, grads, sums: self.sums(i, head), rows, measures })
+        let (sums, bonus, parameters) = (self.sums(i, head), self.bonus(i, head), self.parameters(i, head));
+        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures })
     }
 
     /// Gradients of what all sequences share.
@@ -315,6 +352,22 @@ impl Run<'_> {
                 // SAFETY: parameters of heads are [Hs] (checked).
                 unsafe { *tensor.f32_at(&[head]) = total as f32 };
             }
+        }
+    }
+}
+
+impl Run<'_> {
+    /// The gradient of the bonus, which all sequences share.
+    fn store_bonus(&self) {
+        let Some(tensor) = self.grads.bonus.filter(|_| self.engine.recurrence.bonus) else { return };
+        for (head, c) in
+            (0..self.engine.heads.state).flat_map(|h| (0..self.engine.geometry.d).map(move |c| (h, c)))
+        {
+            // SAFETY: every unit has its sums, and no task runs any more.
+            let own = |i| unsafe { *self.bonus(i, head).add(c) };
+            let total: f64 = (0..self.call.n_sequences()).map(own).sum();
+            // SAFETY: the bonus is [Hs, D] (checked).
+            unsafe { *tensor.f32_at(&[head, c]) = total as f32 };
         }
     }
 }
@@ -352,6 +405,7 @@ impl Reverse<'_> {
 
     /// Only the sums of the output's rows.
     fn measure(&self) {
+        self.unit.prepare_features();
         self.unit.load_state();
         for pass in super::scan::passes(&self.unit) {
             self.first_pass(&pass);

@@ -145,7 +145,7 @@ impl Reverse<'_> {
         }
     }
 
-    /// A chunk's outputs before the norm: `Y = (Q ⊙ P) S + tril(A) U`, with skip and value decay.
+    /// A chunk's outputs before the norm: `Y = (Q ⊙ P) S + tril(A) U`, with second writes, skip and value decay.
     fn outputs(&self, panel: usize, c: usize, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let (p, n) = (unit.prepared(c), chunk.n);
@@ -174,6 +174,10 @@ impl Reverse<'_> {
                 if chunk.write && !value_decay {
                     (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
                     (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
+                    if unit.recurrence().writes() == 2 {
+                        read.l2 = p.a_second.add(set * CHUNK * CHUNK);
+                        read.u2 = read.u.add(n * g.panel);
+                    }
                 }
                 (unit.tiles().matmul)(&read);
             }

@@ -5,7 +5,7 @@ use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Gain;
 use crate::engine::linear::tiles::Rows;
-use crate::kernel::{matmul, products, scores, scores_grad, solve};
+use crate::kernel::{elementwise, matmul, products, scores, scores_grad, solve};
 use crate::tensor::Tensor;
 use std::ptr;
 
@@ -22,8 +22,12 @@ struct At<'a> {
     s1: *mut f32,
     /// Gradient of the state after it.
     ds: *mut f32,
+    /// Values, then what second writes write; and the gradients of those that were corrected.
     u: *mut f32,
+    corrected: *mut f32,
     dy: *mut f32,
+    /// Coefficients of the reversed substitution.
+    reversed: *mut f32,
     /// Accumulators, and whether this is their first panel.
     dq: *mut f32,
     dk: *mut f32,
@@ -39,6 +43,7 @@ impl Reverse<'_> {
         let (g, at) = (self.unit.geometry(), self.at());
         let state = |c: usize| self.buffer(at.s + c * g.m * g.panel);
         let ordered = chunk.read && chunk.write;
+        let writes = self.unit.recurrence().writes();
         let t = At {
             panel,
             chunk,
@@ -47,13 +52,15 @@ impl Reverse<'_> {
             s0: if ordered { state(c) } else { self.unit.state_panel(panel) },
             s1: if ordered && c + 1 < filled { state(c + 1) } else { self.unit.state_panel(panel) },
             ds: self.ds(panel),
-            u: self.buffer(at.u + c * CHUNK * g.panel),
+            u: self.buffer(at.u + c * writes * CHUNK * g.panel),
+            corrected: self.buffer(at.du + (writes - 1) * chunk.n * g.panel),
             dy: self.buffer(at.dy + c * g.n_sets * CHUNK * g.panel),
             dq: self.buffer(at.dq + c * g.n_sets * CHUNK * g.ldm),
-            dk: self.buffer(at.dk + c * CHUNK * g.ldm),
+            reversed: self.buffer(at.reversed + c * CHUNK * CHUNK),
+            dk: self.buffer(at.dk + c * writes * CHUNK * g.ldm),
             de: self.buffer(at.de + c * CHUNK * g.ldm),
-            da: self.buffer(at.da + c * g.n_sets * CHUNK * CHUNK),
-            db: self.buffer(at.db + c * CHUNK * CHUNK),
+            da: self.buffer(at.da + c * writes * g.n_sets * CHUNK * CHUNK),
+            db: self.buffer(at.db + c * writes * CHUNK * CHUNK),
             fresh: panel == 0,
         };
         let value_decay = self.unit.call.tensors.gv.is_some();
@@ -102,7 +109,7 @@ impl Reverse<'_> {
             (self.tiles().products)(&products::Args {
                 n: g.m,
                 d: t.columns,
-                a: t.s1,
+                a: if self.by_factor() { t.s0 } else { t.s1 },
                 lda: g.panel,
                 b: t.ds,
                 ldb: g.panel,
@@ -112,23 +119,30 @@ impl Reverse<'_> {
         }
     }
 
-    /// `dU = (K ⊙ F) dS + Aᵀ dY`, and with a correction `dR`, which takes its place.
+    /// `dU = (K ⊙ F) dS + Aᵀ dY`, and with a correction `dR`, which takes its place. With second writes theirs is
+    /// corrected, and has its part of the values, `Nᵀ dR`.
     unsafe fn values_gradient(&self, t: &At<'_>) {
         let (g, at, tiles) = (self.unit.geometry(), self.at(), self.unit.tiles());
-        let (du, n) = (self.buffer(at.du), t.chunk.n);
+        let (du, n, writes) = (self.buffer(at.du), t.chunk.n, self.unit.recurrence().writes());
+        let add = |to: *mut f32, scores: *const f32, rows: usize, by: *const f32| {
+            let mut product = matmul::Args::product(n, g.panel, rows, to, g.panel as isize);
+            (product.a, product.lda, product.a_by_columns) = (scores, CHUNK, true);
+            (product.b, product.ldb) = (by, g.panel);
+            (product.c0, product.ldc0) = (to, g.panel as isize);
+            product
+        };
         let value_decay = self.unit.call.tensors.gv.is_some();
         // SAFETY: the buffers that `panel` names; rows of A and dY past the chunk's end are zero.
         unsafe {
-            let mut write = matmul::Args::product(n, g.panel, g.m, du, g.panel as isize);
+            let mut write = matmul::Args::product(writes * n, g.panel, g.m, du, g.panel as isize);
             (write.a, write.lda) = (t.p.k, g.ldm);
             (write.b, write.ldb) = (t.ds, g.panel);
             (tiles.matmul)(&write);
             if t.chunk.read && !value_decay {
-                let mut read = matmul::Args::product(n, g.panel, g.n_sets * CHUNK, du, g.panel as isize);
-                (read.a, read.lda, read.a_by_columns) = (t.p.a, CHUNK, true);
-                (read.b, read.ldb) = (t.dy, g.panel);
-                (read.c0, read.ldc0) = (du, g.panel as isize);
-                (tiles.matmul)(&read);
+                (tiles.matmul)(&add(du, t.p.a, g.n_sets * CHUNK, t.dy));
+                if writes == 2 {
+                    (tiles.matmul)(&add(t.corrected, t.p.a_second, g.n_sets * CHUNK, t.dy));
+                }
             }
             if value_decay {
                 self.value_decay_gradient(t);
@@ -136,16 +150,19 @@ impl Reverse<'_> {
             if self.unit.recurrence().corrects() {
                 self.solve_reversed(t);
             }
+            // One token alone has no value before it.
+            if writes == 2 && n > 1 {
+                (tiles.matmul)(&add(du, t.p.inflow, n, t.corrected));
+            }
         }
     }
 
     /// Back substitution, as forward substitution from the last token to the first.
     unsafe fn solve_reversed(&self, t: &At<'_>) {
         let (g, at) = (self.unit.geometry(), self.at());
-        let (du, reversed) = (self.buffer(at.du), self.buffer(at.du_reversed));
-        let slot = (t.db as usize - self.buffer(at.db) as usize) / size_of::<f32>();
+        let (du, reversed) = (t.corrected, self.buffer(at.du_reversed));
         let row = |i: usize| reversed.wrapping_add((CHUNK - 1 - i) * g.panel);
-        // SAFETY: the buffers that `panel` names; slots of `reversed` and `db` have the same size.
+        // SAFETY: the buffers that `panel` names.
         unsafe {
             for i in 0..CHUNK {
                 if i < t.chunk.n {
@@ -154,8 +171,8 @@ impl Reverse<'_> {
                     ptr::write_bytes(row(i), 0, g.panel);
                 }
             }
-            let coef = self.buffer(at.reversed + slot);
-            (self.unit.tiles().solve)(&solve::Args { n: t.columns, coef, u: reversed, ld: g.panel });
+            let args = solve::Args { n: t.columns, coef: t.reversed, u: reversed, ld: g.panel };
+            (self.unit.tiles().solve)(&args);
             for i in 0..t.chunk.n {
                 ptr::copy_nonoverlapping(row(i), du.add(i * g.panel), g.panel);
             }
@@ -187,14 +204,19 @@ impl Reverse<'_> {
                 by_channel: true,
                 q: t.dy,
                 n_sets: g.n_sets,
+                bonus: ptr::null(),
                 k: t.u,
+                k_sets: 1,
+                erase: ptr::null(),
                 erase_row: ptr::null(),
+                erase_pre: false,
                 da: t.p.a,
                 db: ptr::null(),
                 dq: wanted(y),
                 dk: self.buffer(at.du),
                 de: ptr::null_mut(),
                 dg: wanted(dg),
+                dbonus: ptr::null_mut(),
                 end: self.buffer(at.gamma_end),
             });
             if let Some(gv) = &own {
@@ -205,7 +227,7 @@ impl Reverse<'_> {
         }
     }
 
-    /// `dA += dY Uᵀ`, `dN += dR Uᵀ`. What lies above the diagonal is not read.
+    /// `dA += dY Uᵀ`, `dN += dR Uᵀ`, of values and of what second writes write. What lies above the diagonal is not read.
     unsafe fn scores_gradient(&self, t: &At<'_>) {
         let (g, at, tiles) = (self.unit.geometry(), self.at(), self.unit.tiles());
         let u_t = self.buffer(at.u_t);
@@ -220,13 +242,17 @@ impl Reverse<'_> {
         };
         // SAFETY: the buffers that `panel` names.
         unsafe {
-            tiles.transpose(t.u, (t.chunk.n, t.columns), g.panel, u_t);
-            if self.unit.call.tensors.gv.is_some() {
-                return self.value_decay_scores(t);
-            }
-            (tiles.matmul)(&product(g.n_sets * CHUNK, t.dy, t.da));
-            if self.unit.recurrence().corrects() {
-                (tiles.matmul)(&product(t.chunk.n, self.buffer(at.du), t.db));
+            for which in 0..self.unit.recurrence().writes() {
+                let u = t.u.add(which * t.chunk.n * g.panel);
+                tiles.transpose(u, (t.chunk.n, t.columns), g.panel, u_t);
+                if self.unit.call.tensors.gv.is_some() {
+                    return self.value_decay_scores(t);
+                }
+                let da = t.da.add(which * g.n_sets * CHUNK * CHUNK);
+                (tiles.matmul)(&product(g.n_sets * CHUNK, t.dy, da));
+                if self.unit.recurrence().corrects() {
+                    (tiles.matmul)(&product(t.chunk.n, t.corrected, t.db.add(which * CHUNK * CHUNK)));
+                }
             }
         }
     }
@@ -281,14 +307,16 @@ impl Reverse<'_> {
                 tiles.transpose(self.dy_decayed(t).add(set * CHUNK * g.panel), rows, g.panel, dy_t);
                 (tiles.matmul)(&product(t.s0, dy_t, t.dq.add(set * CHUNK * g.ldm)));
             }
-            if t.chunk.write {
+            for which in 0..if t.chunk.write { self.unit.recurrence().writes() } else { 0 } {
                 let value_decay = self.unit.call.tensors.gv.is_some();
                 let u = if value_decay { self.buffer(g.at.u) } else { t.u };
+                let u = u.add(which * t.chunk.n * g.panel);
                 tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
-                (tiles.matmul)(&product(t.ds, self.buffer(at.u_t), t.dk));
+                let dk = t.dk.add(which * CHUNK * g.ldm);
+                (tiles.matmul)(&product(t.ds, self.buffer(at.u_t), dk));
             }
             if self.unit.recurrence().corrects() {
-                tiles.transpose(self.buffer(at.du), rows, g.panel, self.buffer(at.dr_t));
+                tiles.transpose(t.corrected, rows, g.panel, self.buffer(at.dr_t));
                 (tiles.matmul)(&product(t.s0, self.buffer(at.dr_t), t.de));
             }
         }
@@ -296,7 +324,7 @@ impl Reverse<'_> {
 
     /// `dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (e ⊙ P)ᵀ dR`.
     unsafe fn state_gradient(&self, t: &At<'_>) {
-        let (g, at, tiles) = (self.unit.geometry(), self.at(), self.unit.tiles());
+        let (g, tiles) = (self.unit.geometry(), self.unit.tiles());
         if !t.chunk.read {
             // Keys alone come with no decay: the state's gradient stays.
             return;
@@ -317,7 +345,7 @@ impl Reverse<'_> {
             if self.unit.recurrence().corrects() {
                 let mut erase = matmul::Args::product(g.m, g.panel, t.chunk.n, t.ds, g.panel as isize);
                 (erase.a, erase.lda, erase.a_by_columns) = (t.p.erase, g.ldm, true);
-                (erase.b, erase.ldb) = (self.buffer(at.du), g.panel);
+                (erase.b, erase.ldb) = (t.corrected, g.panel);
                 (erase.c0, erase.ldc0) = (t.ds, g.panel as isize);
                 (tiles.matmul)(&erase);
             }
@@ -330,7 +358,8 @@ impl Reverse<'_> {
         let (n, du, v) = (t.chunk.n, self.buffer(at.du), self.buffer(at.rows));
         let head = unit.shared_head(unit.engine.heads.v);
         let from = [unit.sequence.batch, head, t.chunk.k0, t.panel * g.panel];
-        let gain = unit.recurrence().gain != Gain::None;
+        let by_channel = unit.recurrence().gain == Gain::Write;
+        let gain = unit.recurrence().gain != Gain::None && !by_channel;
         let skip = unit.call.tensors.d_skip.filter(|_| t.chunk.read);
         let dot = |a: *const f32, row: *mut f32| products::Args {
             n,
@@ -352,6 +381,9 @@ impl Reverse<'_> {
             if gain && self.grads.gain() {
                 (self.tiles().products)(&dot(du, self.buffer(at.dgain + c * CHUNK)));
             }
+            if by_channel {
+                self.channel_gains(t, &from);
+            }
             if gain {
                 scale_rows(du, n, g.panel, |i| *t.p.gain.add(i));
             }
@@ -371,9 +403,34 @@ impl Reverse<'_> {
                 }
             }
             if let Some(dv) = &self.grads.v {
-                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v);
+                let first = self.first_user(unit.head, unit.engine.heads.state, unit.engine.heads.v)
+                    && !self.gates_before_values();
                 self.store_sum(du, g.panel, dv, &from, (n, t.columns), first);
             }
+        }
+    }
+
+    /// Gains by value channel, `x = write ⊙ v`: `dwrite = dx ⊙ v` to the caller, `dx ⊙ write` in place.
+    unsafe fn channel_gains(&self, t: &At<'_>, values: &[usize; 4]) {
+        let (g, unit) = (self.unit.geometry(), &self.unit);
+        let (du, rows) = (self.buffer(self.at().du), self.buffer(self.at().rows));
+        let shape = (t.chunk.n, t.columns);
+        let own = [values[0], unit.head, values[2], values[3]];
+        let (v, write) = (self.given(unit.call.tensors.v), self.given(unit.call.tensors.write));
+        // SAFETY: `v` is [B, Hv, S, E], `write` and its gradient are [B, Hs, S, E] (checked); the buffers that `panel`
+        // names.
+        unsafe {
+            let times = |src, dst| {
+                let args = elementwise::Args { n: t.chunk.n * g.panel, src, dst };
+                (unit.tiles().product)(&args);
+            };
+            if let Some(to) = &self.grads.write {
+                unit.tiles().load(&Rows::tokens(&v, values, shape), 1.0, ptr::null(), rows, g.panel);
+                times(du, rows);
+                unit.tiles().store(rows, g.panel, &Rows::tokens(to, &own, shape));
+            }
+            unit.tiles().load(&Rows::tokens(&write, &own, shape), 1.0, ptr::null(), rows, g.panel);
+            times(rows, du);
         }
     }
 

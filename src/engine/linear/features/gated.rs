@@ -20,12 +20,7 @@ impl Unit<'_> {
     pub(super) fn gated(&self, p: &Prepared, chunk: &Chunk, eps: f32) {
         let two = self.call.tensors.given.w_k.is_some();
         debug_assert!(matches!(self.recurrence().features.map, FeatureMap::Gated { .. }));
-        let (query, key) = (self.source(Side::Query(0), chunk), self.source(Side::Key, chunk));
-        let value = Source { tensor: self.tensor(self.call.tensors.v), ..key };
-        let loaded = [(query, true), (key, true), (value, false)];
-        for (piece, (source, positive)) in loaded.into_iter().enumerate() {
-            self.load_piece(piece, &source, positive.then_some(eps));
-        }
+        self.load_pieces(chunk, eps);
         if chunk.read || !two {
             self.gate(Side::Query(0), chunk.n);
         }
@@ -40,8 +35,18 @@ impl Unit<'_> {
         }
     }
 
+    /// What a gate reads of a chunk.
+    pub fn load_pieces(&self, chunk: &Chunk, eps: f32) {
+        let (query, key) = (self.source(Side::Query(0), chunk), self.source(Side::Key, chunk));
+        let value = Source { tensor: self.tensor(self.call.tensors.v), ..key };
+        let loaded = [(query, true), (key, true), (value, false)];
+        for (piece, (source, positive)) in loaded.into_iter().enumerate() {
+            self.load_piece(piece, &source, positive.then_some(eps));
+        }
+    }
+
     /// Rows of `q`, `k` or `v`, as features where there is an ε.
-    fn piece(&self, piece: usize) -> *mut f32 {
+    pub fn piece(&self, piece: usize) -> *mut f32 {
         let at = &self.geometry().at.features;
         self.buffer(at.rows + piece * CHUNK * at.ldd)
     }
@@ -62,7 +67,7 @@ impl Unit<'_> {
     }
 
     /// `γ`, to the buffer of projections.
-    fn gate(&self, side: Side, n: usize) {
+    pub fn gate(&self, side: Side, n: usize) {
         let (d, at) = (self.geometry().d, &self.geometry().at.features);
         let [weights, bias, _] = self.packed(side);
         let gate = self.buffer(at.projected);

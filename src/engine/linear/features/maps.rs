@@ -14,22 +14,26 @@ use std::ptr;
 ///
 /// # Safety
 /// `x` has `n · ld` elements that nothing else refers to; `d ≤ ld`.
-unsafe fn rows<'a>(x: *mut f32, (n, d): (usize, usize), ld: usize) -> impl Iterator<Item = &'a mut [f32]> {
+pub unsafe fn rows<'a>(
+    x: *mut f32,
+    (n, d): (usize, usize),
+    ld: usize,
+) -> impl Iterator<Item = &'a mut [f32]> {
     // SAFETY: the caller's contract; rows do not overlap.
     (0..n).map(move |i| unsafe { std::slice::from_raw_parts_mut(x.add(i * ld), d) })
 }
 
 /// `max(x, 0)` that keeps NaN.
-pub(super) fn relu(x: f32) -> f32 {
+pub fn relu(x: f32) -> f32 {
     if x <= 0.0 { 0.0 } else { x }
 }
 
 /// A row and its projection: where they lie, how wide they are.
 #[derive(Clone, Copy)]
-struct Operand {
-    y: *mut f32,
-    ld: usize,
-    width: usize,
+pub struct Operand {
+    pub y: *mut f32,
+    pub ld: usize,
+    pub width: usize,
 }
 
 impl Unit<'_> {
@@ -74,7 +78,7 @@ impl Unit<'_> {
     ///
     /// # Safety
     /// `head` is a head of the tensor.
-    unsafe fn load_rows(&self, source: &Source, head: usize) -> Operand {
+    pub unsafe fn load_rows(&self, source: &Source, head: usize) -> Operand {
         let (g, layout) = (self.geometry(), &self.geometry().at.features);
         let y = self.buffer(layout.rows);
         // SAFETY: the tensor is [B, H, T, D] (checked), the chunk lies in the sequence; the buffer is [16, ldd].
@@ -88,7 +92,7 @@ impl Unit<'_> {
 
     /// Loads a source's rows, normalised and projected as the features say; a projection that is mapped in
     /// place goes to `dst`.
-    fn operand(&self, source: &Source, dst: *mut f32) -> Operand {
+    pub fn operand(&self, source: &Source, dst: *mut f32) -> Operand {
         let (g, tiles, features) = (self.geometry(), self.tiles(), &self.recurrence().features);
         let [weights, bias, factors] = self.packed(source.side);
         let layout = &g.at.features;
@@ -183,7 +187,7 @@ impl Unit<'_> {
     }
 
     /// Hedgehog: softmax of `y` and of `−y`, floored; or one softmax over `[2y | −2y]`.
-    fn mirrored(&self, source: &Source, y: Operand, dst: *mut f32, (joint, floor): (bool, f32)) {
+    pub fn mirrored(&self, source: &Source, y: Operand, dst: *mut f32, (joint, floor): (bool, f32)) {
         let (g, f, n) = (self.geometry(), y.width, source.n);
         let factor = if joint { 2.0 } else { 1.0 };
         // SAFETY: `y` is [16, ld], `dst` [16, ldm] with `ldm ≥ 2 f`.
@@ -208,7 +212,7 @@ impl Unit<'_> {
     }
 
     /// Random Fourier features: `[sin y | cos y]`, or `relu(y)`.
-    fn fourier(&self, source: &Source, y: Operand, dst: *mut f32, (positive, scale): (bool, f32)) {
+    pub fn fourier(&self, source: &Source, y: Operand, dst: *mut f32, (positive, scale): (bool, f32)) {
         let (g, n, p) = (self.geometry(), source.n, y.width);
         // SAFETY: `y` is [16, ld], `dst` [16, ldm] with `ldm ≥ m`.
         unsafe {
@@ -256,7 +260,7 @@ impl Unit<'_> {
     ///
     /// # Safety
     /// As `load_rows`; `temperature` has this head.
-    unsafe fn load_focused(&self, source: &Source, head: usize, eps: f32) -> Operand {
+    pub unsafe fn load_focused(&self, source: &Source, head: usize, eps: f32) -> Operand {
         let g = self.geometry();
         let temperature = self.buffer(g.at.features.projected);
         // SAFETY: `temperature` is [H, D] (checked); `projected` holds a row of it.
@@ -275,17 +279,17 @@ impl Unit<'_> {
 
 /// Sums over what a norm spans, of a row divided by its largest element so far.
 #[derive(Clone, Copy, Default)]
-struct Span {
-    top: f32,
+pub struct Span {
+    pub top: f32,
     /// `Σ u²`.
-    squares: f64,
+    pub squares: f64,
     /// `Σ u^{2p}`.
-    powers: f64,
+    pub powers: f64,
 }
 
 impl Span {
     /// Takes in a row of numbers ≥ 0.
-    fn add(&mut self, row: &[f32], degree: u32) {
+    pub fn add(&mut self, row: &[f32], degree: u32) {
         let top = row.iter().fold(self.top, |top, &y| if y > top { y } else { top });
         if top > self.top {
             let shrink = f64::from(self.top / top);
@@ -320,7 +324,7 @@ impl Span {
 }
 
 /// `u^p` by squaring, eight at a time.
-fn raise(mut u: [f32; 8], mut p: u32) -> [f32; 8] {
+pub fn raise(mut u: [f32; 8], mut p: u32) -> [f32; 8] {
     let mut power = [1.0; 8];
     while p > 1 {
         if p % 2 == 1 {

@@ -14,6 +14,7 @@ mod gated;
 mod maps;
 mod weights;
 
+pub use maps::{Operand, Span, raise, relu, rows};
 pub use weights::{Given, Layout, dct};
 
 use super::Unit;
@@ -186,26 +187,27 @@ impl Features {
 
 /// Whose rows: of which set of queries, or the keys'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub enum Side {
     Query(usize),
     Key,
 }
 
 /// Rows of one side and head in a chunk.
 #[derive(Clone, Copy)]
-struct Source {
-    side: Side,
-    tensor: Tensor,
-    head: usize,
+pub struct Source {
+    pub side: Side,
+    pub tensor: Tensor,
+    pub head: usize,
     /// First token, of the tensor.
-    first: usize,
+    pub first: usize,
     /// First token, of the sequence.
-    index: usize,
-    n: usize,
+    pub index: usize,
+    pub n: usize,
 }
 
 impl Unit<'_> {
-    fn source(&self, side: Side, chunk: &Chunk) -> Source {
+    /// A side's rows in a chunk.
+    pub fn source(&self, side: Side, chunk: &Chunk) -> Source {
         let (tensors, s, n) = (&self.call.tensors, &self.sequence, chunk.n);
         match side {
             Side::Query(set) => {

@@ -35,8 +35,11 @@ impl Given {
         if features.in_place() {
             return Given::default();
         }
-        // Gates and weights for both sides take the places of weights per side.
-        let get = |role| bound.get(role);
+        Given::of(|role| bound.get(role))
+    }
+
+    /// The same by what each role is bound to. Gates and weights for both sides take the places of weights per side.
+    pub fn of(get: impl Fn(Role) -> Option<Tensor>) -> Given {
         let side = |own: Role, gate: Role| get(own).or_else(|| get(gate));
         Given {
             w: get(Role::W),
@@ -130,7 +133,7 @@ pub fn dct(d: usize) -> Result<Arc<[f32]>> {
 
 impl Unit<'_> {
     /// Where a side's weights, bias and factors begin.
-    pub(super) fn packed(&self, side: Side) -> [*mut f32; 3] {
+    pub fn packed(&self, side: Side) -> [*mut f32; 3] {
         let (at, shared) = (&self.geometry().at.features, self.shares_weights());
         let own = if let Side::Query(set) = side { set } else { self.geometry().n_sets };
         let slot = if shared { 0 } else { own };
