@@ -78,21 +78,10 @@ fn middling(rng: &mut Rng, p: Problem) -> Problem {
     p.sized(heads, dims, b, t)
 }
 
-/// The parts of the incoming state.
-fn carried(b: &Backward) -> Vec<Role> {
-    b.p.roles(RoleKind::StateIn).filter(|&role| role != Role::SHIFT_IN).collect()
-}
-
-/// Those that have a gradient.
-fn states(b: &Backward) -> Vec<Role> {
-    let differentiable = |role: &Role| b.p.mechanism.role(*role).is_some_and(|spec| spec.differentiable);
-    carried(b).into_iter().filter(differentiable).collect()
-}
-
 /// States that are not bound begin at zero, where their gradient is taken.
 fn with_states(b: &Backward) -> Backward {
     let mut b = b.clone();
-    for role in states(&b) {
+    for role in b.states() {
         let zeros = Array::filled(&b.p.shape(role), 0.0);
         b.p.inputs.entry(role).or_insert(zeros);
     }
@@ -430,7 +419,7 @@ fn chained() {
         if b.p.mode != Mode::Causal || b.p.t != b.p.s || b.p.t < 2 || !well_conditioned(&with_states(&b).p) {
             return;
         }
-        if states(&b) != carried(&b) || states(&b).is_empty() || !b.p.splits() {
+        if b.states().is_empty() || !b.p.splits() {
             return;
         }
         n += 1;
@@ -445,7 +434,7 @@ fn chained() {
         let last = last.run(&context());
         let mut handed = first.clone();
         handed.given.retain(|&role, _| role == Role::OUT.grad());
-        for role in states(&b) {
+        for role in b.states() {
             handed.given.insert(out_of(role).grad(), last[&role.grad()].clone());
         }
         let first = handed.run_plan(&plan);
@@ -487,21 +476,21 @@ fn ragged_and_pooled() {
         }
         let mut b = b.batch(&[0]);
         let t = b.p.t;
-        let (ends, states, carried) = (offsets(rng, 4, t), states(&b), carried(&b));
-        let slots = if carried.is_empty() { vec![0; 4] } else { vec![3, -1, 0, 4] };
-        let bound = carried.iter().any(|role| b.p.inputs.contains_key(role));
-        b.p.inputs.remove(&Role::SHIFT_IN);
+        let (ends, states) = (offsets(rng, 4, t), b.states());
+        // A state without a gradient is left out.
+        let slots = if states.is_empty() { vec![0; 4] } else { vec![3, -1, 0, 4] };
+        let bound = states.iter().any(|role| b.p.inputs.contains_key(role));
+        let carried: Vec<Role> = b.p.roles(RoleKind::StateIn).filter(|role| !states.contains(role)).collect();
+        b.p.inputs.retain(|role, _| !carried.contains(role));
         b.given.retain(|&role, _| role == Role::OUT.grad());
         // Pools of five and six slots.
         let mut pooled = b.clone();
-        for &role in &carried {
+        for &role in &states {
             pooled.p.b = 5;
             let values = if bound { Some(pooled.p.values(rng, role)) } else { None };
             pooled.p.b = 6;
-            if states.contains(&role) {
-                let given = noise(rng, &pooled.p.shape(role));
-                pooled.given.insert(out_of(role).grad(), given);
-            }
+            let given = noise(rng, &pooled.p.shape(role));
+            pooled.given.insert(out_of(role).grad(), given);
             if let Some(values) = values {
                 pooled.p.inputs.insert(role, values);
             }
@@ -524,7 +513,7 @@ fn ragged_and_pooled() {
         for (i, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot >= 0) {
             let (start, end) = (i64::from(ends[i]), i64::from(ends[i + 1]));
             let mut alone = b.tokens(start..end, start..end);
-            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| carried.contains(role)) {
+            for (&role, pool) in pooled.p.inputs.iter().filter(|(role, _)| states.contains(role)) {
                 alone.p.inputs.insert(role, pool.pick(0, [slot as usize]));
             }
             for &role in &states {
@@ -571,7 +560,7 @@ fn nothing_to_do() {
             assert!(array.data.iter().all(|&x| x == 0.0), "{role} of {}", text(&none));
         }
         let mut empty = b.tokens(0..0, 0..0);
-        for role in states(&b).into_iter().map(out_of) {
+        for role in b.states().into_iter().map(out_of) {
             let values = noise(rng, &b.p.shape(role));
             empty.given.insert(role.grad(), values);
         }
@@ -621,9 +610,10 @@ fn resets() {
             return;
         }
         let pre = b.p.mechanism.name == "rwkv6";
-        for role in states(&b) {
+        let through = cut > 0 || pre;
+        for role in b.states() {
             let given = &whole[&role.grad()].data;
-            assert!(cut > 0 || pre || given.iter().all(|&x| x == 0.0), "{role}: {}", text(&b));
+            assert!(through || given.iter().all(|&x| x == 0.0), "{role}: {}", text(&b));
         }
         // Tokens before the reset see nothing of what comes after.
         let last = (cut + usize::from(pre)) as i64;

@@ -267,8 +267,8 @@ impl Linear {
     }
 }
 
-/// One head at a time, for an engine that runs several recurrences: these have no parameters per head and no norm of
-/// the output, and heads share nothing but queries.
+/// One head at a time, for an engine that runs several recurrences: these have no parameters, no bonus
+/// and no norm of the output, and heads share nothing but queries.
 impl Linear {
     /// Elements of memory that [`Linear::reverse`] needs; `None`: no gradient.
     pub fn reverse_len(&self, lengths: (usize, usize)) -> Option<usize> {
@@ -289,10 +289,10 @@ impl Linear {
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
         let unit = Unit::new(engine, call, sequence, head, memory);
         let mut sums = [0.0; SUMS];
-        let rows = std::ptr::null_mut();
-        let (bonus, parameters) = (std::ptr::null_mut(), std::ptr::null_mut());
-        Reverse { unit, plan, grads, sums: sums.as_mut_ptr(), bonus, rows, parameters, measures: false }
-            .run();
+        // Such recurrences have neither of these.
+        let (bonus, rows, parameters) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let sums = sums.as_mut_ptr();
+        Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures: false }.run();
     }
 }
 
