@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::ptr::null;
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
+use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
     decay_rows, denominator, elementwise as ew, load_rows, matmul, row_l2norm, row_rms, row_softmax, scores,
     solve, step, store_rows, transpose_rows, value_decay,
@@ -211,13 +212,14 @@ fn decayed_values(e: usize) -> value_decay::Args {
 }
 
 /// A step into another state, with or without the correction.
-fn token(d: usize, e: usize, correction: bool) -> step::Args {
+fn token<E: Target>(d: usize, e: usize, correction: bool) -> step::Args<E> {
+    let state = || Vec::from_iter((0..d * e).map(|i| E::narrow((i % 64) as f32 / 32.0 - 1.0)));
     step::Args {
         d,
         e,
-        s: numbers(d * e),
+        s: state().leak().as_ptr(),
         lds: e as isize,
-        s_new: numbers(d * e),
+        s_new: state().leak().as_mut_ptr(),
         lds_new: e as isize,
         k: numbers(d),
         // Erases nothing: the value is kept from call to call.
@@ -251,8 +253,10 @@ fn tiles(c: &mut Criterion) {
     bench::<decay_rows::DecayRows>(c, "16x128_channel", 16 * 128, decays(128, true));
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
-    bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));
-    bench::<step::Step>(c, "128x128_correction", 128 * 128, token(128, 128, true));
+    bench::<step::Step<f32>>(c, "128x128", 128 * 128, token(128, 128, false));
+    bench::<step::Step<f32>>(c, "128x128_correction", 128 * 128, token(128, 128, true));
+    bench::<step::Step<bf16>>(c, "128x128", 128 * 128, token(128, 128, false));
+    bench::<step::Step<bf16>>(c, "128x128_correction", 128 * 128, token(128, 128, true));
     bench::<ew::Exp>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Exp>(c, "67", 67, elementwise(67));
     bench::<ew::Log>(c, "4096", 4096, elementwise(4096));

@@ -13,6 +13,8 @@ mod elementwise;
 mod guarded;
 #[path = "checkasm/norms.rs"]
 mod norms;
+#[path = "checkasm/step.rs"]
+mod step;
 #[path = "checkasm/support.rs"]
 mod support;
 #[path = "checkasm/tiles.rs"]

@@ -287,12 +287,22 @@ fn sizes() {
 #[test]
 fn types_of_a_plan() {
     let desc = Desc::new("gla");
-    for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::F32) {
-        let why = [dtype.name(), "f32 only"];
-        let words = |what| [what, why[0], why[1]];
-        refuse_plan(Desc { dtype_qkv: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_qkv"));
-        refuse_plan(Desc { dtype_out: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_out"));
-        refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_state"));
+    let tokens = |dtype: DType, words: &[&str]| {
+        refuse_plan(
+            Desc { dtype_qkv: dtype, ..desc.clone() },
+            Status::Unsupported,
+            &[&["dtype_qkv"], words].concat(),
+        );
+        refuse_plan(
+            Desc { dtype_out: dtype, ..desc.clone() },
+            Status::Unsupported,
+            &[&["dtype_out"], words].concat(),
+        );
+    };
+    tokens(DType::I32, &["i32", "f32, bf16 or f16"]);
+    for dtype in [DType::F16, DType::I32] {
+        let words = ["dtype_state", dtype.name(), "f32 or bf16"];
+        refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words);
     }
 }
 
@@ -517,6 +527,65 @@ fn wrong_types() {
     for role in [Role::CU_SEQLENS, Role::STATE_INDEX] {
         let word = role.to_string();
         fixture.refuse(Status::WrongDType, &[&word, "f32", "i32"], |call| call.input(role, &[0f32; 3], &[3]));
+    }
+}
+
+/// What each role may be in plans of every type, as the documentation of `Desc` has it.
+#[test]
+fn types_of_a_call() {
+    use DType::{Bf16, F16, F32, I32};
+    for (qkv, out, state) in [(F32, F32, F32), (Bf16, F32, Bf16), (F16, Bf16, F32), (F32, F16, Bf16)] {
+        let p = Problem::named("linear").param("feature_map", "exp").sized([2, 2, 2], (8, 6), 2, 5);
+        let p = Problem { shift: true, ..p }.fill(&mut Rng::new(7), true);
+        let norm = Problem::named("retention").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 2, 5);
+        let mut norm = norm.fill(&mut Rng::new(7), true);
+        let weight = norm.values(&mut Rng::new(8), Role::OUT_NORM_WEIGHT);
+        norm.inputs.insert(Role::OUT_NORM_WEIGHT, weight);
+        for p in [p, norm] {
+            let desc = Desc { dtype_qkv: qkv, dtype_out: out, dtype_state: state, ..p.desc() };
+            let plan = Plan::new(&context(), &desc).unwrap();
+            let allowed = |role: Role| match role {
+                Role::Q | Role::K | Role::V => vec![qkv],
+                Role::OUT => vec![out],
+                Role::STATE_IN | Role::STATE_OUT => vec![state],
+                Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => vec![F32],
+                _ => vec![F32, qkv],
+            };
+            let mut outputs = p.outputs();
+            let bind = |outputs: &mut Tensors| {
+                let mut bound = Vec::new();
+                for (out, tensors) in [(false, &mut p.inputs.clone()), (true, outputs)] {
+                    for (&role, array) in tensors {
+                        // Memory for the widest type, zeros in each.
+                        let data = vec![0f32; array.data.len()].leak().as_mut_ptr().cast();
+                        let layout = Layout::contiguous(&array.shape).unwrap();
+                        bound.push(Bound { role, out, data, dtype: *allowed(role).last().unwrap(), layout });
+                    }
+                }
+                Call { mode: p.mode, bound, workspace: problem::workspace(&plan) }
+            };
+            bind(&mut outputs).execute(&plan).unwrap_or_else(|error| panic!("{qkv} {out} {state}: {error}"));
+            for role in p.inputs.keys().chain(p.outputs().keys()) {
+                for dtype in [F32, Bf16, F16, I32] {
+                    let mut call = bind(&mut outputs);
+                    call.get(*role).dtype = dtype;
+                    let result = call.execute(&plan);
+                    if allowed(*role).contains(&dtype) {
+                        result.unwrap_or_else(|error| panic!("{role} as {dtype}: {error}"));
+                        continue;
+                    }
+                    let error = result.expect_err("a type that the role can't have");
+                    let expected: Vec<_> = allowed(*role).iter().map(|dtype| dtype.name()).collect();
+                    let mut words = vec![role.to_string(), dtype.to_string()];
+                    words.extend(expected.into_iter().map(str::to_owned));
+                    if words.len() == 4 && words[2] == words[3] {
+                        words.pop();
+                    }
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    expect(&error, Status::WrongDType, &words);
+                }
+            }
+        }
     }
 }
 

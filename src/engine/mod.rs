@@ -9,6 +9,7 @@ pub(crate) mod linear;
 use crate::context::Context;
 use crate::error::Result;
 use crate::parallel::Runner;
+use crate::tensor::DType;
 use crate::workspace::Workspace;
 use call::{Call, Heads};
 use std::fmt::Debug;
@@ -21,6 +22,8 @@ pub(crate) struct Extents {
     pub d: usize,
     /// Channels of `v`.
     pub e: usize,
+    /// Element type of `out`.
+    pub dtype_out: DType,
 }
 
 /// The engine of a mechanism and its settings.

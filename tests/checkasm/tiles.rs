@@ -11,13 +11,12 @@ use subquad::kernel::denominator::{self, Denominator};
 use subquad::kernel::matmul::{self, Matmul};
 use subquad::kernel::scores::{ChannelArgs, ScoresChannel, ScoresToken, TokenArgs};
 use subquad::kernel::solve::{self, Solve};
-use subquad::kernel::step::{self, Step};
 use subquad::kernel::value_decay::{self, ValueDecay};
 
 const C: usize = 16;
 
 /// Elements of `rows` rows of `columns` that are `ld` apart: nothing after the last one.
-fn extent(rows: usize, columns: usize, ld: usize) -> usize {
+pub fn extent(rows: usize, columns: usize, ld: usize) -> usize {
     if rows == 0 { 0 } else { (rows - 1) * ld + columns }
 }
 
@@ -26,7 +25,7 @@ fn up(n: usize) -> usize {
 }
 
 /// A small extent with all remainders, seldom zero.
-fn small(rng: &mut Rng, below: usize) -> usize {
+pub fn small(rng: &mut Rng, below: usize) -> usize {
     if rng.one_in(20) { 0 } else { 1 + rng.below(below) }
 }
 
@@ -35,25 +34,25 @@ fn rows_of_chunk(rng: &mut Rng) -> usize {
 }
 
 /// Factors of a decay, some of them 0, 1 or tiny.
-fn decays(rng: &mut Rng, n: usize) -> Vec<f32> {
+pub fn decays(rng: &mut Rng, n: usize) -> Vec<f32> {
     let every = rng.pick(&[2, 10, 100]);
     let mut one = || if rng.one_in(every) { rng.pick(&[0.0, 1.0, 1e-20, 1e-38]) } else { rng.signed().abs() };
     (0..n).map(|_| one()).collect()
 }
 
-fn some<T>(on: bool, p: *const T) -> *const T {
+pub fn some<T>(on: bool, p: *const T) -> *const T {
     if on { p } else { null() }
 }
 
 /// The same numbers in three places: for the kernel, for the reference, and as absolute values.
-struct Three {
-    got: Guarded<f32>,
-    want: Vec<f32>,
-    size: Vec<f32>,
+pub struct Three {
+    pub got: Guarded<f32>,
+    pub want: Vec<f32>,
+    pub size: Vec<f32>,
 }
 
 impl Three {
-    fn new(rng: &mut Rng, values: &[f32]) -> Three {
+    pub fn new(rng: &mut Rng, values: &[f32]) -> Three {
         let size = values.iter().map(|x| x.abs()).collect();
         Three { got: Guarded::new(rng, values), want: values.to_vec(), size }
     }
@@ -65,7 +64,7 @@ impl Three {
 
     /// Compares element by element, where `roundings` says by how much; elsewhere nothing may have changed.
     #[track_caller]
-    fn check(&self, before: &[f32], roundings: impl Fn(usize) -> Option<f64>, what: &str) {
+    pub fn check(&self, before: &[f32], roundings: impl Fn(usize) -> Option<f64>, what: &str) {
         self.got.check();
         for (i, before) in before.iter().enumerate() {
             match roundings(i) {
@@ -85,7 +84,7 @@ impl Three {
 }
 
 /// Puts NaN or an infinity somewhere, in some calls.
-fn poison(rng: &mut Rng, on: bool, values: &mut [f32]) {
+pub fn poison(rng: &mut Rng, on: bool, values: &mut [f32]) {
     if on && !values.is_empty() && rng.one_in(3) {
         let at = rng.below(values.len());
         values[at] = rng.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
@@ -444,83 +443,5 @@ fn value_decay() {
         y.check(&y0, |i| (i % ldy < up(e) && i / ldy % C < n).then_some(40.0), &format!("y of {what}"));
         u.check(&u0, |i| (i % ldu < up(e)).then_some(20.0), &format!("u of {what}"));
         end.check(&end0, |_| Some(20.0), &format!("end of {what}"));
-    });
-}
-
-#[test]
-fn step() {
-    cases::<Step>(500, |rng, run| {
-        let (d, e, n_sets) = (small(rng, 70), small(rng, 200), 1 + rng.below(3));
-        let [has_erase, has_end, has_gamma, has_v, has_post, in_place] = [(); 6].map(|()| rng.one_in(2));
-        let has_gamma = has_gamma && !has_erase && !has_v;
-        let backwards = rng.one_in(4);
-        let (lds, lds_new) = (e + rng.below(5), e + rng.below(5));
-        let lds_new = if in_place { lds } else { lds_new };
-        let (ldq, ldy, lda, ldpost) =
-            (d + rng.below(5), e + rng.below(5), 1 + rng.below(3), 1 + rng.below(3));
-        let hostile = rng.one_in(4);
-        let mut s0 = rng.values(extent(d, e, lds), 2.0);
-        let (mut k, mut erase, mut q) =
-            (rng.values(d, 2.0), rng.values(d, 2.0), rng.values(extent(n_sets, d, ldq), 2.0));
-        let (mut x0, mut v) = (rng.values(e, 2.0), rng.values(e, 2.0));
-        for values in [&mut s0, &mut k, &mut erase, &mut q, &mut x0, &mut v] {
-            poison(rng, hostile, values);
-        }
-        let a = rng.values(extent(n_sets, 1, lda), 2.0);
-        let post = rng.values(extent(n_sets, 1, ldpost), 2.0);
-        let (end, gamma) = (decays(rng, d), decays(rng, e));
-        let skip = rng.signed().abs();
-        let inputs = [&s0, &k, &erase, &q, &v, &a, &post, &end, &gamma].map(|values| Three::new(rng, values));
-        let new0 = if in_place { s0.clone() } else { vec![f32::NAN; extent(d, e, lds_new)] };
-        let y0 = vec![f32::NAN; extent(n_sets, e, ldy)];
-        let mut outputs = [&new0, &x0, &y0].map(|values| Three::new(rng, values));
-        let row = |p: *mut f32, ld: usize| {
-            let last = if backwards && d > 0 { (d - 1) * ld } else { 0 };
-            (p.wrapping_add(last), if backwards { -(ld as isize) } else { ld as isize })
-        };
-        let args = |of: fn(&Three) -> &[f32], [s_new, x, y]: [*mut f32; 3]| {
-            let [s, k, erase, q, v, a, post, end, gamma] = inputs.each_ref().map(|three| of(three).as_ptr());
-            let (s, lds) = row(if in_place { s_new } else { s.cast_mut() }, lds);
-            let (s_new, lds_new) = row(s_new, lds_new);
-            step::Args {
-                d,
-                e,
-                s,
-                lds,
-                s_new,
-                lds_new,
-                k,
-                erase: some(has_erase, erase),
-                q,
-                ldq,
-                n_sets,
-                a,
-                lda,
-                end: some(has_end, end),
-                gamma: some(has_gamma, gamma),
-                v: some(has_v, v),
-                skip,
-                post: some(has_post, post),
-                ldpost,
-                x,
-                y,
-                ldy,
-            }
-        };
-        // SAFETY: the extents above are those that `step::Args` asks for.
-        unsafe {
-            let want = outputs.each_mut().map(|three| three.want.as_mut_ptr());
-            Step::reference(&args(|t| &t.want, want));
-            let size = outputs.each_mut().map(|three| three.size.as_mut_ptr());
-            Step::reference(&args(|t| &t.size, size));
-            let got = outputs.each_mut().map(|three| three.got.as_mut_ptr());
-            run(&args(|t| &t.got, got));
-        }
-        let what = format!("{d}×{e}, {n_sets} sets, correction {has_erase}, in place {in_place}");
-        let [s_new, x, y] = &outputs;
-        let terms = (2 * d + 12) as f64;
-        s_new.check(&new0, |i| (i % lds_new < e).then_some(terms), &format!("state of {what}"));
-        x.check(&x0, |_| Some(terms), &format!("x of {what}"));
-        y.check(&y0, |i| (i % ldy < e).then_some(terms), &format!("y of {what}"));
     });
 }

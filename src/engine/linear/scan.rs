@@ -1,12 +1,12 @@
 //! The loop nest over one sequence and state head.
 
-use super::Unit;
 use super::prepare::{Chunk, Prepared};
 use super::tiles::Rows;
+use super::{Call, Sequence, Unit};
 use crate::CHUNK;
 use crate::kernel::{matmul, solve, value_decay};
 use crate::simd::prefetch;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
 
@@ -15,33 +15,37 @@ const MAX_CHUNKS: usize = 16;
 
 /// What is done with a run of tokens.
 #[derive(Clone, Copy)]
-struct Pass {
-    q0: usize,
-    k0: usize,
-    n: usize,
-    read: bool,
-    write: bool,
+pub struct Pass {
+    pub q0: usize,
+    pub k0: usize,
+    pub n: usize,
+    pub read: bool,
+    pub write: bool,
 }
 
 /// Runs one unit from its incoming to its outgoing state.
 pub fn scan(unit: &Unit<'_>) {
-    let s = unit.sequence;
-    let write = |k0, n| Pass { q0: s.q0, k0, n, read: false, write: true };
-    let passes = if unit.call.causal {
-        // Fewer queries than keys: the queries are the last positions.
-        let ahead = s.n_k - s.n_q;
-        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
-    } else {
-        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
-    };
     unit.load_state();
-    for pass in passes {
+    for pass in passes(unit.call, &unit.sequence) {
         run(unit, pass);
     }
     unit.store_state();
 }
 
-fn run(unit: &Unit<'_>, pass: Pass) {
+/// What is done with a sequence.
+pub fn passes(call: &Call, s: &Sequence) -> [Pass; 2] {
+    let write = |k0, n| Pass { q0: s.q0, k0, n, read: false, write: true };
+    if call.causal {
+        // Fewer queries than keys: the queries are the last positions.
+        let ahead = s.n_k - s.n_q;
+        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
+    } else {
+        [write(s.k0, s.n_k), Pass { q0: s.q0, k0: 0, n: s.n_q, read: true, write: false }]
+    }
+}
+
+/// Runs a pass.
+pub fn run(unit: &Unit<'_>, pass: Pass) {
     let mut block = [Chunk::default(); MAX_CHUNKS];
     let mut t = 0;
     while t < pass.n {
@@ -178,7 +182,7 @@ impl Unit<'_> {
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(out) = self.call.tensors.out else { return };
         let value_decay = self.call.tensors.gv.is_some() && chunk.write;
-        let direct = out.stride(3) == 1 && !value_decay;
+        let direct = out.dtype == DType::F32 && out.stride(3) == 1 && !value_decay;
         let y = self.buffer(g.at.y);
         let columns = g.columns(panel);
         let row = self.buffer(g.at.row + CHUNK);
