@@ -7,3 +7,4 @@ pub mod oracle;
 pub mod problem;
 #[path = "../checkasm/support.rs"]
 pub mod support;
+pub mod types;
