@@ -141,8 +141,14 @@ fn step_bf16_is_step_f32_rounded() {
             let rng = &mut Rng::new(seed().wrapping_add(case << 32));
             let (d, e) = (1 + rng.below(40), 1 + rng.below(150));
             let s = rng.mixed(d * e).into_iter().map(bf16::from_f32).collect::<Vec<_>>();
-            let [k, erase, q, end] = [(); 4].map(|()| rng.values(d, 1.0));
-            let [x, a] = [rng.values(e, 1.0), rng.values(1, 1.0)];
+            // Multiples of 1/16 now and then: their sums lie half way between two neighbours.
+            let coarse = rng.one_in(2);
+            let mut values = |n| {
+                let all = rng.values(n, 1.0).into_iter();
+                Vec::from_iter(all.map(|x| if coarse { (x * 16.0).round() / 16.0 } else { x }))
+            };
+            let [k, erase, q, end] = [(); 4].map(|()| values(d));
+            let [x, a] = [values(e), values(1)];
             fn run<E>(
                 (d, e): (usize, usize),
                 [k, erase, q, end, x, a]: [&[f32]; 6],
