@@ -5,6 +5,7 @@ use super::cabi::{self, Engine, Param, Plan, Problem, Value};
 use super::compare::Compared;
 use super::reference::{Data, Reference, Tensor};
 use crate::shape::{self, Names};
+use crate::values::{Values, rounded, underflow, unit_roundoff};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -27,33 +28,80 @@ pub struct Replayed {
     pub calls: usize,
     /// Every output of the forward pass.
     pub compared: Vec<Compared>,
+    /// With other types than f32: largest distance from the file's results, relative to the largest of each tensor.
+    pub distance: Option<f64>,
 }
 
-/// Runs a file.
+/// Element types of a run.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Types {
+    /// Of all inputs and of the output.
+    pub tokens: DType,
+    /// Of the state.
+    pub state: DType,
+}
+
+const F32: Types = Types { tokens: DType::F32, state: DType::F32 };
+
+/// Runs a file, and compares: with the file's results in `f32`, else with the `f32` run on what the types can hold.
 pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Result<Replayed, Stop> {
-    let Some(mechanism) = catalog::find(&reference.mechanism) else {
-        return Err(Stop::Skip(format!("the catalogue has no mechanism `{}`", reference.mechanism)));
-    };
-    let Some(mode) = Mode::from_name(&reference.mode) else {
-        return Err(Stop::Fail(format!("its metadata has mode = `{}`, which is none", reference.mode)));
-    };
-    let roles = roles(reference, mechanism)?;
-    let names = sizes(reference, mechanism, &roles);
-    let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
-    let problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
-    let plan = Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
-        true => Stop::Skip(fault.text().to_owned()),
-        false => Stop::Fail(fault.to_string()),
-    })?;
-    if settings.dtype != DType::F32 {
-        return Err(Stop::Skip(format!("verify has no tolerances for {} yet", settings.dtype)));
+    let file = File::new(reference, settings)?;
+    let types = settings.types;
+    if types != F32 {
+        // What this version does not have is said before anything is run.
+        file.plan(engine, types)?;
     }
-    let mut run = Run::new(reference, mechanism, mode, roles, plan, &names)?;
-    let pieces = run.pieces(settings.split, &names);
-    for (i, tokens) in pieces.iter().enumerate() {
-        run.call(tokens, i == 0, i + 1 == pieces.len())?;
+    let (plain, calls) = file.run(engine, F32, F32)?;
+    let compared = plain.compare_with_file();
+    if types == F32 || compared.iter().any(|one| one.fraction > 1.0) {
+        return Ok(Replayed { calls, compared, distance: None });
     }
-    Ok(Replayed { calls: pieces.len(), compared: run.compare() })
+    let (expected, _) = file.run(engine, F32, types)?;
+    let (given, calls) = file.run(engine, types, types)?;
+    Ok(Replayed { calls, compared: given.compare_with(&expected), distance: Some(given.distance()) })
+}
+
+/// A file with everything that follows from it.
+struct File<'a> {
+    reference: &'a Reference,
+    mechanism: &'static Mechanism,
+    mode: Mode,
+    roles: Vec<(String, &'static RoleSpec)>,
+    names: Names,
+    split: Option<i64>,
+}
+
+impl<'a> File<'a> {
+    fn new(reference: &'a Reference, settings: &Settings) -> Result<File<'a>, Stop> {
+        let Some(mechanism) = catalog::find(&reference.mechanism) else {
+            return Err(Stop::Skip(format!("the catalogue has no mechanism `{}`", reference.mechanism)));
+        };
+        let Some(mode) = Mode::from_name(&reference.mode) else {
+            return Err(Stop::Fail(format!("its metadata has mode = `{}`, which is none", reference.mode)));
+        };
+        let roles = roles(reference, mechanism)?;
+        let names = sizes(reference, mechanism, &roles);
+        let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
+        Ok(File { reference, mechanism, mode, roles, names, split: settings.split })
+    }
+
+    fn plan(&self, engine: &Engine, types: Types) -> Result<Plan, Stop> {
+        let problem = problem(self.reference, self.mechanism, self.mode, &self.names, types)?;
+        Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
+            true => Stop::Skip(fault.text().to_owned()),
+            false => Stop::Fail(fault.to_string()),
+        })
+    }
+
+    /// Runs it on tensors of the types `stored`, whose values are rounded to `values`.
+    fn run(&self, engine: &Engine, stored: Types, values: Types) -> Result<(Run<'_>, usize), Stop> {
+        let mut run = Run::new(self, self.plan(engine, stored)?, stored, values)?;
+        let pieces = run.pieces(self.split, &self.names);
+        for (i, tokens) in pieces.iter().enumerate() {
+            run.call(tokens, i == 0, i + 1 == pieces.len())?;
+        }
+        Ok((run, pieces.len()))
+    }
 }
 
 /// Mode step in place of causal, where every token has a query and a key and the state is all that is carried.
@@ -110,7 +158,7 @@ fn problem(
     mechanism: &Mechanism,
     mode: Mode,
     names: &Names,
-    dtype: DType,
+    types: Types,
 ) -> Result<Problem, Stop> {
     let first = |list: &[&str]| list.iter().find_map(|&name| names.get(name).copied()).unwrap_or(1);
     let heads_k = first(&["Hk", "H"]);
@@ -137,7 +185,8 @@ fn problem(
         mode: mode as u32,
         heads: [first(&["H", "Hk"]), heads_k, heads_v],
         dims: [dim_qk, dim_v],
-        dtype,
+        dtype: types.tokens,
+        dtype_state: types.state,
         params,
     })
 }
@@ -168,7 +217,15 @@ struct Carried {
     role_out: String,
     shape: Vec<i64>,
     initial: f32,
-    data: Vec<f32>,
+    data: Values,
+    /// Type that its values are rounded to between calls.
+    values: DType,
+}
+
+/// Memory of a tensor.
+enum Buffer {
+    Reals(Values),
+    Integers(Vec<i32>),
 }
 
 /// A file under way.
@@ -178,42 +235,51 @@ struct Run<'a> {
     recurrent: bool,
     roles: Vec<(String, &'static RoleSpec)>,
     plan: Plan,
-    outputs: BTreeMap<String, Data>,
+    inputs: BTreeMap<String, Buffer>,
+    outputs: BTreeMap<String, Buffer>,
     carried: Vec<Carried>,
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        reference: &'a Reference,
-        mechanism: &Mechanism,
-        mode: Mode,
-        roles: Vec<(String, &'static RoleSpec)>,
-        plan: Plan,
-        names: &Names,
-    ) -> Result<Run<'a>, Stop> {
-        let batch = names.get("B").copied().unwrap_or(1);
+    fn new(file: &File<'a>, plan: Plan, stored: Types, values: Types) -> Result<Run<'a>, Stop> {
+        let reference = file.reference;
+        let batch = file.names.get("B").copied().unwrap_or(1);
         let components = plan.components().map_err(|fault| Stop::Fail(fault.to_string()))?;
         let mut carried = Vec::new();
         for part in components {
             let shape = [&[batch], &part.shape[..]].concat();
             let len = shape.iter().product::<i64>() as usize;
+            // Normalisers and shifts are f32 in every plan.
+            let wide = ["z_in", "shift_in"].contains(&part.role_in.as_str());
+            let values = if wide { DType::F32 } else { values.state };
             let data = match reference.tensors.get(&part.role_in) {
-                Some(Tensor { data: Data::F32(values), .. }) if values.len() == len => values.clone(),
+                Some(Tensor { data: Data::F32(reals), .. }) if reals.len() == len => {
+                    round(&part.role_in, reals, values)?
+                }
                 Some(tensor) => {
                     let (name, given) = (&part.role_in, &tensor.shape);
                     return Err(Stop::Fail(format!("{name} has shape {given:?}, the plan's is {shape:?}")));
                 }
                 None => vec![part.initial; len],
             };
+            let data = Values::new(data, part.dtype);
             let (role_in, role_out) = (part.role_in, part.role_out);
-            carried.push(Carried { role_in, role_out, shape, initial: part.initial, data });
+            carried.push(Carried { role_in, role_out, shape, initial: part.initial, data, values });
         }
-        let mut outputs = BTreeMap::new();
-        for (name, _) in roles.iter().filter(|(_, spec)| spec.kind == RoleKind::Output) {
-            outputs.insert(name.clone(), unwritten(name, &reference.tensors[name])?);
+        let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        for (name, spec) in &file.roles {
+            let data = &reference.tensors[name].data;
+            match spec.kind {
+                RoleKind::Input => {
+                    inputs.insert(name.clone(), stored_input(name, data, stored.tokens, values.tokens)?)
+                }
+                RoleKind::Output => outputs.insert(name.clone(), unwritten(name, data, stored.tokens)?),
+                _ => None,
+            };
         }
-        let recurrent = mechanism.step == StepKind::Recurrent;
-        Ok(Run { reference, mode, recurrent, roles, plan, outputs, carried })
+        let recurrent = file.mechanism.step == StepKind::Recurrent;
+        let (mode, roles) = (file.mode, file.roles.clone());
+        Ok(Run { reference, mode, recurrent, roles, plan, inputs, outputs, carried })
     }
 
     /// The tokens of each call: a recurrent step takes one, and a causal file can be split anywhere if every
@@ -235,9 +301,11 @@ impl<'a> Run<'a> {
             let tensor = &self.reference.tensors[name];
             let bound = self.slice(name, spec, tensor, tokens);
             match spec.kind {
-                RoleKind::Input => inputs.push(input(bound, dtype_and_address(name, &tensor.data)?)),
+                RoleKind::Input => {
+                    inputs.extend(self.inputs.get(name).map(|data| input(bound, data.address())))
+                }
                 RoleKind::Output => {
-                    let data = self.outputs.get_mut(name).map(address_mut);
+                    let data = self.outputs.get_mut(name).map(Buffer::address_mut);
                     outputs.extend(data.map(|data| output(bound, data)));
                 }
                 _ => {}
@@ -254,7 +322,10 @@ impl<'a> Run<'a> {
             let whole = part.initial == 0.0;
             let reads = if first { has(&part.role_in) || (any_in && whole) } else { true };
             let writes = if last { has(&part.role_out) || (any_out && whole) } else { true };
-            let data = (DType::F32 as u32, part.data.as_mut_ptr().cast::<u8>());
+            if !first && part.values != part.data.dtype() {
+                part.data = Values::new(rounded(&part.data.reals(), part.values), part.data.dtype());
+            }
+            let data = (part.data.dtype(), part.data.address_mut());
             let bound = |name: &str| Bound::whole(name, &part.shape);
             if reads {
                 inputs.push(input(bound(&part.role_in), (data.0, data.1.cast_const())));
@@ -289,35 +360,100 @@ impl<'a> Run<'a> {
         bound
     }
 
-    fn compare(&self) -> Vec<Compared> {
-        let reals = |name: &str, given: &[f32], expected: &[f32]| {
+    /// Every result by its name: the outputs, and what is carried out and is in the file.
+    fn results(&self) -> impl Iterator<Item = (&str, DType, Vec<f32>)> {
+        let outputs = self.outputs.iter().filter_map(|(name, data)| match data {
+            Buffer::Reals(values) => Some((name.as_str(), values)),
+            Buffer::Integers(_) => None,
+        });
+        let in_file = |part: &&Carried| self.reference.tensors.contains_key(&part.role_out);
+        let carried = self.carried.iter().filter(in_file).map(|part| (part.role_out.as_str(), &part.data));
+        outputs.chain(carried).map(|(name, values)| (name, values.dtype(), values.reals()))
+    }
+
+    /// With the file's results, by the file's tolerances.
+    fn compare_with_file(&self) -> Vec<Compared> {
+        let reals = self.results().filter_map(|(name, _, given)| {
+            let Data::F32(expected) = &self.reference.tensors[name].data else { return None };
             let (tolerance, allowance) = (self.reference.tolerance(name), self.reference.allowance(name));
-            Compared::reals(name, given, expected, tolerance, allowance)
-        };
-        let outputs =
-            self.outputs.iter().map(|(name, data)| (name, data, &self.reference.tensors[name].data));
-        let mut compared: Vec<_> = outputs
-            .filter_map(|(name, given, expected)| match (given, expected) {
-                (Data::F32(given), Data::F32(expected)) => Some(reals(name, given, expected)),
-                (Data::I32(given), Data::I32(expected)) => Some(Compared::integers(name, given, expected)),
-                _ => None,
-            })
-            .collect();
-        for part in &self.carried {
-            if let Some(Tensor { data: Data::F32(expected), .. }) = self.reference.tensors.get(&part.role_out)
-            {
-                compared.push(reals(&part.role_out, &part.data, expected));
+            Some(Compared::reals(name, &given, expected, tolerance, allowance))
+        });
+        reals.chain(self.compare_integers()).collect()
+    }
+
+    fn compare_integers(&self) -> impl Iterator<Item = Compared> {
+        self.outputs.iter().filter_map(|(name, data)| match (data, &self.reference.tensors[name].data) {
+            (Buffer::Integers(given), Data::I32(expected)) => Some(Compared::integers(name, given, expected)),
+            _ => None,
+        })
+    }
+
+    /// With a run in `f32` on the same values: one rounding to the type of each tensor.
+    fn compare_with(&self, expected: &Run<'_>) -> Vec<Compared> {
+        let both = self.results().zip(expected.results());
+        let reals = both.map(|((name, dtype, given), (_, _, mut expected))| {
+            // Beyond the type's range lies its infinity.
+            let nearest = rounded(&expected, dtype);
+            for (x, near) in expected.iter_mut().zip(nearest).filter(|(_, near)| near.is_infinite()) {
+                *x = near;
             }
+            Compared::reals(name, &given, &expected, (unit_roundoff(dtype), underflow(dtype)), None)
+        });
+        reals.chain(self.compare_integers()).collect()
+    }
+
+    /// Largest distance from the file's results, relative to the largest value of each.
+    fn distance(&self) -> f64 {
+        let one = |(name, _, given): (&str, DType, Vec<f32>)| {
+            let Data::F32(expected) = &self.reference.tensors[name].data else { return 0.0 };
+            let pairs = given.iter().zip(expected).filter(|(x, r)| x != r);
+            let worst = pairs.map(|(x, r)| (f64::from(*x) - f64::from(*r)).abs()).fold(0.0, f64::max);
+            let largest = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+            if worst == 0.0 { 0.0 } else { worst / largest }
+        };
+        self.results().map(one).fold(0.0, f64::max)
+    }
+}
+
+impl Buffer {
+    fn address(&self) -> (DType, *const u8) {
+        match self {
+            Buffer::Reals(values) => (values.dtype(), values.address()),
+            Buffer::Integers(values) => (DType::I32, values.as_ptr().cast()),
         }
-        compared
+    }
+
+    fn address_mut(&mut self) -> (DType, *mut u8) {
+        match self {
+            Buffer::Reals(values) => (values.dtype(), values.address_mut()),
+            Buffer::Integers(values) => (DType::I32, values.as_mut_ptr().cast()),
+        }
+    }
+}
+
+/// The nearest values of a type; a file that goes beyond its range is not for it.
+fn round(name: &str, reals: &[f32], dtype: DType) -> Result<Vec<f32>, Stop> {
+    let near = rounded(reals, dtype);
+    match reals.iter().zip(&near).find(|(x, near)| x.is_finite() && !near.is_finite()) {
+        Some((x, _)) => Err(Stop::Skip(format!("{name} has {x:e}, which is beyond {dtype}"))),
+        None => Ok(near),
+    }
+}
+
+fn stored_input(name: &str, data: &Data, stored: DType, values: DType) -> Result<Buffer, Stop> {
+    match data {
+        Data::F32(reals) => Ok(Buffer::Reals(Values::new(round(name, reals, values)?, stored))),
+        Data::I32(values) => Ok(Buffer::Integers(values.clone())),
+        Data::Other(dtype) => Err(no_type(name, dtype)),
     }
 }
 
 /// Memory for an output, filled with what no result can be.
-fn unwritten(name: &str, expected: &Tensor) -> Result<Data, Stop> {
-    match &expected.data {
-        Data::F32(values) => Ok(Data::F32(vec![f32::NAN; values.len()])),
-        Data::I32(values) => Ok(Data::I32(vec![i32::MIN; values.len()])),
+fn unwritten(name: &str, expected: &Data, out: DType) -> Result<Buffer, Stop> {
+    let dtype = if name == "out" { out } else { DType::F32 };
+    match expected {
+        Data::F32(values) => Ok(Buffer::Reals(Values::new(vec![f32::NAN; values.len()], dtype))),
+        Data::I32(values) => Ok(Buffer::Integers(vec![i32::MIN; values.len()])),
         Data::Other(dtype) => Err(no_type(name, dtype)),
     }
 }
@@ -326,23 +462,7 @@ fn no_type(name: &str, dtype: &str) -> Stop {
     Stop::Skip(format!("{name} has type {dtype}, which this version does not take"))
 }
 
-fn dtype_and_address(name: &str, data: &Data) -> Result<(u32, *const u8), Stop> {
-    match data {
-        Data::F32(values) => Ok((DType::F32 as u32, values.as_ptr().cast())),
-        Data::I32(values) => Ok((DType::I32 as u32, values.as_ptr().cast())),
-        Data::Other(dtype) => Err(no_type(name, dtype)),
-    }
-}
-
-fn address_mut(data: &mut Data) -> (u32, *mut u8) {
-    match data {
-        Data::F32(values) => (DType::F32 as u32, values.as_mut_ptr().cast()),
-        Data::I32(values) => (DType::I32 as u32, values.as_mut_ptr().cast()),
-        Data::Other(_) => (0, std::ptr::null_mut()),
-    }
-}
-
-/// Role, extents, strides and first element of a tensor, in elements of 4 bytes.
+/// Role, extents, strides and first element of a tensor, in elements.
 struct Bound {
     role: u32,
     rank: usize,
@@ -365,14 +485,16 @@ impl Bound {
     }
 }
 
-fn input(bound: Bound, (dtype, data): (u32, *const u8)) -> subquad_in {
+fn input(bound: Bound, (dtype, data): (DType, *const u8)) -> subquad_in {
     let Bound { role, rank, shape, stride, offset } = bound;
-    let data = data.wrapping_offset(4 * offset as isize).cast();
+    let data = data.wrapping_offset(dtype.size() as isize * offset as isize).cast();
+    let dtype = dtype as u32;
     subquad_in { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }
 }
 
-fn output(bound: Bound, (dtype, data): (u32, *mut u8)) -> subquad_out {
+fn output(bound: Bound, (dtype, data): (DType, *mut u8)) -> subquad_out {
     let Bound { role, rank, shape, stride, offset } = bound;
-    let data = data.wrapping_offset(4 * offset as isize).cast();
+    let data = data.wrapping_offset(dtype.size() as isize * offset as isize).cast();
+    let dtype = dtype as u32;
     subquad_out { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }
 }

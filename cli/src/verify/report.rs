@@ -31,6 +31,8 @@ pub struct Report {
     pub gradient: bool,
     /// Every tensor that was compared.
     pub compared: Vec<Compared>,
+    /// With other types than f32: largest distance from the file's results, relative to the largest of each tensor.
+    pub distance: Option<f64>,
     outcome: Outcome,
 }
 
@@ -49,6 +51,7 @@ impl Report {
             calls: 0,
             gradient: false,
             compared: Vec::new(),
+            distance: None,
             outcome: Outcome::Passed,
         }
     }
@@ -68,9 +71,11 @@ impl Report {
         let calls = if self.calls > 1 { format!(", {} calls", self.calls) } else { String::new() };
         let gradient =
             if self.gradient { format!("; gradient skipped: {NO_GRADIENT}") } else { String::new() };
+        let distance = self.distance.map_or(String::new(), |x| format!("; {x:.1e} from the file"));
         let worst = match self.worst() {
             Some(worst) => {
-                format!("{:.3} of the tolerance in {} ({}{calls})", worst.fraction, worst.name, self.isa)
+                let Compared { name, fraction, .. } = worst;
+                format!("{fraction:.3} of the tolerance in {name} ({}{calls}){distance}", self.isa)
             }
             None => String::new(),
         };
@@ -105,6 +110,7 @@ impl Report {
             "reason": reason,
             "worst_fraction": self.worst().map(|worst| worst.fraction),
             "worst_tensor": self.worst().map(|worst| &worst.name),
+            "distance": self.distance,
             "tensors": self.compared.iter().map(tensor).collect::<Vec<_>>(),
             "gradient": self.gradient.then_some(NO_GRADIENT),
         })
