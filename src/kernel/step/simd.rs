@@ -1,6 +1,6 @@
 //! Two passes over strips of columns, any vector width.
 
-use super::{Args, STRIP, StateElement, Vectors};
+use super::{Args, STRIP_BYTES, StateElement, Vectors};
 use pulp::Simd;
 use std::marker::PhantomData;
 
@@ -9,8 +9,9 @@ use std::marker::PhantomData;
 #[inline(always)]
 pub unsafe fn step<S: Simd, E: StateElement>(simd: S, t: &Args<E>) {
     let mut first = 0;
+    let strip = STRIP_BYTES / size_of::<E>();
     while first < t.e {
-        let end = t.e.min(first + STRIP);
+        let end = t.e.min(first + strip);
         // SAFETY: the caller's contract; columns `first .. end` exist.
         unsafe {
             blocks(simd, first, end, Read(t));
