@@ -16,7 +16,7 @@
 //!
 //! **Element types.** The state is `f32` or `bf16`, read and written where it lies; everything else is `f32`. The new
 //! state is rounded once, to nearest, ties to even; the output is made from sums that are not rounded. States of
-//! 128 × 128 in memory (2048 of them, best decile of a busy Zen 5 core, with correction): 7.2 to 4.5 µs with AVX2,
+//! 128 × 128 in memory (2048 of them, best decile of a busy Zen 4 core, with correction): 7.2 to 4.5 µs with AVX2,
 //! 5.2 to 3.4 with AVX-512. In cache `bf16` is a sixth slower, for the rounding.
 //!
 //! **Blocking.** Columns in strips of [`STRIP_BYTES`] so that the update finds its strip in L1: of bytes and not
