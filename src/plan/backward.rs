@@ -5,6 +5,7 @@ use super::{Inner, Plan};
 use crate::args::Args;
 use crate::catalog::Mode;
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 use crate::workspace::{self, Workspace};
 
 impl Plan {
@@ -50,8 +51,8 @@ impl Plan {
     /// of an error. Nothing is written if the checks find a fault.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms
-    /// without one. Otherwise those of [`Plan::execute`].
+    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms without one, element
+    /// types other than `f32`. Otherwise those of [`Plan::execute`].
     pub fn backward(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         check::check_planned(inner, mode)?;
@@ -74,6 +75,7 @@ impl Inner {
             Mode::Step => Some("a step is a token of mode causal, which has gradients"),
             Mode::Draw => Some("the mode has no gradient"),
             _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
+            _ if self.other_type().is_some() => Some("gradients are computed on f32 tensors only"),
             _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
                 Some("gradients with these parameters are not in this version")
             }
@@ -81,8 +83,16 @@ impl Inner {
         }
     }
 
+    /// An element type of the plan that is not `f32`.
+    fn other_type(&self) -> Option<(&'static str, DType)> {
+        super::types(&self.desc).into_iter().find(|&(_, dtype)| dtype != DType::F32)
+    }
+
     fn unsupported(&self, mode: Mode) -> Error {
-        let what = format!("backward of {} in mode {mode}", self.mechanism.name);
+        let mut what = format!("backward of {} in mode {mode}", self.mechanism.name);
+        if let Some((name, dtype)) = self.other_type() {
+            what += &format!(" with desc.{name} = {dtype}");
+        }
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
     }
 

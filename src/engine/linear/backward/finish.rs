@@ -85,7 +85,11 @@ impl Reverse<'_> {
                 }
                 if self.wants_decay() {
                     let last = c + 1 == filled;
-                    let z1 = row(self.buffer(if last { g.at.z } else { at.z + (c + 1) * g.ldm }));
+                    let z1 = row(if last {
+                        self.unit.carried(g.at.z)
+                    } else {
+                        self.buffer(at.z + (c + 1) * g.ldm)
+                    });
                     let end = row(self.buffer(at.end + c * g.ldm));
                     (0..g.ldm).for_each(|c| end[c] += z1[c] * dz[c]);
                 }
