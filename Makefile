@@ -41,9 +41,9 @@ bench-peers: ## the same work in ONNX Runtime, ggml and PyTorch, installed into 
 	benches/peers/run
 
 header: ## write include/subquad.h and the generated tables anew
-	SUBQUAD_BLESS=1 $(CARGO) test --workspace --test catalog tables_match_specification
-	SUBQUAD_BLESS=1 $(CARGO) test --workspace --test roles constants_are_fresh
-	SUBQUAD_BLESS=1 $(CARGO) test --workspace --test header header_is_fresh
+	SUBQUAD_BLESS=1 $(CARGO) test --release --workspace --test catalog tables_match_specification
+	SUBQUAD_BLESS=1 $(CARGO) test --release --workspace --test roles constants_are_fresh
+	SUBQUAD_BLESS=1 $(CARGO) test --release --workspace --test header header_is_fresh
 
 install: ## header, shared and static library, pkg-config and CMake files
 	$(CARGO) build --release --package libsubquad

@@ -388,8 +388,8 @@ typedef struct subquad_desc {
     uint32_t dtype_out;
     /**
      * Element type of the state: F32 or BF16, rounded once at the end of each call; normalisers, shifts,
-     * logarithms of sums and counts are F32 (subquad_plan_state_component tells). Mechanisms gate and causal_conv,
-     * and gradients, take F32 in all three. Default: F32.
+     * logarithms of sums and counts are F32 (subquad_plan_state_component tells). Mechanisms gate, causal_conv and
+     * lasp, gradients and summaries take F32 in all three. Default: F32.
      */
     uint32_t dtype_state;
     /** Zero. */
@@ -669,6 +669,80 @@ subquad_status subquad_plan_backward(const subquad_plan *plan,
                                      void *workspace,
                                      size_t workspace_size,
                                      subquad_error *err);
+
+/* ===========================================================================================================
+ * Segments of sequences
+ *
+ * A sequence can be split over threads, processes or hosts: each summarises its segment, states are combined in
+ * order (a chain of messages, a gather or a scan), and each runs its segment from the state that comes in. The
+ * message-passing form of linear-attention sequence parallelism (LASP, arXiv 2404.02882). examples/mpi does it
+ * over MPI.
+ * =========================================================================================================== */
+
+/**
+ * Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
+ *
+ * Returns NULL_POINTER, UNSUPPORTED (the plan was not made for mode CAUSAL, or the mechanism has no summaries),
+ * INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * `plan` is NULL or a live plan; `bytes` and `err` are NULL or writable.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_segment_workspace_size(const subquad_plan *plan,
+                                                   size_t *bytes,
+                                                   subquad_error *err);
+
+/**
+ * Summary of a segment: its final state from an empty one, and what it does to a state that comes in,
+ * `S_out = M S_in + S_local`.
+ *
+ * `in` binds the inputs of mode CAUSAL but Q, any state, and what a norm of the output reads. `out` binds STATE_OUT
+ * (and Z_OUT where the mechanism keeps a normaliser) for the local state, and MSG_TRANSITION where M is wanted:
+ * `[B, Hs]` where a token has one decay, `[B, Hs, D]` where each channel has its own, `[B, Hs, D, D]` for the delta
+ * rule and its relatives; without a decay there is none. Ragged batches and pooled states as in
+ * subquad_plan_execute.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size), otherwise what subquad_plan_execute returns.
+ * Thread-safe with other workspace and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_summarise(const subquad_plan *plan,
+                                      const subquad_in *in,
+                                      size_t n_in,
+                                      const subquad_out *out,
+                                      size_t n_out,
+                                      void *workspace,
+                                      size_t workspace_size,
+                                      subquad_error *err);
+
+/**
+ * The state that leaves a segment: `S_out = M S_in + S_local`.
+ *
+ * `in` binds STATE_IN, MSG_LOCAL (the STATE_OUT of subquad_plan_summarise) and MSG_TRANSITION (where there is one);
+ * `out` binds STATE_OUT. Where the mechanism keeps a normaliser, also Z_IN, MSG_LOCAL_Z and Z_OUT. STATE_OUT may
+ * be STATE_IN in place. For gradients, which go from the last segment to the first, bind the gradient of the
+ * outgoing state as STATE_IN, that of the incoming state without it (from subquad_plan_backward) as MSG_LOCAL, and
+ * a matrix with its last two strides swapped.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size), otherwise what subquad_plan_execute returns.
+ * Thread-safe with other workspace and outputs. Allocates: no, but for the text of a failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_combine(const subquad_plan *plan,
+                                    const subquad_in *in,
+                                    size_t n_in,
+                                    const subquad_out *out,
+                                    size_t n_out,
+                                    void *workspace,
+                                    size_t workspace_size,
+                                    subquad_error *err);
 
 /* ===========================================================================================================
  * State

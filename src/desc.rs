@@ -116,8 +116,8 @@ pub struct Desc {
     /// Element type of `out`: `F32`, `Bf16` or `F16`, whatever the inputs are. It is rounded once, to nearest.
     pub dtype_out: DType,
     /// Element type of the state: `F32` or `Bf16`, rounded once at the end of each call. Normalisers, shifts,
-    /// logarithms of sums and counts are `F32`. Mechanisms `gate` and `causal_conv`, and gradients, take `F32` in all
-    /// three.
+    /// logarithms of sums and counts are `F32`. Mechanisms `gate`, `causal_conv` and `lasp`, gradients and summaries
+    /// take `F32` in all three.
     pub dtype_state: DType,
     /// Parameters by the catalogue's names; what is not given has its default. Extents that shapes of the
     /// mechanism name and that neither heads nor dimensions give are named here too: `M` (slots, features),

@@ -287,6 +287,30 @@ impl Tensor {
         self.address(index)
     }
 
+    /// The part that begins at index `start` of an axis; how far it goes is the user's to know.
+    pub(crate) fn from(mut self, axis: usize, start: usize) -> Tensor {
+        let offset = start as isize * self.stride(axis) * self.dtype.size() as isize;
+        self.data = self.data.wrapping_offset(offset);
+        self
+    }
+
+    /// Entry `i` of the first axis, a tensor with one axis less.
+    pub(crate) fn index(self, i: usize) -> Tensor {
+        let mut part = self.from(0, i);
+        part.layout.shape.rotate_left(1);
+        part.layout.stride.rotate_left(1);
+        part.layout.shape[MAX_RANK - 1] = 1;
+        part.layout.stride[MAX_RANK - 1] = 0;
+        part.layout.rank -= 1;
+        part
+    }
+
+    /// The same with a last axis of one element.
+    pub(crate) fn with_axis(mut self) -> Tensor {
+        self.layout.rank += 1;
+        self
+    }
+
     /// Stride of one axis, in elements.
     pub(crate) fn stride(&self, axis: usize) -> isize {
         self.layout.stride[axis] as isize

@@ -161,7 +161,7 @@ fn long_sequences() {
 /// may differ.
 #[test]
 fn several_panels() {
-    for mechanism in problem::mechanisms() {
+    for mechanism in problem::attention() {
         for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);

@@ -383,6 +383,8 @@ fn poison_stays_in_its_column() {
             p.mode = mode;
             let plan = p.plan(&context());
             let clean = p.run_plan(&plan);
+            // Where E is D by definition, shapes are written with D.
+            let values = if mechanism.role(Role::OUT).unwrap().shapes[0].ends_with('D') { "D" } else { "E" };
             let (role, column) = (rng.pick(&[Role::V, p.value_state()]), rng.below(dims.1 as usize));
             let role = if p.gates_by_values() { Role::STATE_IN } else { role };
             let array = p.inputs.get_mut(&role).unwrap();
@@ -393,7 +395,7 @@ fn poison_stays_in_its_column() {
             let mut nans = 0;
             for (own, want) in &clean {
                 for (i, (g, w)) in got[own].data.iter().zip(&want.data).enumerate() {
-                    let other = i % dims.1 as usize != column || p.axes(*own).last() != Some(&"E");
+                    let other = i % dims.1 as usize != column || p.axes(*own).last() != Some(&values);
                     assert!(!other || g.to_bits() == w.to_bits(), "{role} column {column}, {own} {i}: {p}");
                     nans += usize::from(g.is_nan());
                 }

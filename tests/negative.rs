@@ -194,6 +194,13 @@ fn plain(mechanism: &catalog::Mechanism) -> Desc {
     Desc::new(mechanism.name).modes(mechanism.modes[0])
 }
 
+/// The same with every parameter that has no default, but for one.
+fn all_but(mechanism: &catalog::Mechanism, name: &str) -> Desc {
+    let needed = mechanism.params.iter().filter(|param| param.default == Default::Required);
+    let others = needed.filter(|param| param.name != name);
+    others.fold(plain(mechanism), |desc, param| desc.param(param.name, problem::required(param.name)))
+}
+
 #[test]
 fn parameters() {
     let ok = Plan::new(&context(), &Desc::new("linear").param("den_eps", 0.0));
@@ -203,7 +210,7 @@ fn parameters() {
         let unknown = plain(mechanism).param("chunk_size", 3);
         refuse_plan(unknown, Status::UnknownParameter, &[name, "`chunk_size`"]);
         for param in mechanism.params {
-            let given = |value: Value| plain(mechanism).param(param.name, value);
+            let given = |value: Value| all_but(mechanism, param.name).param(param.name, value);
             let range = |value: Value, words: &[&str]| {
                 let words: Vec<&str> = [param.name].iter().chain(words).copied().collect();
                 refuse_plan(given(value), Status::ParameterRange, &words);
@@ -212,7 +219,7 @@ fn parameters() {
                 Default::Bool(x) => x.into(),
                 Default::Word(x) => x.into(),
                 Default::Reals(x) => x.to_vec().into(),
-                Default::Required => Value::Int(4),
+                Default::Required => problem::required(param.name),
                 Default::Int(x) => x.into(),
                 _ => Value::Real(1.0),
             };
@@ -264,7 +271,7 @@ fn parameters() {
     for mechanism in mechanisms() {
         for param in mechanism.params.iter().filter(|param| param.default == Default::Required) {
             let words = [param.name, "not given", "no default"];
-            refuse_plan(plain(mechanism), Status::ParameterRange, &words);
+            refuse_plan(all_but(mechanism, param.name), Status::ParameterRange, &words);
         }
     }
     for bound in [0.0, 1.0, -5.5] {
@@ -362,8 +369,11 @@ fn types_of_a_plan() {
         refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words);
     }
     for name in F32_ONLY {
-        let mechanism = mechanisms().into_iter().find(|mechanism| mechanism.name == name).unwrap();
-        let desc = Problem::new(mechanism, problem::variants(mechanism)[0].clone()).desc();
+        let mut desc = Desc::new("lasp").param("ranks", 2);
+        if let Some(mechanism) = mechanisms().into_iter().find(|mechanism| mechanism.name == name) {
+            desc = Problem::new(mechanism, problem::variants(mechanism)[0].clone()).desc();
+        }
+        assert_eq!(desc.mechanism, name);
         Plan::new(&context(), &desc).unwrap();
         for (what, desc) in other_types(&desc) {
             refuse_plan(desc, Status::Unsupported, &[what, "bf16", name, "f32 only"]);
@@ -382,7 +392,7 @@ fn other_types(desc: &Desc) -> [(&'static str, Desc); 3] {
 }
 
 #[test]
-fn gradients_of_other_types() {
+fn gradients_and_summaries_of_other_types() {
     let p = Problem::named("gla").sized([2, 2, 2], (8, 6), 1, 5).fill(&mut Rng::new(7), false);
     let wide = p.plan(&context());
     assert!(wide.has_gradient(p.mode));
@@ -394,6 +404,10 @@ fn gradients_of_other_types() {
         expect(&plan.backward_workspace_size(1, 5, 5).unwrap_err(), Status::Unsupported, &words);
         let error = plan.backward(p.mode, &Args::new(), &mut memory).unwrap_err();
         expect(&error, Status::Unsupported, &words);
+        let words = ["gla", what, "bf16", "f32 tensors only"];
+        expect(&plan.segment_workspace_size().unwrap_err(), Status::Unsupported, &words);
+        expect(&plan.summarise(&Args::new(), &mut memory).unwrap_err(), Status::Unsupported, &words);
+        expect(&plan.combine(&Args::new(), &mut memory).unwrap_err(), Status::Unsupported, &words);
     }
 }
 

@@ -93,8 +93,8 @@ pub struct subquad_desc {
     /// Element type of out: F32, BF16 or F16, whatever the inputs are; rounded once, to nearest. Default: F32.
     pub dtype_out: u32,
     /// Element type of the state: F32 or BF16, rounded once at the end of each call; normalisers, shifts,
-    /// logarithms of sums and counts are F32 (subquad_plan_state_component tells). Mechanisms gate and causal_conv,
-    /// and gradients, take F32 in all three. Default: F32.
+    /// logarithms of sums and counts are F32 (subquad_plan_state_component tells). Mechanisms gate, causal_conv and
+    /// lasp, gradients and summaries take F32 in all three. Default: F32.
     pub dtype_state: u32,
     /// Zero.
     pub reserved: u32,

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Modules in the order of a reader.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "version",
     "status",
     "threads",
@@ -17,6 +17,7 @@ const SECTIONS: [&str; 11] = [
     "tensor",
     "plan",
     "backward",
+    "segments",
     "state",
     "run",
     "catalogue",

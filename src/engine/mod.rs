@@ -8,6 +8,7 @@ pub(crate) mod conv;
 pub(crate) mod gate;
 pub(crate) mod linear;
 pub(crate) mod orthogonal_memory;
+pub(crate) mod segments;
 pub(crate) mod slots;
 
 use crate::context::Context;
@@ -38,6 +39,7 @@ pub(crate) enum Settings {
     Conv(conv::Settings),
     Slots(slots::Memory),
     OrthogonalMemory(orthogonal_memory::Basis),
+    Segments(segments::Settings),
 }
 
 impl Settings {
@@ -53,6 +55,9 @@ impl Settings {
             Settings::OrthogonalMemory(basis) => {
                 Ok(Box::new(orthogonal_memory::OrthogonalMemory::plan(context, *basis, extents)?))
             }
+            Settings::Segments(settings) => {
+                Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
+            }
         }
     }
 
@@ -60,7 +65,7 @@ impl Settings {
     pub fn converts(&self) -> bool {
         match self {
             Settings::Linear(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => true,
-            Settings::Gate(_) | Settings::Conv(_) => false,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
         }
     }
 
@@ -68,9 +73,7 @@ impl Settings {
     pub fn n_features(&self, d: usize) -> Option<usize> {
         match self {
             Settings::Linear(recurrence) => Some(recurrence.n_features(d)),
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
-                None
-            }
+            _ => None,
         }
     }
 
@@ -78,9 +81,7 @@ impl Settings {
     pub fn positions(&self) -> Option<(i64, f64)> {
         match self {
             Settings::Linear(recurrence) => recurrence.features.positions(),
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
-                None
-            }
+            _ => None,
         }
     }
 
@@ -88,11 +89,33 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => {
-                false
-            }
+            _ => false,
         }
     }
+
+    /// The parameter that cuts a sequence into equal parts, with its value; such an engine takes neither ragged
+    /// batches nor pooled states.
+    pub fn equal_parts(&self) -> Option<(&'static str, usize)> {
+        match self {
+            Settings::Segments(settings) => Some(("ranks", settings.ranks)),
+            _ => None,
+        }
+    }
+}
+
+/// What a segment of a sequence does to an incoming state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transition {
+    /// It can't be said by a linear map of the state.
+    None,
+    /// Nothing.
+    Same,
+    /// One factor per head.
+    Factor,
+    /// One factor per row of the state.
+    Diagonal,
+    /// A matrix in front of it.
+    Matrix,
 }
 
 /// A planned engine. Immutable, shared between threads.

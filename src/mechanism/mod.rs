@@ -20,6 +20,7 @@ mod gla;
 mod gsa;
 mod hedgehog;
 mod kda;
+mod lasp;
 mod lavo;
 mod lightning;
 mod linear;
@@ -34,7 +35,7 @@ mod simple_gla;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
-use crate::engine::linear::{Decay, FeatureMap, Normaliser, Projection, Recurrence};
+use crate::engine::linear::{Decay, FeatureMap, Gain, Normaliser, Projection, Recurrence};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -63,6 +64,7 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &rwkv6::ENTRY,
     &gate::ENTRY,
     &linear1p::ENTRY,
+    &lasp::ENTRY,
     &lavo::ENTRY,
     &rfa_gate::ENTRY,
     &cosformer::ENTRY,
@@ -107,6 +109,12 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
         Settings::Gate(form) => gate::role_use(*form, role),
         Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
+        Settings::Segments(settings) => match (role, settings.inner.gain) {
+            (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
+            (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),
+            (Role::G, _) => Use::Shape(usize::from(settings.inner.decay != Decay::Head)),
+            _ => Use::Catalogue,
+        },
     }
 }
 

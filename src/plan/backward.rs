@@ -1,11 +1,10 @@
 //! Gradients: which calls have them, how much workspace they need, and the call itself.
 
 use super::check::{self, Pass};
-use super::{Inner, Plan};
+use super::{Inner, Plan, other_type};
 use crate::args::Args;
 use crate::catalog::Mode;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 use crate::workspace::{self, Workspace};
 
 impl Plan {
@@ -75,7 +74,7 @@ impl Inner {
             Mode::Step => Some("a step is a token of mode causal, which has gradients"),
             Mode::Draw => Some("the mode has no gradient"),
             _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
-            _ if self.other_type().is_some() => Some("gradients are computed on f32 tensors only"),
+            _ if other_type(&self.desc).is_some() => Some("gradients are computed on f32 tensors only"),
             _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
                 Some("gradients with these parameters are not in this version")
             }
@@ -83,14 +82,9 @@ impl Inner {
         }
     }
 
-    /// An element type of the plan that is not `f32`.
-    fn other_type(&self) -> Option<(&'static str, DType)> {
-        super::types(&self.desc).into_iter().find(|&(_, dtype)| dtype != DType::F32)
-    }
-
     fn unsupported(&self, mode: Mode) -> Error {
         let mut what = format!("backward of {} in mode {mode}", self.mechanism.name);
-        if let Some((name, dtype)) = self.other_type() {
+        if let Some((name, dtype)) = other_type(&self.desc) {
             what += &format!(" with desc.{name} = {dtype}");
         }
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }

@@ -11,11 +11,15 @@ use crate::error::{Error, Result};
 use crate::mechanism::Use;
 use crate::tensor::{DType, Index, Tensor};
 
-/// What a call computes: outputs of inputs, or gradients of inputs.
+/// What a call computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     Forward,
     Backward,
+    /// A segment's effect on the state.
+    Summary,
+    /// The state that leaves a segment.
+    Combination,
 }
 
 /// The tensors of a call, checked.
@@ -49,14 +53,14 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
     }
     bound.check_required(plan, pass)?;
     let n_sequences = bound.check_ragged(mode)?;
-    for rule in &plan.rules {
+    for rule in plan.rules(pass) {
         bound.check_shape(plan, rule, rule.spec.role, n_sequences)?;
     }
     // The sizes are known by now: a gradient that disagrees is the one that is named.
-    for rule in &plan.rules {
+    for rule in plan.rules(pass) {
         bound.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
     }
-    bound.check_lengths(plan, mode)?;
+    bound.check_lengths(plan, pass, mode)?;
     bound.check_index(plan, n_sequences)?;
     bound.check_positions(plan)?;
     bound.check_overlap()?;
@@ -78,6 +82,10 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     let wrong = |why| Err(Error::WrongRole { role, why });
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
+            _ if pass == Pass::Combination => wrong("states are combined one batch with another"),
+            _ if plan.settings.equal_parts().is_some() => {
+                wrong("the mechanism cuts a batch of sequences of one length, and keeps their states apart")
+            }
             _ if side == Side::Out => wrong("it is an input"),
             (_, Mode::Transform) => wrong("a transform has no sequences"),
             _ if dtype != DType::I32 => Err(Error::WrongDType { role, given: dtype, expected: "i32" }),
@@ -90,7 +98,7 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
             _ => Ok(()),
         };
     }
-    let Some(rule) = plan.rules.iter().find(|rule| rule.spec.role == role.base()) else {
+    let Some(rule) = plan.rules(pass).iter().find(|rule| rule.spec.role == role.base()) else {
         return wrong("the mechanism has no such role");
     };
     if let Use::Refused(why) = rule.usage {
@@ -105,12 +113,12 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
         (Ok(Side::In), Side::Out) => return wrong("it is an input"),
         (Ok(Side::In), Side::In) | (Ok(Side::Out), Side::Out) => {}
     }
-    check_dtype(&plan.desc, rule, dtype)
+    check_dtype(&plan.desc, rule, role, dtype)
 }
 
 /// Element types: `q`, `k`, `v` and `out` have those of the description, and so has the state; normalisers and
 /// shifts are `f32`. Other inputs are `f32` or as `q`, `k`, `v`; what the catalogue gives another type has that one.
-fn check_dtype(desc: &Desc, rule: &RoleRule, given: DType) -> Result<()> {
+fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Result<()> {
     let (role, kind) = (rule.spec.role, rule.spec.kind);
     let (one, other) = match kind {
         _ if rule.spec.dtype == DType::I32.name() => (DType::I32, DType::I32),
@@ -131,14 +139,16 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, given: DType) -> Result<()> {
         (DType::F32, DType::F16) => "f32 or f16",
         _ => one.name(),
     };
-    Err(Error::WrongDType { role, given, expected })
+    Err(Error::WrongDType { role: named, given, expected })
 }
 
 /// On which side of a call a role or its gradient stands, or why on none.
 fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side, &'static str> {
     use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
     match (pass, role.is_grad(), spec.kind) {
-        (Pass::Forward, true, _) | (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
+        (Pass::Forward | Pass::Summary | Pass::Combination, true, _) | (Pass::Forward, false, GradOutput) => {
+            Err("it belongs to backward")
+        }
         (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
         (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
@@ -211,7 +221,7 @@ impl Bound {
         if pass == Pass::Backward {
             self.check_gradients(plan)?;
         }
-        for rule in &plan.rules {
+        for rule in plan.rules(pass) {
             let (role, spec) = (rule.spec.role, rule.spec);
             if pass == Pass::Backward && !matches!(spec.kind, RoleKind::Input | RoleKind::StateIn) {
                 continue;
@@ -219,10 +229,11 @@ impl Bound {
             let why = match rule.usage {
                 Use::Required(why) => why,
                 Use::With(other) if self.get(other).is_some() => "the role that it comes with is bound",
+                Use::Refused(_) => continue,
                 _ if spec.required => "the mechanism needs it",
-                _ if spec.kind == RoleKind::Output => "it is what the call computes",
+                _ if role == Role::OUT => "it is what the call computes",
                 _ if !spec.one_of.is_empty() => {
-                    let group = plan.rules.iter().filter(|other| other.spec.one_of == spec.one_of);
+                    let group = plan.rules(pass).iter().filter(|other| other.spec.one_of == spec.one_of);
                     if group.clone().any(|other| self.get(other.spec.role).is_some()) {
                         continue;
                     }
@@ -235,7 +246,7 @@ impl Bound {
             }
         }
         // What is carried comes whole: a normaliser without its state would be silently wrong.
-        let states = |kind| plan.rules.iter().filter(move |rule| rule.spec.kind == kind);
+        let states = |kind| plan.rules(pass).iter().filter(move |rule| rule.spec.kind == kind);
         for kind in [RoleKind::StateIn, RoleKind::StateOut] {
             let bound = states(kind).filter(|rule| self.get(rule.spec.role).is_some()).count();
             let needed = states(kind).find(|rule| {
@@ -394,10 +405,23 @@ impl Bound {
         Ok(())
     }
 
-    fn check_lengths(&self, plan: &Inner, mode: Mode) -> Result<()> {
-        let t = self.size(Size::T);
-        let s = self.sizes.get(Size::S).unwrap_or(t);
+    fn check_lengths(&self, plan: &Inner, pass: Pass, mode: Mode) -> Result<()> {
+        // Without queries there is one length; without keys, too.
+        let s = self.sizes.get(Size::S).unwrap_or(self.size(Size::T));
+        let t = if pass == Pass::Summary { self.sizes.get(Size::T).unwrap_or(s) } else { self.size(Size::T) };
         let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
+        if let Some((_, parts)) = plan.settings.equal_parts()
+            && t % parts as i64 != 0
+        {
+            let expected = (t as u64).next_multiple_of(parts as u64) as i64;
+            return Err(self.wrong_length(
+                plan,
+                Size::T,
+                t,
+                expected,
+                "the next multiple of parameter ranks",
+            ));
+        }
         match mode {
             Mode::Step if t != 1 => Err(self.wrong_length(plan, Size::T, t, 1, "the tokens of a step")),
             Mode::Step if s != 1 => Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step")),
@@ -507,7 +531,7 @@ impl Bound {
             mode,
             sequences: Sequences {
                 batch: self.size(Size::B) as usize,
-                n_q: self.size(Size::T) as usize,
+                n_q: self.sizes.get(Size::T).unwrap_or(self.size(Size::S)) as usize,
                 n_k: self.sizes.get(Size::S).unwrap_or(self.size(Size::T)) as usize,
                 offsets_q: get(Role::CU_SEQLENS).map(Index),
                 offsets_k: get(Role::CU_SEQLENS_K).or(get(Role::CU_SEQLENS)).map(Index),

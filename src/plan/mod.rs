@@ -8,6 +8,7 @@
 mod backward;
 mod check;
 mod params;
+mod segments;
 mod shape;
 mod state;
 
@@ -49,11 +50,12 @@ struct Inner {
     rules: Vec<RoleRule>,
     settings: Settings,
     engine: Box<dyn Engine>,
+    segments: Option<segments::Segments>,
     state: StateLayout,
 }
 
 /// A role of the mechanism, its shape made ready and its use decided by the parameters.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct RoleRule {
     spec: &'static RoleSpec,
     shapes: Vec<Vec<Dim>>,
@@ -106,11 +108,26 @@ impl Plan {
         let (d, e) = (desc.dim_qk as usize, desc.dim_v as usize);
         let extents = Extents { heads, d, e, dtype_out: desc.dtype_out };
         let engine = settings.plan(context, extents)?;
+        let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
+        let segments = match desc.modes.contains(Mode::Causal) && other_type(desc).is_none() {
+            true => segments::Segments::plan(context, &settings, extents, &rules, parse)?,
+            false => None,
+        };
         let state = rules.iter().map(|rule| (rule.spec, &rule.shapes[0][..], rule.usage));
         let state = StateLayout::new(state, &sizes, desc.dtype_state)?;
         let (context, desc) = (context.clone(), desc.clone());
         Ok(Plan {
-            inner: Arc::new(Inner { context, mechanism, desc, sizes, rules, settings, engine, state }),
+            inner: Arc::new(Inner {
+                context,
+                mechanism,
+                desc,
+                sizes,
+                rules,
+                settings,
+                engine,
+                segments,
+                state,
+            }),
         })
     }
 
@@ -200,6 +217,11 @@ fn types(desc: &Desc) -> [(&'static str, DType); 3] {
     [("dtype_qkv", desc.dtype_qkv), ("dtype_out", desc.dtype_out), ("dtype_state", desc.dtype_state)]
 }
 
+/// An element type of a description that is not `f32`.
+fn other_type(desc: &Desc) -> Option<(&'static str, DType)> {
+    types(desc).into_iter().find(|&(_, dtype)| dtype != DType::F32)
+}
+
 fn check_types(desc: &Desc) -> Result<()> {
     const TOKENS: (&[DType], &str) = (&[DType::F32, DType::Bf16, DType::F16], "expected f32, bf16 or f16");
     const STATE: (&[DType], &str) = (&[DType::F32, DType::Bf16], "expected f32 or bf16");
@@ -214,8 +236,7 @@ fn check_types(desc: &Desc) -> Result<()> {
 
 /// Some engines compute on `f32` tensors only.
 fn check_engine_types(desc: &Desc, settings: &Settings) -> Result<()> {
-    let other = types(desc).into_iter().find(|&(_, dtype)| dtype != DType::F32);
-    if let Some((name, dtype)) = other.filter(|_| !settings.converts()) {
+    if let Some((name, dtype)) = other_type(desc).filter(|_| !settings.converts()) {
         let what = format!("desc.{name} = {dtype} for {}", desc.mechanism);
         return Err(Error::Unsupported { what, why: "the mechanism takes f32 only".into() });
     }
@@ -331,6 +352,8 @@ fn check_head_counts(desc: &Desc, heads: Heads, sizes: &Sizes, rules: &[RoleRule
 
 impl RoleRule {
     fn is_state(&self) -> bool {
-        matches!(self.spec.kind, RoleKind::StateIn | RoleKind::StateOut)
+        // What a segment does to a state lies where its state does.
+        let beside = self.spec.role == Role::MSG_TRANSITION;
+        beside || matches!(self.spec.kind, RoleKind::StateIn | RoleKind::StateOut)
     }
 }

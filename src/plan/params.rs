@@ -80,6 +80,10 @@ impl Params {
         match text {
             "1/sqrt(D)" | "D**-0.5" => Ok(Some(root)),
             "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
+            "default of inner" => {
+                let delta = self.get("inner") == Some(&Value::Word("gated_delta_rule".into()));
+                Ok(Some(if delta { root } else { 1.0 }))
+            }
             "1 if normalize == denominator else 1/sqrt(D)" => {
                 let normalize = match self.get("normalize") {
                     Some(Value::Word(word)) => word.as_str(),

@@ -36,7 +36,7 @@ pub fn mechanisms() -> impl Iterator<Item = &'static Mechanism> {
 }
 
 /// Mechanisms that take nothing else than `f32`.
-pub const F32_ONLY: [&str; 2] = ["gate", "causal_conv"];
+pub const F32_ONLY: [&str; 3] = ["gate", "causal_conv", "lasp"];
 
 impl Types {
     pub fn of(&self, role: Role) -> DType {

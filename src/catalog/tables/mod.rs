@@ -209,6 +209,7 @@ pub(super) static ROLES: &[&str] = &[
     "node_variance{l}",
     "count_in",
     "count_out",
+    "msg_local_z",
 ];
 
 /// Mechanisms, page by page.
@@ -558,4 +559,5 @@ pub static ROLE_MEANINGS: &[(&str, &str)] = &[
     ("node_variance{l}", "variance bound λ"),
     ("count_in", "number of tokens that the incoming state is the mean of"),
     ("count_out", "the same, after the last token"),
+    ("msg_local_z", "normaliser of each rank from an empty start"),
 ];

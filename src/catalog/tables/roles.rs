@@ -394,4 +394,6 @@ impl Role {
     pub const COUNT_IN: Role = Role(208);
     /// the same, after the last token
     pub const COUNT_OUT: Role = Role(209);
+    /// normaliser of each rank from an empty start
+    pub const MSG_LOCAL_Z: Role = Role(210);
 }

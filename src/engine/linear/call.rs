@@ -37,6 +37,8 @@ pub struct Tensors {
     pub shift_out: Option<Tensor>,
     /// What feature maps read.
     pub given: Given,
+    /// Where the decay over all tokens goes: `[slots, Hs]` or `[slots, Hs, M]`.
+    pub transition: Option<Tensor>,
 }
 
 impl Tensors {
@@ -71,6 +73,7 @@ impl Tensors {
             shift_in: get(Role::SHIFT_IN),
             shift_out: get(Role::SHIFT_OUT),
             given: Given::new(bound, &recurrence.features),
+            transition: None,
         }
     }
 }
@@ -82,6 +85,8 @@ pub struct Call {
     pub causal: bool,
     /// One token per sequence.
     pub step: bool,
+    /// Queries read the state. Not so in the summary of a segment, which has none.
+    pub reads: bool,
     pub sequences: Sequences,
     pub tensors: Tensors,
 }
@@ -95,7 +100,8 @@ impl Call {
     /// The same on other tensors.
     pub fn with(call: &call::Call, tensors: Tensors) -> Call {
         let causal = matches!(call.mode, Mode::Causal | Mode::Step);
-        Call { causal, step: call.mode == Mode::Step, sequences: call.sequences, tensors }
+        let step = call.mode == Mode::Step;
+        Call { causal, step, reads: true, sequences: call.sequences, tensors }
     }
 
     /// Number of sequences.

@@ -91,6 +91,8 @@ pub struct Offsets {
     pub z: usize,
     /// Log shift per feature `[ldm]`, and the shift a chunk ends with `[ldm]`; the same.
     pub shift: usize,
+    /// Decay over all chunks `[ldm]`.
+    pub transition: usize,
     /// Factor of the denominator's epsilon `[sets, C]`.
     pub eps_factor: usize,
     /// A row of outputs, of gates and of weights for the output norm `[3, Ho · e16]`.
@@ -179,6 +181,7 @@ impl Geometry {
             state: first + state,
             z: first + z,
             shift: first + shift,
+            transition: carver.take(&[ldm]),
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
             rows: carver.take(&[if self.normed { heads.out } else { 0 }, SEGMENT, e]),

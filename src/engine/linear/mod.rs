@@ -58,6 +58,7 @@ mod normed;
 mod prepare;
 mod recurrence;
 mod scan;
+mod segment;
 mod shift;
 mod state;
 mod step;
@@ -68,6 +69,7 @@ pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
 pub use recurrence::{Correction, Decay, Gain, Normaliser, Recurrence};
 pub use scan::Pass;
+pub use segment::Carry;
 pub use tiles::{Rows, Tiles};
 
 use super::call::{self as shared, Heads, Sequence};

@@ -76,9 +76,10 @@ impl Unit<'_> {
         if chunk.write {
             self.load_correction(&p, &chunk);
         }
-        if chunk.read && chunk.write && chunk.n == 1 {
-            self.score_of_one(&p);
-        } else if chunk.read && chunk.write {
+        let scored = chunk.write && (chunk.read || self.recurrence().corrects());
+        if scored && chunk.n == 1 {
+            self.score_of_one(&p, &chunk);
+        } else if scored {
             self.scores(&p, &chunk, alpha);
         }
         self.decay(&p, &chunk, alpha);
@@ -212,8 +213,9 @@ impl Unit<'_> {
     }
 
     /// The scores of a single token: `A` is `q·k`, and nothing precedes it that could be corrected.
-    fn score_of_one(&self, p: &Prepared) {
+    fn score_of_one(&self, p: &Prepared, chunk: &Chunk) {
         let (g, block) = (self.geometry(), CHUNK * CHUNK);
+        let n_sets = if chunk.read { g.n_sets } else { 0 };
         // SAFETY: buffers have the extents that `Offsets` names; rows are padded with zeros.
         unsafe {
             let mut key = p.k;
@@ -221,9 +223,9 @@ impl Unit<'_> {
                 key = self.buffer(g.at.bonus);
                 (self.tiles().product)(&elementwise::Args { n: g.ldm, src: p.k, dst: key });
             }
-            self.dots(p, key, p.a);
+            self.dots(p, n_sets, key, p.a);
             if self.recurrence().writes() == 2 {
-                self.dots(p, p.k.add(g.ldm), p.a_second);
+                self.dots(p, n_sets, p.k.add(g.ldm), p.a_second);
             }
             if self.recurrence().corrects() {
                 ptr::write_bytes(p.correction, 0, block);
@@ -231,11 +233,11 @@ impl Unit<'_> {
         }
     }
 
-    /// `s[0, 0] = q·key` of every set, and zero in the rest of the row.
+    /// `s[0, 0] = q·key` of so many sets, and zero in the rest of the row.
     ///
     /// # Safety
     /// `key` has `ldm` elements, those past the features zero; `s` is [sets, 16, 16].
-    unsafe fn dots(&self, p: &Prepared, key: *mut f32, s: *mut f32) {
+    unsafe fn dots(&self, p: &Prepared, n_sets: usize, key: *mut f32, s: *mut f32) {
         let (g, block) = (self.geometry(), CHUNK * CHUNK);
         let dots = self.buffer(g.at.y);
         let args = denominator::Args {
@@ -243,7 +245,7 @@ impl Unit<'_> {
             d: g.m,
             ld: g.ldm,
             q: p.q,
-            n_sets: g.n_sets,
+            n_sets,
             a: ptr::null(),
             den: dots,
             k: ptr::null(),
@@ -253,7 +255,7 @@ impl Unit<'_> {
         // SAFETY: the caller's contract; products and scores are both one set to 16.
         unsafe {
             (self.tiles().denominator)(&args);
-            for set in 0..g.n_sets {
+            for set in 0..n_sets {
                 ptr::write_bytes(s.add(set * block), 0, CHUNK);
                 *s.add(set * block) = *dots.add(set * CHUNK);
             }
@@ -274,11 +276,11 @@ impl Unit<'_> {
             let decay = self.recurrence().decay;
             if decay == Decay::Channel || shifted && decay != Decay::None {
                 if correction == Correction::TwoWrites {
-                    self.scores_channel(p, n, alpha, p.a, p.inflow);
+                    self.scores_channel(p, chunk, alpha, p.a, p.inflow);
                     tiles.transpose(p.k.add(n * ld), (n, d), ld, kt);
-                    self.scores_channel(p, n, alpha, p.a_second, p.correction);
+                    self.scores_channel(p, chunk, alpha, p.a_second, p.correction);
                 } else {
-                    self.scores_channel(p, n, alpha, p.a, p.correction);
+                    self.scores_channel(p, chunk, alpha, p.a, p.correction);
                 }
                 return;
             }
@@ -287,7 +289,7 @@ impl Unit<'_> {
             let block = |x: *const f32, row: *const f32, strict, s| {
                 (tiles.scores_token)(&scores::TokenArgs { n, d, x, ldx: ld, kt, alpha, row, strict, s });
             };
-            for set in 0..g.n_sets {
+            for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 block(p.q.add(set * CHUNK * ld), ptr::null(), false, p.a.add(set * CHUNK * CHUNK));
             }
             if correction == Correction::Delta {
@@ -303,7 +305,7 @@ impl Unit<'_> {
     unsafe fn scores_channel(
         &self,
         p: &Prepared,
-        n: usize,
+        chunk: &Chunk,
         alpha: *const f32,
         a: *mut f32,
         strict_s: *mut f32,
@@ -315,16 +317,18 @@ impl Unit<'_> {
             Correction::Delta => (p.k, self.buffer(g.at.row)),
             Correction::Erase | Correction::TwoWrites => (p.erase, ptr::null_mut()),
         };
-        for set in 0..g.n_sets {
+        // Where nothing is read, the correction's scores still want rows beside theirs.
+        let (n_sets, x) = if chunk.read { (g.n_sets, p.q) } else { (1, p.k) };
+        for set in 0..n_sets {
             // SAFETY: the caller's contract; other buffers have the extents that `Offsets` names.
             unsafe {
                 (self.tiles().scores_channel)(&scores::ChannelArgs {
-                    n,
+                    n: chunk.n,
                     d: g.m,
                     alpha,
                     kt: self.buffer(g.at.kt),
                     decayed: self.buffer(g.at.decayed),
-                    x: p.q.add(set * CHUNK * g.ldm),
+                    x: x.add(set * CHUNK * g.ldm),
                     s: a.add(set * CHUNK * CHUNK),
                     bonus: if self.recurrence().bonus { self.buffer(g.at.bonus) } else { ptr::null_mut() },
                     strict_x: if set == 0 { strict_x } else { ptr::null_mut() },

@@ -1,7 +1,8 @@
 //! Settings of the one recurrence: which of its pieces a mechanism uses (`docs/spec/linear.md` 1.1, 1.2).
 
 use super::denominator::DenominatorMode;
-use super::features::Features;
+use super::features::{FeatureMap, Features};
+use crate::engine::Transition;
 
 /// How the state decays along its key channels, before a token is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -129,5 +130,20 @@ impl Recurrence {
     /// Features of a row of `d` channels.
     pub fn n_features(&self, d: usize) -> usize {
         self.features.count(d)
+    }
+
+    /// What a segment does to an incoming state, where no decay of value channels is bound.
+    pub fn transition(&self) -> Transition {
+        // A shift, a constant that lies elsewhere outside, features that queries take part in.
+        let apart = matches!(self.features.map, FeatureMap::Exp | FeatureMap::Gated { .. });
+        if apart || self.features.constant.is_some() {
+            return Transition::None;
+        }
+        match self.decay {
+            _ if self.corrects() => Transition::Matrix,
+            Decay::None => Transition::Same,
+            Decay::Head | Decay::Token => Transition::Factor,
+            Decay::Channel => Transition::Diagonal,
+        }
     }
 }

@@ -32,10 +32,12 @@ pub struct Pass {
 pub fn scan(unit: &Unit<'_>) {
     unit.prepare_features();
     unit.load_state();
+    unit.start_transition();
     for pass in passes(unit) {
         run(unit, pass);
     }
     unit.store_state();
+    unit.store_transition();
 }
 
 /// What is done with the tokens of a unit, in order.
@@ -45,7 +47,8 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
     if unit.call.causal {
         // Fewer queries than keys: the queries are the last positions.
         let ahead = s.n_k - s.n_q;
-        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read: true, write: true }]
+        let read = unit.call.reads;
+        [write(s.k0, ahead), Pass { q0: s.q0, k0: s.k0 + ahead, n: s.n_q, read, write: true }]
     } else {
         [write(s.k0, s.n_k), Pass { q0: s.q0, k0: s.k0, n: s.n_q, read: true, write: false }]
     }
@@ -62,6 +65,9 @@ pub fn run(unit: &Unit<'_>, pass: Pass) {
             let n = (CHUNK - t % CHUNK).min(pass.n - t);
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             block[filled] = unit.prepare(filled, chunk);
+            if unit.call.tensors.transition.is_some() {
+                unit.add_transition(&unit.prepared(filled));
+            }
             t += block[filled].n;
             filled += 1;
         }

@@ -270,16 +270,15 @@ impl Reverse<'_> {
                     if let Some(to) = &grads.dt {
                         scatter(to, &from, &gain[..n]);
                     }
-                    if self.unit.call.tensors.dt.is_none() {
-                        // The slope of the softplus is 1 − e^{−Δ}.
-                        let raw: PerToken = std::array::from_fn(|i| {
-                            if i < n { gain[i] * -(-*p.gain.add(i)).exp_m1() } else { 0.0 }
-                        });
-                        if let Some(to) = &grads.dt_raw {
-                            scatter(to, &from, &raw[..n]);
-                        }
-                        self.add(Sum::Bias, raw.iter().map(|&x| f64::from(x)).sum());
+                    // The slope of the softplus is 1 − e^{−Δ}; where `dt` is given, the others are not read.
+                    let read = self.unit.call.tensors.dt.is_none();
+                    let raw: PerToken = std::array::from_fn(|i| {
+                        if read && i < n { gain[i] * -(-*p.gain.add(i)).exp_m1() } else { 0.0 }
+                    });
+                    if let Some(to) = &grads.dt_raw {
+                        scatter(to, &from, &raw[..n]);
                     }
+                    self.add(Sum::Bias, raw.iter().map(|&x| f64::from(x)).sum());
                 }
             }
         }

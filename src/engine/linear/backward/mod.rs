@@ -35,8 +35,9 @@
 //! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction); of
 //! these `2DE` (`4DE`) each are the first pass, which leaves out the last block, and what is computed anew. Inside a
 //! chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four times that for the features, as far as they
-//! apply. Measured at `D = E = 128`, 272 tokens, AVX-512 on one busy Zen 4 core: 3.4 times forward for `simple_gla`
-//! (2600 to 755 ns per token and head), 3.8 for `gated_delta_rule` (4250 to 1105). The matrix tile takes two thirds.
+//! apply. Measured at `D = E = 128` with AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600
+//! to 755 ns per token and head) and 4.5 at 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory:
+//! nothing is fetched ahead here.
 //! *Workspace*, elements, besides a few hundred: per worker, with `P` panels of `EP ≥ E/P` columns and `Q` queries to
 //! a state,
 //!

@@ -1,0 +1,347 @@
+//! Sequences in segments: `lasp` against its inner mechanism, whatever messages are asked for.
+
+mod common;
+
+use common::golden::Array;
+use common::problem::{self, Problem, Tensors, assert_same_bits, context};
+use common::support::Rng;
+use std::sync::Arc;
+use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut};
+
+const MESSAGES: [Role; 3] = [Role::MSG_STATE, Role::MSG_LOCAL, Role::MSG_TRANSITION];
+
+/// A problem of the inner mechanism, and the number of segments that it is cut into.
+#[derive(Clone)]
+struct Case {
+    inner: Problem,
+    ranks: i64,
+}
+
+impl Case {
+    fn new(inner: &str, ranks: i64, n: i64, (d, e): (i64, i64), state: bool) -> Case {
+        let p = Problem::named(inner).sized([3, 3, 3], (d, e), 2, ranks * n);
+        Case { inner: p.fill(&mut Rng::new(41 + ranks as u64), state), ranks }
+    }
+
+    fn plan(&self, context: &Context) -> Plan {
+        let mut desc = self.inner.desc().param("ranks", self.ranks).param("inner", self.inner.mechanism.name);
+        desc.mechanism = "lasp".into();
+        Plan::new(context, &desc).unwrap()
+    }
+
+    fn message(&self, role: Role) -> Array {
+        let Problem { heads: [h, ..], d, e, b, .. } = self.inner;
+        let (ranks, last) = match role {
+            Role::MSG_STATE => (self.ranks - 1, e),
+            Role::MSG_LOCAL => (self.ranks, e),
+            _ => (self.ranks, d),
+        };
+        Array::filled(&[ranks, b, h, d, last], f32::NAN)
+    }
+
+    fn run(&self, context: &Context, messages: &[Role]) -> Tensors {
+        let mut outputs = self.inner.outputs();
+        outputs.extend(messages.iter().map(|&role| (role, self.message(role))));
+        let plan = self.plan(context);
+        problem::execute(&plan, Mode::Causal, &self.inner.inputs, &[], &mut outputs).unwrap();
+        outputs
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for inner in ["lightning", "gated_delta_rule"] {
+        for (ranks, n, dims) in
+            [(1, 37, (8, 6)), (2, 1, (5, 7)), (3, 17, (24, 20)), (4, 40, (16, 70)), (5, 16, (1, 3))]
+        {
+            cases.extend([false, true].map(|state| Case::new(inner, ranks, n, dims, state)));
+        }
+    }
+    cases
+}
+
+#[track_caller]
+fn assert_close(got: &Array, want: &Array, what: &str) {
+    assert_eq!(got.shape, want.shape, "{what}");
+    for (i, (g, w)) in got.data.iter().zip(&want.data).enumerate() {
+        assert!((g - w).abs() <= 2e-5 * (1.0 + w.abs()), "{what} [{i}] is {g} for {w}");
+    }
+}
+
+fn subsets() -> Vec<Vec<Role>> {
+    (0..8).map(|set| (0..3).filter(|i| set >> i & 1 == 1).map(|i| MESSAGES[i]).collect()).collect()
+}
+
+#[test]
+fn outputs_are_those_of_the_inner_mechanism() {
+    for case in cases() {
+        let want = case.inner.run(&context());
+        for messages in subsets() {
+            let got = case.run(&context(), &messages);
+            let what = format!("{} in {} with {messages:?}", case.inner, case.ranks);
+            assert_close(&got[&Role::OUT], &want[&Role::OUT], &what);
+            assert_close(&got[&Role::STATE_OUT], &want[&Role::STATE_OUT], &what);
+            for role in &messages {
+                assert!(got[role].data.iter().all(|x| x.is_finite()), "{role} of {what}");
+            }
+        }
+    }
+}
+
+/// What the messages say, by running the inner mechanism on the segments.
+#[test]
+fn messages_are_states_of_segments() {
+    for case in cases() {
+        let got = case.run(&context(), &MESSAGES);
+        let n = case.inner.t / case.ranks;
+        let plan = case.inner.plan(&context());
+        let mut carried = case.inner.clone();
+        for rank in 0..case.ranks {
+            let what = |role| format!("{role}[{rank}] of {} in {}", case.inner, case.ranks);
+            let entry = |role: Role| {
+                let mut entry = got[&role].pick(0, [rank as usize]);
+                entry.shape.remove(0);
+                entry
+            };
+            let tokens = rank * n..(rank + 1) * n;
+            let mut part = carried.tokens(tokens.clone(), tokens);
+            let outputs = part.run_plan(&plan);
+            if rank + 1 < case.ranks {
+                assert_close(&entry(Role::MSG_STATE), &outputs[&Role::STATE_OUT], &what(Role::MSG_STATE));
+            }
+            carried.carry(&outputs);
+            part.inputs.remove(&Role::STATE_IN);
+            let local = &part.run_plan(&plan)[&Role::STATE_OUT];
+            assert_close(&entry(Role::MSG_LOCAL), local, &what(Role::MSG_LOCAL));
+
+            let (d, heads, b) = (part.d, part.heads[0], part.b);
+            part.e = d;
+            part.inputs.insert(Role::V, Array::filled(&[b, heads, n, d], 0.0));
+            let mut identity = Array::filled(&[b, heads, d, d], 0.0);
+            let size = (d * d) as usize;
+            identity
+                .data
+                .chunks_mut(size)
+                .for_each(|m| (0..size).step_by(d as usize + 1).for_each(|i| m[i] = 1.0));
+            part.inputs.insert(Role::STATE_IN, identity);
+            let transition = &part.run(&context())[&Role::STATE_OUT];
+            assert_close(&entry(Role::MSG_TRANSITION), transition, &what(Role::MSG_TRANSITION));
+        }
+    }
+}
+
+#[test]
+fn any_runner() {
+    let pool = |n| ContextOptions::new().runner(Arc::new(ThreadPool::new(n).unwrap()));
+    let contexts = [2, 3, 8].map(|n| Context::new(pool(n)).unwrap());
+    let serial = Context::new(ContextOptions::new().runner(Arc::new(Serial))).unwrap();
+    for case in cases() {
+        for messages in subsets() {
+            let want = case.run(&serial, &messages);
+            for context in &contexts {
+                assert_same_bits(&case.run(context, &messages), &want, || case.inner.to_string());
+            }
+        }
+    }
+}
+
+/// A reset in a segment cuts off all that comes in.
+#[test]
+fn reset() {
+    let mut case = Case::new("gated_delta_rule", 3, 20, (8, 6), true);
+    case.inner.inputs.get_mut(&Role::G).unwrap().data.fill(-0.1);
+    let g = case.inner.inputs.get_mut(&Role::G).unwrap();
+    g.data.chunks_mut(60).for_each(|row| row[33] = f32::NEG_INFINITY);
+    let got = case.run(&context(), &MESSAGES);
+    assert_close(&got[&Role::OUT], &case.inner.run(&context())[&Role::OUT], "out");
+    let transition = got[&Role::MSG_TRANSITION].pick(0, [1]);
+    assert!(transition.data.iter().all(|&x| x == 0.0), "a reset lets nothing through");
+}
+
+#[test]
+fn refused() {
+    let mut case = Case::new("lightning", 3, 10, (8, 6), false);
+    let plan = case.plan(&context());
+    let refuse = |case: &Case, indices: &[(Role, Vec<i32>)], status: Status, words: &[&str]| {
+        let mut outputs = case.inner.outputs();
+        let result = problem::execute(&plan, Mode::Causal, &case.inner.inputs, indices, &mut outputs);
+        let error = result.expect_err("the call is refused");
+        assert_eq!(error.status(), status, "{error}");
+        words.iter().for_each(|word| assert!(error.to_string().contains(word), "`{word}` in `{error}`"));
+        assert!(outputs[&Role::OUT].data.iter().all(|x| x.is_nan()), "something was written");
+    };
+    let batch = vec![(Role::CU_SEQLENS, vec![0, 10, 30])];
+    refuse(&case, &batch, Status::WrongRole, &["cu_seqlens"]);
+    refuse(&case, &[(Role::STATE_INDEX, vec![0, 1])], Status::WrongRole, &["state_index"]);
+    case.inner = case.inner.tokens(0..29, 0..29);
+    refuse(&case, &[], Status::WrongShape, &["q.shape[2] is 29", "ranks", "30"]);
+    let beta = Array::filled(&[2, 3, 30], 1.0);
+    let mut with_beta = Case::new("lightning", 3, 10, (8, 6), false);
+    with_beta.inner.inputs.insert(Role::BETA, beta);
+    refuse(&with_beta, &[], Status::WrongRole, &["beta", "gated_delta_rule"]);
+    for ranks in [0, -1, 1 << 17] {
+        let desc = subquad::Desc::new("lasp").param("ranks", ranks);
+        let error = Plan::new(&context(), &desc).expect_err("ranks out of range");
+        assert_eq!(error.status(), Status::ParameterRange, "{error}");
+    }
+}
+
+/// Mechanisms with summaries, each with parameters.
+fn summarised() -> Vec<Problem> {
+    let mut all: Vec<Problem> = Vec::new();
+    for mechanism in problem::mechanisms().into_iter().filter(|m| m.modes.contains(&Mode::Causal)) {
+        let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (20, 20), 2, 70);
+        // Each call has its own position or length in these; they are tested where calls are split.
+        let alike = p.splits() && mechanism.param("position0").is_none();
+        if alike && p.plan(&context()).segment_workspace_size().is_ok() {
+            all.push(p);
+        }
+    }
+    assert!(all.len() >= 14, "summaries are missing");
+    all.push(Problem::named("linear").param("normalize", "none"));
+    all
+}
+
+/// What a summary may bind of these inputs, and its outputs.
+fn summarise(plan: &Plan, p: &Problem, transition: Option<&[i64]>) -> Tensors {
+    let not_read = [Role::Q, Role::STATE_IN, Role::Z_IN, Role::SHIFT_IN, Role::GV];
+    let mut outputs = p.outputs();
+    outputs.remove(&Role::OUT);
+    if let Some(shape) = transition {
+        outputs.insert(Role::MSG_TRANSITION, Array::filled(shape, f32::NAN));
+    }
+    let mut args = Args::new();
+    for (&role, array) in p.inputs.iter().filter(|(role, _)| !not_read.contains(role)) {
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    for (&role, array) in &mut outputs {
+        args = args.output(role, ViewMut::new(&mut array.data, &array.shape).unwrap());
+    }
+    let mut workspace = vec![0xff; plan.segment_workspace_size().unwrap()];
+    plan.summarise(&args, &mut workspace).unwrap_or_else(|error| panic!("{p}: {error}"));
+    outputs
+}
+
+/// `S_out = M S_in + S⁰`, in place of `state`.
+fn combine(plan: &Plan, state: &mut Tensors, summary: &Tensors) {
+    let mut args = Args::new();
+    for (&role, array) in summary {
+        let role = match role {
+            Role::STATE_OUT => Role::MSG_LOCAL,
+            Role::Z_OUT => Role::MSG_LOCAL_Z,
+            other => other,
+        };
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    for (&role, array) in state {
+        let view = ViewMut::new(&mut array.data, &array.shape).unwrap();
+        args = args.in_place(role, problem::out_of(role), view);
+    }
+    let mut workspace = vec![0xff; plan.segment_workspace_size().unwrap()];
+    plan.combine(&args, &mut workspace).unwrap();
+}
+
+fn transition_shape(p: &Problem) -> Option<Vec<i64>> {
+    let Problem { b, heads: [_, k, v], d, .. } = *p;
+    let heads = k.max(v);
+    match p.mechanism.name {
+        "linear" | "dpfp" | "hedgehog" => None,
+        "retention" | "lightning" | "simple_gla" | "mamba2" | "rfa_gate" | "dijiang" => Some(vec![b, heads]),
+        "gla" | "rwkv6" => Some(vec![b, heads, d]),
+        _ => Some(vec![b, heads, d, d]),
+    }
+}
+
+/// Summaries of three segments, combined, are the state; and the last segment run from it gives the outputs.
+#[test]
+fn summaries_combine_to_the_state() {
+    for p in summarised() {
+        let mut p =
+            if p.mechanism.role(Role::W_DIAG).is_some() { p } else { p.sized([2, 2, 2], (12, 20), 2, 70) };
+        p.inputs.clear();
+        let mut p = p.fill(&mut Rng::new(5), true);
+        p.inputs.remove(&Role::GV);
+        let plan = p.plan(&context());
+        let want = p.run_plan(&plan);
+        let is_state = |role: &Role| [Role::STATE_IN, Role::Z_IN].contains(role);
+        let mut state: Tensors = p.inputs.clone().into_iter().filter(|(role, _)| is_state(role)).collect();
+        let shape = transition_shape(&p);
+        for (start, end) in [(0, 17), (17, 49)] {
+            combine(
+                &plan,
+                &mut state,
+                &summarise(&plan, &p.tokens(start..end, start..end), shape.as_deref()),
+            );
+        }
+        let mut last = p.tokens(49..70, 49..70);
+        last.inputs.extend(state.clone());
+        let got = last.run_plan(&plan);
+        let tail = want[&Role::OUT].pick(2, 49..70);
+        assert_close(&got[&Role::OUT], &tail, &format!("out of {p}"));
+        combine(&plan, &mut state, &summarise(&plan, &p.tokens(49..70, 49..70), shape.as_deref()));
+        for (&role, got) in &state {
+            assert_close(got, &want[&problem::out_of(role)], &format!("{role} of {p}"));
+        }
+    }
+}
+
+/// Ragged batches and pooled states are summarised where they lie.
+#[test]
+fn ragged_summaries() {
+    let p = Problem::named("kda").sized([2, 2, 2], (8, 10), 1, 40).fill(&mut Rng::new(6), false);
+    let plan = p.plan(&context());
+    let offsets = [0, 7, 7, 40];
+    let slots = [2, 0, 3];
+    let mut state = Array::filled(&[4, 2, 8, 10], -1.0);
+    let mut transition = Array::filled(&[4, 2, 8, 8], -1.0);
+    let mut args = Args::new();
+    for (&role, array) in p.inputs.iter().filter(|(role, _)| **role != Role::Q) {
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    args = args.input(Role::CU_SEQLENS, View::new(&offsets, &[4]).unwrap());
+    args = args.input(Role::STATE_INDEX, View::new(&slots, &[3]).unwrap());
+    let (shape, square) = (state.shape.clone(), transition.shape.clone());
+    args = args.output(Role::STATE_OUT, ViewMut::new(&mut state.data, &shape).unwrap());
+    args = args.output(Role::MSG_TRANSITION, ViewMut::new(&mut transition.data, &square).unwrap());
+    plan.summarise(&args, &mut vec![0; plan.segment_workspace_size().unwrap()]).unwrap();
+    for (i, &slot) in slots.iter().enumerate() {
+        let tokens = offsets[i].into()..offsets[i + 1].into();
+        let alone = summarise(&plan, &p.tokens(tokens.clone(), tokens), Some(&[1, 2, 8, 8]));
+        let what = format!("sequence {i}");
+        assert_eq!(state.pick(0, [slot as usize]), alone[&Role::STATE_OUT], "{what}");
+        assert_eq!(transition.pick(0, [slot as usize]), alone[&Role::MSG_TRANSITION], "{what}");
+    }
+    assert!(state.pick(0, [1]).data.iter().all(|&x| x == -1.0), "the slot of nobody was written");
+}
+
+#[test]
+fn refused_summaries() {
+    let exp = Problem::named("linear").param("feature_map", "exp").plan(&context());
+    let error = exp.segment_workspace_size().expect_err("no summaries");
+    assert_eq!(error.status(), Status::Unsupported, "{error}");
+    assert!(error.to_string().contains("summaries of linear"), "{error}");
+    let p = Problem::named("gla").fill(&mut Rng::new(7), true);
+    let plan = p.plan(&context());
+    let mut workspace = vec![0; plan.segment_workspace_size().unwrap()];
+    let mut refuse = |args: &Args, status: Status, word: &str| {
+        let error = plan.summarise(args, &mut workspace).expect_err("the summary is refused");
+        assert_eq!(error.status(), status, "{error}");
+        assert!(error.to_string().contains(word), "`{word}` in `{error}`");
+    };
+    let view = |role: Role| View::new(&p.inputs[&role].data, &p.inputs[&role].shape).unwrap();
+    let mut state = Array::filled(&p.shape(Role::STATE_OUT), 0.0);
+    let shape = state.shape.clone();
+    let inputs = || Args::new().input(Role::K, view(Role::K)).input(Role::V, view(Role::V));
+    refuse(&inputs(), Status::MissingRole, "g");
+    refuse(&inputs().input(Role::G, view(Role::G)), Status::MissingRole, "state_out");
+    let whole = || inputs().input(Role::G, view(Role::G));
+    refuse(&whole().input(Role::Q, view(Role::Q)), Status::WrongRole, "q");
+    refuse(&whole().input(Role::STATE_IN, view(Role::STATE_IN)), Status::WrongRole, "state_in");
+    let mut matrix = Array::filled(&[2, 2, 24, 24], 0.0);
+    let square = matrix.shape.clone();
+    let args = whole().output(Role::STATE_OUT, ViewMut::new(&mut state.data, &shape).unwrap());
+    let args = args.output(Role::MSG_TRANSITION, ViewMut::new(&mut matrix.data, &square).unwrap());
+    refuse(&args, Status::WrongShape, "msg_transition has rank 4, expected 3");
+    let error = plan.combine(&Args::new(), &mut workspace).expect_err("nothing to combine");
+    assert_eq!(error.status(), Status::MissingRole, "{error}");
+}
