@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::ptr::{null, null_mut};
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
+use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
     causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
     map_grad, matmul, products, row_l2norm, row_rms, row_softmax, scores, scores_grad, sincos, solve, step,
@@ -322,13 +323,14 @@ fn slope(n: usize) -> map_grad::Args {
 }
 
 /// A step into another state, with or without the correction.
-fn token(d: usize, e: usize, correction: bool) -> step::Args {
+fn token<E: Target>(d: usize, e: usize, correction: bool) -> step::Args<E> {
+    let state = || Vec::from_iter((0..d * e).map(|i| E::narrow((i % 64) as f32 / 32.0 - 1.0)));
     step::Args {
         d,
         e,
-        s: numbers(d * e),
+        s: state().leak().as_ptr(),
         lds: e as isize,
-        s_new: numbers(d * e),
+        s_new: state().leak().as_mut_ptr(),
         lds_new: e as isize,
         k: numbers(d),
         // Erases nothing: the value is kept from call to call.
@@ -354,7 +356,7 @@ fn token(d: usize, e: usize, correction: bool) -> step::Args {
 }
 
 /// The same with two writes.
-fn second_token(d: usize, e: usize) -> step::Args {
+fn second_token(d: usize, e: usize) -> step::Args<f32> {
     step::Args { b: numbers(d), ..token(d, e, true) }
 }
 
@@ -380,9 +382,11 @@ fn tiles(c: &mut Criterion) {
     bench::<scores_grad::ScoresGrad>(c, "16x128_two_writes", 16 * 128, two_writes_grads(128));
     bench::<map_grad::Elu1Grad>(c, "4096", 4096, slope(4096));
     bench::<map_grad::SiluGrad>(c, "4096", 4096, slope(4096));
-    bench::<step::Step>(c, "128x128", 128 * 128, token(128, 128, false));
-    bench::<step::Step>(c, "128x128_correction", 128 * 128, token(128, 128, true));
-    bench::<step::Step>(c, "128x128_two_writes", 128 * 128, second_token(128, 128));
+    bench::<step::Step<f32>>(c, "128x128", 128 * 128, token(128, 128, false));
+    bench::<step::Step<f32>>(c, "128x128_correction", 128 * 128, token(128, 128, true));
+    bench::<step::Step<f32>>(c, "128x128_two_writes", 128 * 128, second_token(128, 128));
+    bench::<step::Step<bf16>>(c, "128x128", 128 * 128, token(128, 128, false));
+    bench::<step::Step<bf16>>(c, "128x128_correction", 128 * 128, token(128, 128, true));
     bench::<ew::Product>(c, "1024", 1024, ew::Args { n: 1024, src: ones(1024), dst: numbers(1024) });
     bench::<ew::Exp>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Exp>(c, "67", 67, elementwise(67));

@@ -110,11 +110,14 @@ pub struct Desc {
     pub dim_qk: i64,
     /// Dimension `E` of values, ≥ 1.
     pub dim_v: i64,
-    /// Element type of `q`, `k`, `v`. This version: `F32`.
+    /// Element type of `q`, `k`, `v`: `F32`, `Bf16` or `F16`. Every other input (gates, weights, values per head) is
+    /// `F32` or of this type, each as its view says. Arithmetic is `f32` whatever the types.
     pub dtype_qkv: DType,
-    /// Element type of `out`. This version: `F32`.
+    /// Element type of `out`: `F32`, `Bf16` or `F16`, whatever the inputs are. It is rounded once, to nearest.
     pub dtype_out: DType,
-    /// Element type of the state. This version: `F32`.
+    /// Element type of the state: `F32` or `Bf16`, rounded once at the end of each call. Normalisers, shifts,
+    /// logarithms of sums and counts are `F32`. Mechanisms `gate`, `causal_conv` and `lasp`, gradients and summaries
+    /// take `F32` in all three.
     pub dtype_state: DType,
     /// Parameters by the catalogue's names; what is not given has its default. Extents that shapes of the
     /// mechanism name and that neither heads nor dimensions give are named here too: `M` (slots, features),
@@ -158,6 +161,13 @@ impl Desc {
     #[must_use]
     pub fn dims(mut self, qk: i64, v: i64) -> Desc {
         (self.dim_qk, self.dim_v) = (qk, v);
+        self
+    }
+
+    /// Element types of `q`, `k`, `v`, of `out` and of the state.
+    #[must_use]
+    pub fn types(mut self, qkv: DType, out: DType, state: DType) -> Desc {
+        (self.dtype_qkv, self.dtype_out, self.dtype_state) = (qkv, out, state);
         self
     }
 

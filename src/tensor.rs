@@ -276,10 +276,15 @@ impl Tensor {
         self.data.wrapping_offset(offset * self.dtype.size() as isize)
     }
 
+    /// The same for a tensor that is known to be of this type.
+    pub(crate) fn address<E: Element>(&self, index: &[usize]) -> *mut E {
+        debug_assert_eq!(self.dtype, E::DTYPE);
+        self.at(index).cast()
+    }
+
     /// The same for an `f32` tensor.
     pub(crate) fn f32_at(&self, index: &[usize]) -> *mut f32 {
-        debug_assert_eq!(self.dtype, DType::F32);
-        self.at(index).cast()
+        self.address(index)
     }
 
     /// The part that begins at index `start` of an axis; how far it goes is the user's to know.

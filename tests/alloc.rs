@@ -3,8 +3,10 @@
 mod common;
 
 use common::backward::Backward;
+use common::golden::Array;
 use common::problem::{self, Problem, mechanisms};
 use common::support::Rng;
+use common::types::{self, Stored, TYPES};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -163,6 +165,42 @@ fn backward_allocates_nothing() {
         }
     }
     assert!(calls > 100, "{calls} calls");
+}
+
+/// Nor do other element types, with or without norms that wait for their rows.
+#[test]
+fn other_types_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for (i, mechanism) in types::mechanisms().enumerate() {
+        for (j, params) in problem::variants(mechanism).into_iter().enumerate() {
+            for &mode in mechanism.modes {
+                let t = if mode == Mode::Step { 1 } else { 70 };
+                let p = Problem::new(mechanism, params.clone()).sized([2, 2, 2], (13, 21), 2, t);
+                let p = Problem { mode, shift: true, ..p }.fill(&mut Rng::new(1), true);
+                let types = TYPES[(i + j) % TYPES.len()];
+                let plan = types.plan(&context, &p);
+                let stored = |(&role, array): (&Role, &Array)| {
+                    (role, Stored::new(types::contiguous(array), types.of(role)))
+                };
+                let inputs: Vec<_> = p.inputs.iter().map(stored).collect();
+                let mut outputs: Vec<_> = p.outputs().iter().map(stored).collect();
+                let mut memory = problem::workspace(&plan);
+                let mut call = || {
+                    let mut args = Args::new();
+                    for (role, tensor) in &inputs {
+                        args = args.input(*role, tensor.view());
+                    }
+                    for (role, tensor) in &mut outputs {
+                        args = args.output(*role, tensor.view_mut());
+                    }
+                    plan.execute(p.mode, &args, &mut memory).unwrap();
+                };
+                let least = (0..5).map(|_| allocations(&mut call)).min();
+                assert_eq!(least, Some(0), "{types:?}, {p}");
+            }
+        }
+    }
 }
 
 /// Nor do packed sequences and pools.

@@ -17,6 +17,8 @@ mod grads;
 mod guarded;
 #[path = "checkasm/norms.rs"]
 mod norms;
+#[path = "checkasm/step.rs"]
+mod step;
 #[path = "checkasm/support.rs"]
 mod support;
 #[path = "checkasm/tiles.rs"]

@@ -7,6 +7,7 @@ mod common;
 
 use common::problem::{self, Problem, Tensors, assert_same_bits, context, mechanisms};
 use common::support::Rng;
+use common::types::F32_ONLY;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use subquad::catalog::{self, Default, ParamKind, Range, RoleKind};
@@ -350,12 +351,63 @@ fn sizes_by_name() {
 #[test]
 fn types_of_a_plan() {
     let desc = Desc::new("gla");
-    for dtype in DType::ALL.into_iter().filter(|dtype| *dtype != DType::F32) {
-        let why = [dtype.name(), "f32 only"];
-        let words = |what| [what, why[0], why[1]];
-        refuse_plan(Desc { dtype_qkv: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_qkv"));
-        refuse_plan(Desc { dtype_out: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_out"));
-        refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words("dtype_state"));
+    let tokens = |dtype: DType, words: &[&str]| {
+        refuse_plan(
+            Desc { dtype_qkv: dtype, ..desc.clone() },
+            Status::Unsupported,
+            &[&["dtype_qkv"], words].concat(),
+        );
+        refuse_plan(
+            Desc { dtype_out: dtype, ..desc.clone() },
+            Status::Unsupported,
+            &[&["dtype_out"], words].concat(),
+        );
+    };
+    tokens(DType::I32, &["i32", "f32, bf16 or f16"]);
+    for dtype in [DType::F16, DType::I32] {
+        let words = ["dtype_state", dtype.name(), "f32 or bf16"];
+        refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words);
+    }
+    for name in F32_ONLY {
+        let mut desc = Desc::new("lasp").param("ranks", 2);
+        if let Some(mechanism) = mechanisms().into_iter().find(|mechanism| mechanism.name == name) {
+            desc = Problem::new(mechanism, problem::variants(mechanism)[0].clone()).desc();
+        }
+        assert_eq!(desc.mechanism, name);
+        Plan::new(&context(), &desc).unwrap();
+        for (what, desc) in other_types(&desc) {
+            refuse_plan(desc, Status::Unsupported, &[what, "bf16", name, "f32 only"]);
+        }
+    }
+}
+
+/// The description with one type that is not `f32`, and the name of that type.
+fn other_types(desc: &Desc) -> [(&'static str, Desc); 3] {
+    let dtype = DType::Bf16;
+    [
+        ("dtype_qkv", Desc { dtype_qkv: dtype, ..desc.clone() }),
+        ("dtype_out", Desc { dtype_out: dtype, ..desc.clone() }),
+        ("dtype_state", Desc { dtype_state: dtype, ..desc.clone() }),
+    ]
+}
+
+#[test]
+fn gradients_and_summaries_of_other_types() {
+    let p = Problem::named("gla").sized([2, 2, 2], (8, 6), 1, 5).fill(&mut Rng::new(7), false);
+    let wide = p.plan(&context());
+    assert!(wide.has_gradient(p.mode));
+    let mut memory = vec![0; wide.backward_workspace_size(1, 5, 5).unwrap()];
+    for (what, desc) in other_types(&p.desc()) {
+        let plan = Plan::new(&context(), &desc).unwrap();
+        assert!(!plan.has_gradient(p.mode) && plan.info().gradient_modes == Modes::NONE);
+        let words = ["gla", "causal", what, "bf16", "f32 tensors only"];
+        expect(&plan.backward_workspace_size(1, 5, 5).unwrap_err(), Status::Unsupported, &words);
+        let error = plan.backward(p.mode, &Args::new(), &mut memory).unwrap_err();
+        expect(&error, Status::Unsupported, &words);
+        let words = ["gla", what, "bf16", "f32 tensors only"];
+        expect(&plan.segment_workspace_size().unwrap_err(), Status::Unsupported, &words);
+        expect(&plan.summarise(&Args::new(), &mut memory).unwrap_err(), Status::Unsupported, &words);
+        expect(&plan.combine(&Args::new(), &mut memory).unwrap_err(), Status::Unsupported, &words);
     }
 }
 
@@ -721,6 +773,65 @@ fn wrong_types() {
     for role in [Role::CU_SEQLENS, Role::STATE_INDEX] {
         let word = role.to_string();
         fixture.refuse(Status::WrongDType, &[&word, "f32", "i32"], |call| call.input(role, &[0f32; 3], &[3]));
+    }
+}
+
+/// What each role may be in plans of every type, as the documentation of `Desc` has it.
+#[test]
+fn types_of_a_call() {
+    use DType::{Bf16, F16, F32, I32};
+    for (qkv, out, state) in [(F32, F32, F32), (Bf16, F32, Bf16), (F16, Bf16, F32), (F32, F16, Bf16)] {
+        let p = Problem::named("linear").param("feature_map", "exp").sized([2, 2, 2], (8, 6), 2, 5);
+        let p = Problem { shift: true, ..p }.fill(&mut Rng::new(7), true);
+        let norm = Problem::named("retention").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 2, 5);
+        let mut norm = norm.fill(&mut Rng::new(7), true);
+        let weight = norm.values(&mut Rng::new(8), Role::OUT_NORM_WEIGHT);
+        norm.inputs.insert(Role::OUT_NORM_WEIGHT, weight);
+        for p in [p, norm] {
+            let desc = Desc { dtype_qkv: qkv, dtype_out: out, dtype_state: state, ..p.desc() };
+            let plan = Plan::new(&context(), &desc).unwrap();
+            let allowed = |role: Role| match role {
+                Role::Q | Role::K | Role::V => vec![qkv],
+                Role::OUT => vec![out],
+                Role::STATE_IN | Role::STATE_OUT => vec![state],
+                Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => vec![F32],
+                _ => vec![F32, qkv],
+            };
+            let mut outputs = p.outputs();
+            let bind = |outputs: &mut Tensors| {
+                let mut bound = Vec::new();
+                for (out, tensors) in [(false, &mut p.inputs.clone()), (true, outputs)] {
+                    for (&role, array) in tensors {
+                        // Memory for the widest type, zeros in each.
+                        let data = vec![0f32; array.data.len()].leak().as_mut_ptr().cast();
+                        let layout = Layout::contiguous(&array.shape).unwrap();
+                        bound.push(Bound { role, out, data, dtype: *allowed(role).last().unwrap(), layout });
+                    }
+                }
+                Call { mode: p.mode, bound, workspace: problem::workspace(&plan) }
+            };
+            bind(&mut outputs).execute(&plan).unwrap_or_else(|error| panic!("{qkv} {out} {state}: {error}"));
+            for role in p.inputs.keys().chain(p.outputs().keys()) {
+                for dtype in [F32, Bf16, F16, I32] {
+                    let mut call = bind(&mut outputs);
+                    call.get(*role).dtype = dtype;
+                    let result = call.execute(&plan);
+                    if allowed(*role).contains(&dtype) {
+                        result.unwrap_or_else(|error| panic!("{role} as {dtype}: {error}"));
+                        continue;
+                    }
+                    let error = result.expect_err("a type that the role can't have");
+                    let expected: Vec<_> = allowed(*role).iter().map(|dtype| dtype.name()).collect();
+                    let mut words = vec![role.to_string(), dtype.to_string()];
+                    words.extend(expected.into_iter().map(str::to_owned));
+                    if words.len() == 4 && words[2] == words[3] {
+                        words.pop();
+                    }
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    expect(&error, Status::WrongDType, &words);
+                }
+            }
+        }
     }
 }
 

@@ -87,11 +87,14 @@ pub struct subquad_desc {
     pub dim_qk: i64,
     /// Dimension of values. Default: 64.
     pub dim_v: i64,
-    /// Element type of q, k and v (SUBQUAD_DTYPE_...). Default: F32.
+    /// Element type of q, k and v: SUBQUAD_DTYPE_F32, _BF16 or _F16. Every other input (gates, weights, values
+    /// per head) is F32 or of this type, each as its tensor says. Arithmetic is F32 always. Default: F32.
     pub dtype_qkv: u32,
-    /// Element type of out. Default: F32.
+    /// Element type of out: F32, BF16 or F16, whatever the inputs are; rounded once, to nearest. Default: F32.
     pub dtype_out: u32,
-    /// Element type of the state. Default: F32.
+    /// Element type of the state: F32 or BF16, rounded once at the end of each call; normalisers, shifts,
+    /// logarithms of sums and counts are F32 (subquad_plan_state_component tells). Mechanisms gate, causal_conv and
+    /// lasp, gradients and summaries take F32 in all three. Default: F32.
     pub dtype_state: u32,
     /// Zero.
     pub reserved: u32,

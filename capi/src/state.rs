@@ -136,7 +136,8 @@ pub unsafe extern "C" fn subquad_state_init(
             unsafe { piece.write_bytes(0, layout.size_bytes) };
             for part in layout.components.iter().filter(|part| part.initial != 0.0) {
                 let len = part.shape.iter().product::<i64>() as usize;
-                // SAFETY: the layout's parts lie in its size, and offsets are multiples of 64.
+                // SAFETY: the layout's parts lie in its size, and offsets are multiples of 64. Only shifts do not
+                // begin at zero, and they are f32 in every plan.
                 unsafe {
                     let values = piece.add(part.offset_bytes).cast::<f32>();
                     (0..len).for_each(|i| values.add(i).write(part.initial));

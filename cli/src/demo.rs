@@ -129,7 +129,7 @@ impl Row {
         tensors.run(&plan, problem.mode, &mut vec![0; plan.workspace_size()])?;
         let made_up: Vec<_> = tensors.inputs().filter(|role| !given.contains_key(role)).collect();
         let out = tensors.results().find(|(role, _)| *role == Role::OUT);
-        let error = out.filter(|_| made_up.is_empty()).map(|(_, out)| relative(out, &sample.out.data));
+        let error = out.filter(|_| made_up.is_empty()).map(|(_, out)| relative(&out, &sample.out.data));
         let step = problem.mechanism.modes.contains(&Mode::Step).then(|| {
             let step = Problem { mode: Mode::Step, n_queries: 1, n_keys: 1, ..problem.clone() };
             timing::measure(&step, &Roles::of(&step)?, &inputs::past(&step)?, seconds / 2.0)

@@ -12,6 +12,7 @@ mod peak;
 mod random;
 mod shape;
 mod table;
+mod values;
 mod verify;
 
 use clap::{Parser, Subcommand};

@@ -57,6 +57,25 @@ fn every_mechanism_has_inputs_in_every_mode() {
 }
 
 #[test]
+fn element_types() {
+    let problem = |types: &str| format!("mechanism=gated_delta_rule,mode=step,H=2,D=64,B=8{types}");
+    let line = |types: &str| {
+        let lines = json(&["bench", &problem(types), "--seconds", "0.01", "--json"]);
+        let error = lines[0]["check_error"].as_f64().unwrap();
+        (lines[0]["state_bytes"].as_u64().unwrap(), error)
+    };
+    let (wide, exact) = line("");
+    assert!(wide == 2 * 64 * 64 * 4 && exact < 1e-4);
+    for types in [",dtype=bf16", ",dtype=f16,dtype_state=bf16", ",dtype_state=bf16"] {
+        let (bytes, error) = line(types);
+        assert_eq!(bytes, if types.contains("state") { wide / 2 } else { wide }, "{types}");
+        assert!(error < 1e-2, "{types}: {error}");
+    }
+    assert!(refused(&["bench", &problem(",dtype_state=f16")]).contains("desc.dtype_state = f16"));
+    assert!(refused(&["bench", &problem(",dtype_state=f8")]).contains("dtype is `f8`"));
+}
+
+#[test]
 fn options_replace_what_the_problem_says() {
     let lines = json(&["bench", SMALL, "--isa", "scalar", "--threads", "2", "--seconds", "0.01", "--json"]);
     assert_eq!((&lines[0]["isa"], &lines[0]["threads"]), (&Value::from("scalar"), &Value::from(2)));

@@ -134,6 +134,48 @@ fn splits_threads_and_instruction_sets_change_nothing() {
 }
 
 #[test]
+fn other_types_are_one_rounding_off() {
+    let folders = ["verify", "tests/golden/linear", "tests/golden/hf", "--json"];
+    let plain = json(&folders);
+    let f32_only =
+        |file: &Value| ["gate", "causal_conv", "lasp"].iter().any(|name| file["mechanism"] == *name);
+    let passed = plain.iter().filter(|file| file["outcome"] == "passed");
+    let takes_types = passed.filter(|file| !f32_only(file)).count();
+    for types in [
+        &["--dtype", "bf16"][..],
+        &["--dtype", "f16"],
+        &["--dtype", "f16", "--dtype-state", "bf16", "--isa", "scalar"],
+        &["--dtype", "bf16", "--dtype-state", "bf16", "--step", "--threads", "2"],
+        &["--dtype-state", "bf16", "--split", "16"],
+    ] {
+        let lines = json(&[&folders[..], types].concat());
+        let (files, totals) = lines.split_at(lines.len() - 1);
+        assert_eq!((&totals[0]["failed"], &totals[0]["passed"]), (&0.into(), &takes_types.into()));
+        let passed = || files.iter().filter(|file| file["outcome"] == "passed");
+        // Something was rounded, and no more than that.
+        let off = |file: &&Value| file["distance"].as_f64().is_some_and(|x| x > 1e-4);
+        assert!(passed().filter(off).count() >= 20, "{types:?}");
+        // Exponentials of large numbers feel the rounding of these.
+        let mild = |file: &&Value| !file["file"].as_str().unwrap().contains("extreme");
+        assert!(passed().filter(mild).all(|file| file["distance"].as_f64().unwrap() < 0.05), "{types:?}");
+    }
+    let out = done(&["verify", GATED, "--dtype", "bf16"]);
+    assert!(out.contains("from the file"), "{out}");
+    // A file that f32 does not pass, no other type does.
+    let folder = TempDir::new().unwrap();
+    let path = tampered(&folder, GATED, "out", 77, 1e3);
+    let (status, out, _) = run(&["verify", text(&path), "--dtype", "bf16"]);
+    assert!(status == 1 && out.contains("out[77]"), "{out}");
+    // Nor does one whose values the type has not.
+    let path = tampered(&folder, GATED, "v", 0, 1e5);
+    let path = relabelled(&folder, text(&path), "atol", Some("1e9"));
+    let out = done(&["verify", text(&path), "--dtype", "f16"]);
+    assert!(out.starts_with("skip") && out.contains("v has 1e5, which is beyond f16"), "{out}");
+    let out = done(&["verify", GATED, "--dtype-state", "f16"]);
+    assert!(out.starts_with("skip") && out.contains("desc.dtype_state = f16"), "{out}");
+}
+
+#[test]
 fn the_ceiling_of_the_environment_holds() {
     let output = support::subquad(&["verify", GATED]).env("SUBQUAD_MAX_ISA", "scalar").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("(scalar)"));

@@ -14,6 +14,7 @@ pub(crate) mod slots;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::parallel::Runner;
+use crate::tensor::DType;
 use crate::workspace::Workspace;
 use call::{Call, Heads};
 use std::fmt::Debug;
@@ -26,6 +27,8 @@ pub(crate) struct Extents {
     pub d: usize,
     /// Channels of `v`.
     pub e: usize,
+    /// Element type of `out`.
+    pub dtype_out: DType,
 }
 
 /// The engine of a mechanism and its settings.
@@ -55,6 +58,14 @@ impl Settings {
             Settings::Segments(settings) => {
                 Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
             }
+        }
+    }
+
+    /// Whether tensors of 16-bit types are converted on their way in and out. Other engines take `f32` only.
+    pub fn converts(&self) -> bool {
+        match self {
+            Settings::Linear(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => true,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Gradients: which calls have them, how much workspace they need, and the call itself.
 
 use super::check::{self, Pass};
-use super::{Inner, Plan};
+use super::{Inner, Plan, other_type};
 use crate::args::Args;
 use crate::catalog::Mode;
 use crate::error::{Error, Result};
@@ -51,8 +51,8 @@ impl Plan {
     /// of an error. Nothing is written if the checks find a fault.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms
-    /// without one. Otherwise those of [`Plan::execute`].
+    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms without one, element
+    /// types other than `f32`. Otherwise those of [`Plan::execute`].
     pub fn backward(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         check::check_planned(inner, mode)?;
@@ -75,6 +75,7 @@ impl Inner {
             Mode::Step => Some("a step is a token of mode causal, which has gradients"),
             Mode::Draw => Some("the mode has no gradient"),
             _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
+            _ if other_type(&self.desc).is_some() => Some("gradients are computed on f32 tensors only"),
             _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
                 Some("gradients with these parameters are not in this version")
             }
@@ -83,7 +84,10 @@ impl Inner {
     }
 
     fn unsupported(&self, mode: Mode) -> Error {
-        let what = format!("backward of {} in mode {mode}", self.mechanism.name);
+        let mut what = format!("backward of {} in mode {mode}", self.mechanism.name);
+        if let Some((name, dtype)) = other_type(&self.desc) {
+            what += &format!(" with desc.{name} = {dtype}");
+        }
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
     }
 

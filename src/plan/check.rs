@@ -1,9 +1,11 @@
 //! Tensors of a call against the plan.
 
 use super::shape::{Dim, Size, Sizes};
+use super::state::state_dtype;
 use super::{Inner, RoleRule, range_error};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
+use crate::desc::Desc;
 use crate::engine::call::{Bindings, Call, Sequences};
 use crate::error::{Error, Result};
 use crate::mechanism::Use;
@@ -111,10 +113,33 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
         (Ok(Side::In), Side::Out) => return wrong("it is an input"),
         (Ok(Side::In), Side::In) | (Ok(Side::Out), Side::Out) => {}
     }
-    if dtype != DType::F32 {
-        return Err(Error::WrongDType { role, given: dtype, expected: "f32" });
+    check_dtype(&plan.desc, rule, role, dtype)
+}
+
+/// Element types: `q`, `k`, `v` and `out` have those of the description, and so has the state; normalisers and
+/// shifts are `f32`. Other inputs are `f32` or as `q`, `k`, `v`; what the catalogue gives another type has that one.
+fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Result<()> {
+    let (role, kind) = (rule.spec.role, rule.spec.kind);
+    let (one, other) = match kind {
+        _ if rule.spec.dtype == DType::I32.name() => (DType::I32, DType::I32),
+        RoleKind::StateIn | RoleKind::StateOut => {
+            let dtype = state_dtype(role, desc.dtype_state);
+            (dtype, dtype)
+        }
+        _ if [Role::Q, Role::K, Role::V, Role::KV].contains(&role) => (desc.dtype_qkv, desc.dtype_qkv),
+        RoleKind::Input => (DType::F32, desc.dtype_qkv),
+        _ if role == Role::OUT => (desc.dtype_out, desc.dtype_out),
+        _ => (DType::F32, DType::F32),
+    };
+    if given == one || given == other {
+        return Ok(());
     }
-    Ok(())
+    let expected = match (one, other) {
+        (DType::F32, DType::Bf16) => "f32 or bf16",
+        (DType::F32, DType::F16) => "f32 or f16",
+        _ => one.name(),
+    };
+    Err(Error::WrongDType { role: named, given, expected })
 }
 
 /// On which side of a call a role or its gradient stands, or why on none.

@@ -101,17 +101,20 @@ impl Plan {
         let heads = check_sizes(desc)?;
         let params = Params::resolve(mechanism, desc)?;
         let settings = (entry.assemble)(&params)?;
+        check_engine_types(desc, &settings)?;
         let sizes = fixed_sizes(&params, heads, &settings)?;
         let rules = rules(mechanism, &params, &settings)?;
         check_head_counts(desc, heads, &sizes, &rules)?;
-        let extents = Extents { heads, d: desc.dim_qk as usize, e: desc.dim_v as usize };
+        let (d, e) = (desc.dim_qk as usize, desc.dim_v as usize);
+        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out };
         let engine = settings.plan(context, extents)?;
         let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
-        let segments = match desc.modes.contains(Mode::Causal) {
+        let segments = match desc.modes.contains(Mode::Causal) && other_type(desc).is_none() {
             true => segments::Segments::plan(context, &settings, extents, &rules, parse)?,
             false => None,
         };
-        let state = StateLayout::new(rules.iter().map(|r| (r.spec, &r.shapes[0][..], r.usage)), &sizes)?;
+        let state = rules.iter().map(|rule| (rule.spec, &rule.shapes[0][..], rule.usage));
+        let state = StateLayout::new(state, &sizes, desc.dtype_state)?;
         let (context, desc) = (context.clone(), desc.clone());
         Ok(Plan {
             inner: Arc::new(Inner {
@@ -209,14 +212,33 @@ fn check_modes(mechanism: &'static Mechanism, desc: &Desc) -> Result<()> {
     Ok(())
 }
 
+/// Element types of a description, by name.
+fn types(desc: &Desc) -> [(&'static str, DType); 3] {
+    [("dtype_qkv", desc.dtype_qkv), ("dtype_out", desc.dtype_out), ("dtype_state", desc.dtype_state)]
+}
+
+/// An element type of a description that is not `f32`.
+fn other_type(desc: &Desc) -> Option<(&'static str, DType)> {
+    types(desc).into_iter().find(|&(_, dtype)| dtype != DType::F32)
+}
+
 fn check_types(desc: &Desc) -> Result<()> {
-    let types =
-        [("dtype_qkv", desc.dtype_qkv), ("dtype_out", desc.dtype_out), ("dtype_state", desc.dtype_state)];
-    for (name, dtype) in types {
-        if dtype != DType::F32 {
+    const TOKENS: (&[DType], &str) = (&[DType::F32, DType::Bf16, DType::F16], "expected f32, bf16 or f16");
+    const STATE: (&[DType], &str) = (&[DType::F32, DType::Bf16], "expected f32 or bf16");
+    for ((name, dtype), (known, expected)) in types(desc).into_iter().zip([TOKENS, TOKENS, STATE]) {
+        if !known.contains(&dtype) {
             let what = format!("desc.{name} = {dtype}");
-            return Err(Error::Unsupported { what, why: "this version computes in f32 only".into() });
+            return Err(Error::Unsupported { what, why: expected.into() });
         }
+    }
+    Ok(())
+}
+
+/// Some engines compute on `f32` tensors only.
+fn check_engine_types(desc: &Desc, settings: &Settings) -> Result<()> {
+    if let Some((name, dtype)) = other_type(desc).filter(|_| !settings.converts()) {
+        let what = format!("desc.{name} = {dtype} for {}", desc.mechanism);
+        return Err(Error::Unsupported { what, why: "the mechanism takes f32 only".into() });
     }
     Ok(())
 }

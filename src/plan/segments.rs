@@ -3,7 +3,7 @@
 
 use super::check::{self, Pass};
 use super::shape::Dim;
-use super::{Inner, Plan, RoleRule};
+use super::{Inner, Plan, RoleRule, other_type};
 use crate::args::Args;
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
@@ -133,8 +133,8 @@ impl Plan {
     /// 0.1.0. *Source*: Sun et al., LASP, arXiv 2404.02882 (`docs/spec/linear.md` 10).
     ///
     /// # Errors
-    /// [`Error::Unsupported`]: the plan was not made for mode causal, the mechanism is not one recurrence, or its
-    /// state is kept in another form (`feature_map = exp`). Otherwise those of [`Plan::execute`].
+    /// [`Error::Unsupported`]: the plan was not made for mode causal, the mechanism is not one recurrence, its
+    /// state is kept in another form (`feature_map = exp`), or an element type is not `f32`. Otherwise those of [`Plan::execute`].
     pub fn summarise(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         let segments = inner.segments()?;
@@ -165,9 +165,18 @@ impl Plan {
 impl Inner {
     fn segments(&self) -> Result<&Segments> {
         check::check_planned(self, Mode::Causal)?;
-        self.segments.as_ref().ok_or_else(|| Error::Unsupported {
-            what: format!("summaries of {}", self.mechanism.name),
-            why: "its state is not that of one recurrence in plain scale".into(),
+        self.segments.as_ref().ok_or_else(|| {
+            let what = format!("summaries of {}", self.mechanism.name);
+            match other_type(&self.desc) {
+                Some((name, dtype)) => Error::Unsupported {
+                    what: format!("{what} with desc.{name} = {dtype}"),
+                    why: "they are computed on f32 tensors only".into(),
+                },
+                None => Error::Unsupported {
+                    what,
+                    why: "its state is not that of one recurrence in plain scale".into(),
+                },
+            }
         })
     }
 

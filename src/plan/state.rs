@@ -27,9 +27,10 @@ pub struct StateComponent {
 
 /// The state of one sequence.
 ///
-/// The state is plain `f32` in the shapes of the mechanism's page, row-major: `state [Hs, D, E]`, then what
-/// the mechanism keeps beside it. Any strided tensor of those extents can be bound instead, so the
-/// transposed `[E, D]` of other engines needs strides, not a conversion.
+/// The state is plain numbers in the shapes of the mechanism's page, row-major: `state [Hs, D, E]` of the plan's
+/// `dtype_state`, then what the mechanism keeps beside it; normalisers, shifts, logarithms of sums and counts are
+/// `f32`. Any strided tensor of those extents can be bound instead, so the transposed `[E, D]` of other engines needs
+/// strides, not a conversion.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateLayout {
     /// Its tensors.
@@ -38,10 +39,21 @@ pub struct StateLayout {
     pub size_bytes: usize,
 }
 
+/// Element type of a part of the state. Normalisers, shifts, logarithms of sums and counts are a hundredth of the
+/// bytes, and divide or scale everything: they stay `f32`.
+pub(super) fn state_dtype(role: Role, dtype_state: DType) -> DType {
+    match role {
+        Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => DType::F32,
+        Role::LSE_IN | Role::LSE_OUT | Role::COUNT_IN | Role::COUNT_OUT => DType::F32,
+        _ => dtype_state,
+    }
+}
+
 impl StateLayout {
     pub(super) fn new<'a>(
         rules: impl Iterator<Item = (&'static RoleSpec, &'a [Dim], Use)> + Clone,
         sizes: &Sizes,
+        dtype_state: DType,
     ) -> Result<StateLayout> {
         let of = |kind| {
             let usable = |usage| !matches!(usage, Use::Refused(_));
@@ -53,7 +65,7 @@ impl StateLayout {
             let mut component = StateComponent {
                 role_in: spec_in.role,
                 role_out: spec_out.role,
-                dtype: DType::F32,
+                dtype: state_dtype(spec_in.role, dtype_state),
                 rank: dims.len() - 1,
                 shape: [1; 3],
                 offset_bytes: layout.size_bytes,
@@ -66,8 +78,9 @@ impl StateLayout {
             for (extent, dim) in component.shape.iter_mut().zip(&dims[1..]) {
                 *extent = dim.value(sizes).ok_or(fault.clone())?;
             }
-            let len = component.shape.iter().try_fold(4usize, |n, &x| n.checked_mul(x as usize));
-            let end = len.and_then(|n| n.checked_next_multiple_of(64)?.checked_add(layout.size_bytes));
+            let size = component.dtype.size();
+            let bytes = component.shape.iter().try_fold(size, |n, &x| n.checked_mul(x as usize));
+            let end = bytes.and_then(|n| n.checked_next_multiple_of(64)?.checked_add(layout.size_bytes));
             layout.size_bytes = end.ok_or(Error::Unsupported {
                 what: "a state of these dimensions".into(),
                 why: "its size overflows".into(),

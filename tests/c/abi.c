@@ -5,8 +5,9 @@
 static subquad_error err;
 static subquad_context *context = NULL;
 
-static subquad_plan *make(const char *mechanism, uint32_t modes, int64_t heads, int64_t d, int64_t e,
-                          const subquad_param *params, size_t n_params) {
+static subquad_plan *make_typed(const char *mechanism, uint32_t modes, int64_t heads, int64_t d, int64_t e,
+                                const subquad_param *params, size_t n_params, uint32_t dtype_qkv,
+                                uint32_t dtype_out, uint32_t dtype_state) {
     subquad_desc desc;
     subquad_plan *plan = NULL;
     subquad_desc_init(&desc);
@@ -17,8 +18,17 @@ static subquad_plan *make(const char *mechanism, uint32_t modes, int64_t heads, 
     desc.dim_v = e;
     desc.params = params;
     desc.n_params = n_params;
+    desc.dtype_qkv = dtype_qkv;
+    desc.dtype_out = dtype_out;
+    desc.dtype_state = dtype_state;
     CHECK_OK(subquad_plan_create(context, &desc, &plan, &err));
     return plan;
+}
+
+static subquad_plan *make(const char *mechanism, uint32_t modes, int64_t heads, int64_t d, int64_t e,
+                          const subquad_param *params, size_t n_params) {
+    const uint32_t f32 = SUBQUAD_DTYPE_F32;
+    return make_typed(mechanism, modes, heads, d, e, params, n_params, f32, f32, f32);
 }
 
 static void run(const subquad_plan *plan, uint32_t mode, const subquad_in *in, size_t n_in, const subquad_out *out,
@@ -304,6 +314,67 @@ static void names(void) {
     CHECK(subquad_cpu_isa() >= SUBQUAD_ISA_SCALAR);
 }
 
+/* bf16 is the upper half of a float; these values have no lower half. */
+static void to_bf16(const float *from, uint16_t *to, int n) {
+    int i;
+    for (i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof bits);
+        CHECK((bits & 0xffff) == 0);
+        to[i] = (uint16_t)(bits >> 16);
+    }
+}
+
+/* bf16 in and out, or out as f32; the state in bf16, carried from a prefill to a step. */
+static void types(void) {
+    const uint32_t bf16 = SUBQUAD_DTYPE_BF16;
+    uint32_t dtype_out;
+    uint16_t q[4], k[4], v[4], half[4], expected[4], state[4];
+    const float answer[4] = {1, 2, 7, 10}; /* q_1 (k_1 v_1), q_2 (k_1 v_1 + k_2 v_2) */
+    float wide[4];
+    to_bf16(Q, q, 4);
+    to_bf16(K, k, 4);
+    to_bf16(V, v, 4);
+    to_bf16(answer, expected, 4);
+    for (dtype_out = SUBQUAD_DTYPE_F32; dtype_out <= SUBQUAD_DTYPE_BF16; dtype_out++) {
+        subquad_param params[3];
+        subquad_plan *plan;
+        subquad_in in[4];
+        subquad_out out[2];
+        subquad_state_component part;
+        int64_t t;
+        params[0] = word_param("normalize", "none");
+        params[1] = real_param("scale", 1.0);
+        params[2] = word_param("feature_map", "identity");
+        plan = make_typed("linear", SUBQUAD_MODE_CAUSAL | SUBQUAD_MODE_STEP, 1, 2, 2, params, 3, bf16, dtype_out,
+                          bf16);
+        part.struct_size = sizeof part;
+        CHECK_OK(subquad_plan_state_component(plan, 0, &part, &err));
+        CHECK(part.dtype == bf16);
+        memset(wide, 0x7f, sizeof wide);
+        memset(half, 0x7f, sizeof half);
+        memset(state, 0x7f, sizeof state);
+        for (t = 0; t < 2; t++) {
+            void *to = dtype_out == bf16 ? (void *)(half + 2 * t) : (void *)(wide + 2 * t);
+            in[0] = input(SUBQUAD_ROLE_Q, q + 2 * t, 4, 1, 1, 1, 2);
+            in[1] = input(SUBQUAD_ROLE_K, k + 2 * t, 4, 1, 1, 1, 2);
+            in[2] = input(SUBQUAD_ROLE_V, v + 2 * t, 4, 1, 1, 1, 2);
+            in[3] = input(SUBQUAD_ROLE_STATE_IN, state, 4, 1, 1, 2, 2);
+            in[0].dtype = in[1].dtype = in[2].dtype = in[3].dtype = bf16;
+            out[0] = output(SUBQUAD_ROLE_OUT, to, 4, 1, 1, 1, 2);
+            out[0].dtype = dtype_out;
+            out[1] = output(SUBQUAD_ROLE_STATE_OUT, state, 4, 1, 1, 2, 2);
+            out[1].dtype = bf16;
+            run(plan, t == 0 ? SUBQUAD_MODE_CAUSAL : SUBQUAD_MODE_STEP, in, t == 0 ? 3 : 4, out, 2);
+        }
+        CHECK(memcmp(dtype_out == bf16 ? (void *)half : (void *)wide,
+                     dtype_out == bf16 ? (const void *)expected : (const void *)answer,
+                     dtype_out == bf16 ? sizeof half : sizeof wide) == 0);
+        CHECK(memcmp(state, v, sizeof state) == 0); /* k_1 = (1, 0), k_2 = (0, 1): the rows are the values */
+        subquad_plan_destroy(plan);
+    }
+}
+
 int main(void) {
     CHECK_OK(subquad_context_create(NULL, &context, &err));
     names();
@@ -312,6 +383,7 @@ int main(void) {
     decay();
     delta_rule();
     state_in_place();
+    types();
     initial_values();
     transposition();
     ragged();

@@ -11,7 +11,6 @@ use subquad::kernel::denominator::{self, Denominator};
 use subquad::kernel::matmul::{self, Matmul};
 use subquad::kernel::scores::{ChannelArgs, ScoresChannel, ScoresToken, TokenArgs};
 use subquad::kernel::solve::{self, Solve};
-use subquad::kernel::step::{self, Step};
 use subquad::kernel::value_decay::{self, ValueDecay};
 
 pub const C: usize = 16;
@@ -476,95 +475,5 @@ fn value_decay() {
         y.check(&y0, |i| (i % ldy < up(e) && i / ldy % C < n).then_some(40.0), &format!("y of {what}"));
         u.check(&u0, |i| (i % ldu < up(e)).then_some(20.0), &format!("u of {what}"));
         end.check(&end0, |_| Some(20.0), &format!("end of {what}"));
-    });
-}
-
-#[test]
-fn step() {
-    cases::<Step>(500, |rng, run| {
-        let (d, e, n_sets) = (small(rng, 70), small(rng, 200), 1 + rng.below(3));
-        let [has_erase, has_end, has_gamma, has_v, has_post, in_place] = [(); 6].map(|()| rng.one_in(2));
-        let has_gamma = has_gamma && !has_erase && !has_v;
-        let has_b = has_erase && rng.one_in(2);
-        let backwards = rng.one_in(4);
-        let (lds, lds_new) = (e + rng.below(5), e + rng.below(5));
-        let lds_new = if in_place { lds } else { lds_new };
-        let (ldq, ldy, lda, ldpost) =
-            (d + rng.below(5), e + rng.below(5), 1 + rng.below(3), 1 + rng.below(3));
-        let hostile = rng.one_in(4);
-        let mut s0 = rng.values(extent(d, e, lds), 2.0);
-        let (mut k, mut erase, mut q) =
-            (rng.values(d, 2.0), rng.values(d, 2.0), rng.values(extent(n_sets, d, ldq), 2.0));
-        let (mut x0, mut v) = (rng.values(e, 2.0), rng.values(e, 2.0));
-        for values in [&mut s0, &mut k, &mut erase, &mut q, &mut x0, &mut v] {
-            poison(rng, hostile, values);
-        }
-        let (mut b, a2) = (rng.values(d, 2.0), rng.values(extent(n_sets, 1, lda), 2.0));
-        poison(rng, hostile, &mut b);
-        let a = rng.values(extent(n_sets, 1, lda), 2.0);
-        let post = rng.values(extent(n_sets, 1, ldpost), 2.0);
-        let (end, gamma) = (decays(rng, d), decays(rng, e));
-        let skip = rng.signed().abs();
-        let inputs =
-            [&s0, &k, &erase, &q, &v, &a, &post, &end, &gamma, &b, &a2].map(|values| Three::new(rng, values));
-        let new0 = if in_place { s0.clone() } else { vec![f32::NAN; extent(d, e, lds_new)] };
-        let y0 = vec![f32::NAN; extent(n_sets, e, ldy)];
-        let r0 = vec![f32::NAN; e];
-        let mut outputs = [&new0, &x0, &y0, &r0].map(|values| Three::new(rng, values));
-        let row = |p: *mut f32, ld: usize| {
-            let last = if backwards && d > 0 { (d - 1) * ld } else { 0 };
-            (p.wrapping_add(last), if backwards { -(ld as isize) } else { ld as isize })
-        };
-        let args = |of: fn(&Three) -> &[f32], [s_new, x, y, r]: [*mut f32; 4]| {
-            let [s, k, erase, q, v, a, post, end, gamma, b, a2] =
-                inputs.each_ref().map(|three| of(three).as_ptr());
-            let (s, lds) = row(if in_place { s_new } else { s.cast_mut() }, lds);
-            let (s_new, lds_new) = row(s_new, lds_new);
-            step::Args {
-                d,
-                e,
-                s,
-                lds,
-                s_new,
-                lds_new,
-                k,
-                erase: some(has_erase, erase),
-                b: some(has_b, b),
-                q,
-                ldq,
-                n_sets,
-                a,
-                a2,
-                lda,
-                end: some(has_end, end),
-                gamma: some(has_gamma, gamma),
-                v: some(has_v, v),
-                skip,
-                post: some(has_post, post),
-                ldpost,
-                x,
-                r,
-                y,
-                ldy,
-            }
-        };
-        // SAFETY: the extents above are those that `step::Args` asks for.
-        unsafe {
-            let want = outputs.each_mut().map(|three| three.want.as_mut_ptr());
-            Step::reference(&args(|t| &t.want, want));
-            let size = outputs.each_mut().map(|three| three.size.as_mut_ptr());
-            Step::reference(&args(|t| &t.size, size));
-            let got = outputs.each_mut().map(|three| three.got.as_mut_ptr());
-            run(&args(|t| &t.got, got));
-        }
-        let what = format!(
-            "{d}×{e}, {n_sets} sets, correction {has_erase}, two writes {has_b}, in place {in_place}"
-        );
-        let [s_new, x, y, r] = &outputs;
-        let terms = (2 * d + 14) as f64;
-        s_new.check(&new0, |i| (i % lds_new < e).then_some(terms), &format!("state of {what}"));
-        x.check(&x0, |_| Some(terms), &format!("x of {what}"));
-        r.check(&r0, |_| has_b.then_some(terms), &format!("r of {what}"));
-        y.check(&y0, |i| (i % ldy < e).then_some(terms), &format!("y of {what}"));
     });
 }

@@ -1,5 +1,6 @@
 //! Reference files (`docs/spec/README.md`, "Reference vectors"), replayed by name, with no mechanism-specific code.
 
+use super::types::{PLAIN, Stored, Types, contiguous, rounded};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -130,8 +131,7 @@ impl Golden {
 
     /// Runs the file and gives the worst error as a fraction of the tolerance.
     pub fn replay(&self, context: &Context) -> Result<f64, Error> {
-        let plan = Plan::new(context, &self.desc())?;
-        let outputs = if self.mode() == Mode::Step { self.steps(&plan)? } else { self.whole(&plan)? };
+        let outputs = self.outputs(context, PLAIN, PLAIN)?;
         let mut worst = 0.0f64;
         for (name, got) in outputs {
             let Some(want) = self.tensors.get(&name) else { continue };
@@ -139,6 +139,24 @@ impl Golden {
             worst = worst.max(self.error(&name, &got, ""));
         }
         Ok(worst)
+    }
+
+    /// Runs the file on tensors of the types `stored`, with inputs and the state after each call rounded to `values`.
+    pub fn outputs(
+        &self,
+        context: &Context,
+        stored: Types,
+        values: Types,
+    ) -> Result<BTreeMap<String, Array>, Error> {
+        let plan = Plan::new(context, &stored.desc(self.desc()))?;
+        let mut inputs = self.inputs();
+        for (name, array) in &mut inputs {
+            *array = rounded(array, values.of(Role::from_name(name).unwrap()));
+        }
+        match self.mode() {
+            Mode::Step => self.steps(&plan, inputs, stored, values),
+            mode => run(&plan, mode, &inputs, &self.out_shape(None), stored),
+        }
     }
 
     /// The error of a tensor as a fraction of its tolerance, which begins with `prefix` unless it has one of its own.
@@ -197,19 +215,20 @@ impl Golden {
         self.tensors.iter().filter(|(name, _)| is_input(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
     }
 
-    fn whole(&self, plan: &Plan) -> Result<BTreeMap<String, Array>, Error> {
-        run(plan, self.mode(), &self.inputs(), &self.out_shape(None))
-    }
-
     fn out_shape(&self, tokens: Option<i64>) -> Vec<i64> {
         let mut shape = self.tensors["out"].shape.clone();
         shape[2] = tokens.unwrap_or(shape[2]);
         shape
     }
 
-    fn steps(&self, plan: &Plan) -> Result<BTreeMap<String, Array>, Error> {
+    fn steps(
+        &self,
+        plan: &Plan,
+        mut inputs: BTreeMap<String, Array>,
+        stored: Types,
+        values: Types,
+    ) -> Result<BTreeMap<String, Array>, Error> {
         let n = self.tensors["out"].shape[2] as usize;
-        let mut inputs = self.inputs();
         let mut outs = Vec::new();
         let mut last = BTreeMap::new();
         for t in 0..n {
@@ -218,11 +237,13 @@ impl Golden {
                 let cut = !name.ends_with("_in") && array.shape.len() >= 3;
                 (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
             });
-            last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)))?;
+            last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)), stored)?;
             outs.push(last["out"].clone());
             for (name, array) in &last {
                 if let Some(base) = name.strip_suffix("_out") {
-                    inputs.insert(format!("{base}_in"), array.clone());
+                    let name = format!("{base}_in");
+                    let dtype = values.of(Role::from_name(&name).unwrap());
+                    inputs.insert(name, rounded(array, dtype));
                 }
             }
         }
@@ -231,12 +252,13 @@ impl Golden {
     }
 }
 
-/// Runs a plan on contiguous arrays; gives `out` and every part of the state.
+/// Runs a plan on contiguous tensors of these types; gives `out` and every part of the state.
 pub fn run(
     plan: &Plan,
     mode: Mode,
     inputs: &BTreeMap<String, Array>,
     out_shape: &[i64],
+    types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
     let batch = inputs.get("q").unwrap_or_else(|| &inputs["x"]).shape[0];
     let mut outputs = BTreeMap::from([("out".to_owned(), Array::filled(out_shape, f32::NAN))]);
@@ -248,16 +270,21 @@ pub fn run(
         shape.extend(&part.shape[..part.rank]);
         outputs.insert(part.role_out.to_string(), Array::filled(&shape, f32::NAN));
     }
+    let stored = |(name, array): (&String, &Array)| {
+        let role = Role::from_name(name).unwrap();
+        (role, name.clone(), Stored::new(contiguous(array), types.of(role)))
+    };
+    let inputs: Vec<_> = inputs.iter().map(stored).collect();
+    let mut outputs: Vec<_> = outputs.iter().map(stored).collect();
     let mut args = Args::new();
-    for (name, array) in inputs {
-        args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
+    for (role, _, tensor) in &inputs {
+        args = args.input(*role, tensor.view());
     }
-    for (name, array) in &mut outputs {
-        let shape = array.shape.clone();
-        args = args.output(Role::from_name(name).unwrap(), ViewMut::new(&mut array.data, &shape)?);
+    for (role, _, tensor) in &mut outputs {
+        args = args.output(*role, tensor.view_mut());
     }
     plan.execute(mode, &args, &mut vec![0; plan.workspace_size()])?;
-    Ok(outputs)
+    Ok(outputs.iter_mut().map(|(_, name, tensor)| (name.clone(), tensor.read())).collect())
 }
 
 /// Largest `|x − ref| / (atol + rtol·|ref|)`; infinities must agree, NaN never passes.

@@ -11,3 +11,4 @@ pub mod problem;
 mod slots;
 #[path = "../checkasm/support.rs"]
 pub mod support;
+pub mod types;

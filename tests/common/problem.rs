@@ -796,7 +796,7 @@ impl Strided {
         Array { shape: self.shape.clone(), data }
     }
 
-    fn layout(&self) -> subquad::Layout {
+    pub fn layout(&self) -> subquad::Layout {
         subquad::Layout::strided(&self.shape, &self.stride).unwrap()
     }
 

@@ -2,15 +2,20 @@
 
 use super::inputs::{self, Roles, Tensors};
 use super::problem::Problem;
+use crate::values::unit_roundoff;
 use anyhow::{Context as _, Result};
-use subquad::Isa;
+use subquad::{DType, Isa};
 
 /// Tokens of the checked problem at most: eight chunks of today's length.
 const MAX_TOKENS: i64 = 128;
 
 /// Largest error that counts as right, relative to the largest value of the tensor. Rounding in `f32` over
-/// 128 tokens and some hundred channels leaves some 1e-6; a wrong term leaves 1e-2 and more.
-pub const TOLERANCE: f64 = 1e-4;
+/// 128 tokens and some hundred channels leaves some 1e-6; a wrong term leaves 1e-2 and more. Where results have 16
+/// bits, values on the two sides of a rounding's edge are a unit in the last place apart.
+pub fn tolerance(problem: &Problem) -> f64 {
+    let rounding = |dtype| if dtype == DType::F32 { 0.0 } else { 2.0 * unit_roundoff(dtype) };
+    1e-4 + rounding(problem.dtype).max(rounding(problem.dtype_state))
+}
 
 /// Largest difference between the problem's plan and the plan of the scalar reference, on the same inputs,
 /// relative to each output's largest value. The problem is reduced to few tokens, heads and sequences.
@@ -26,7 +31,7 @@ pub fn error(problem: &Problem, roles: &Roles) -> Result<f64> {
         Ok(tensors)
     };
     let (ours, reference) = (run(&small)?, run(&reference)?);
-    Ok(ours.results().zip(reference.results()).map(|((_, a), (_, b))| relative(a, b)).fold(0.0, f64::max))
+    Ok(ours.results().zip(reference.results()).map(|((_, a), (_, b))| relative(&a, &b)).fold(0.0, f64::max))
 }
 
 /// `max |a − b| / max |b|`; infinite where either is not finite.

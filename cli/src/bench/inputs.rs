@@ -5,10 +5,11 @@ use crate::machine;
 use crate::random::Random;
 use crate::shape;
 use crate::table;
+use crate::values::Values;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::BTreeMap;
 use subquad::catalog::{RoleKind, RoleSpec};
-use subquad::{Args, Error, Mode, Plan, Role, View, ViewMut};
+use subquad::{Args, DType, Error, Layout, Mode, Plan, Role, View, ViewMut};
 
 /// Values that the caller has, in place of generated ones.
 pub type Given = BTreeMap<Role, Vec<f32>>;
@@ -32,7 +33,7 @@ pub fn past(problem: &Problem) -> Result<Given> {
     let mut tensors = Tensors::generate(&causal, &plan, &roles, &Given::new())?;
     tensors.run(&plan, Mode::Causal, &mut vec![0; plan.workspace_size()])?;
     let role_in = |role| components.iter().find(|c| c.role_out == role).map(|c| c.role_in);
-    Ok(tensors.results().filter_map(|(role, data)| Some((role_in(role)?, data.to_vec()))).collect())
+    Ok(tensors.results().filter_map(|(role, data)| Some((role_in(role)?, data))).collect())
 }
 
 /// The roles of a call, each with the index of its shape among the catalogue's alternatives.
@@ -47,7 +48,7 @@ struct Tensor {
     role_out: Option<Role>,
     output: bool,
     shape: Vec<i64>,
-    data: Vec<f32>,
+    data: Values,
 }
 
 /// All tensors of a problem.
@@ -132,7 +133,10 @@ impl Tensors {
             let shape = extents(problem, plan, spec, alternative)?;
             list.push((spec, shape));
         }
-        check_memory(problem, list.iter().map(|(_, shape)| len(shape)).sum())?;
+        let bytes = list
+            .iter()
+            .map(|(spec, shape)| len(shape).saturating_mul(dtype(problem, plan, spec.role).size()));
+        check_memory(problem, bytes.sum())?;
         let mut tensors = Tensors(Vec::new());
         for (seed, (spec, shape)) in list.into_iter().enumerate() {
             let output = matches!(spec.kind, RoleKind::Output | RoleKind::StateOut);
@@ -148,6 +152,7 @@ impl Tensors {
                 None if output => vec![0.0; len(&shape)],
                 None => values(problem, plan, spec, &shape, seed as u64),
             };
+            let data = Values::new(data, dtype(problem, plan, spec.role));
             tensors.0.push(Tensor { role: spec.role, role_out: None, output, shape, data });
         }
         Ok(tensors)
@@ -155,19 +160,23 @@ impl Tensors {
 
     /// Bytes that one call reads and writes.
     pub fn bytes(&self) -> usize {
-        self.0.iter().map(|t| 4 * t.data.len() * if t.role_out.is_some() { 2 } else { 1 }).sum()
+        let touched = |t: &Tensor| if t.role_out.is_some() { 2 } else { 1 };
+        self.0.iter().map(|t| t.data.dtype().size() * t.data.len() * touched(t)).sum()
     }
 
     /// Binds everything.
     pub fn args(&mut self) -> subquad::Result<Args<'_>> {
         let mut args = Args::new();
         for tensor in &mut self.0 {
-            args = match tensor.role_out {
-                Some(out) => args.in_place(tensor.role, out, ViewMut::new(&mut tensor.data, &tensor.shape)?),
-                None if tensor.output => {
-                    args.output(tensor.role, ViewMut::new(&mut tensor.data, &tensor.shape)?)
+            let (dtype, layout) = (tensor.data.dtype(), Layout::contiguous(&tensor.shape)?);
+            // SAFETY: the values are as many as the shape says, of this type, and borrowed as long as the views.
+            args = unsafe {
+                let mut view = || ViewMut::from_raw(tensor.data.address_mut(), dtype, layout);
+                match tensor.role_out {
+                    Some(out) => args.in_place(tensor.role, out, view()),
+                    None if tensor.output => args.output(tensor.role, view()),
+                    None => args.input(tensor.role, View::from_raw(tensor.data.address(), dtype, layout)),
                 }
-                None => args.input(tensor.role, View::new(&tensor.data, &tensor.shape)?),
             };
         }
         Ok(args)
@@ -185,10 +194,17 @@ impl Tensors {
     }
 
     /// What the call wrote: role and values.
-    pub fn results(&self) -> impl Iterator<Item = (Role, &[f32])> {
+    pub fn results(&self) -> impl Iterator<Item = (Role, Vec<f32>)> {
         let written = self.0.iter().filter(|tensor| tensor.output || tensor.role_out.is_some());
-        written.map(|tensor| (tensor.role_out.unwrap_or(tensor.role), &tensor.data[..]))
+        written.map(|tensor| (tensor.role_out.unwrap_or(tensor.role), tensor.data.reals()))
     }
+}
+
+/// Element type of a role: a part of the state has the plan's.
+fn dtype(problem: &Problem, plan: &Plan, role: Role) -> DType {
+    let mut components = plan.state_layout().components.iter();
+    let component = components.find(|part| [part.role_in, part.role_out].contains(&role));
+    component.map_or(problem.dtype_of(role), |part| part.dtype)
 }
 
 fn len(shape: &[i64]) -> usize {
@@ -212,8 +228,7 @@ fn extents(problem: &Problem, plan: &Plan, spec: &RoleSpec, alternative: usize) 
 }
 
 /// Three quarters of the memory that is free: beyond, the machine swaps and times mean nothing.
-fn check_memory(problem: &Problem, n_elements: usize) -> Result<()> {
-    let needed = n_elements.saturating_mul(4);
+fn check_memory(problem: &Problem, needed: usize) -> Result<()> {
     let Some(memory) = machine::memory() else { return Ok(()) };
     let limit = memory.available / 4 * 3;
     if needed > limit {

@@ -8,8 +8,23 @@ use subquad::catalog::{Default, Mechanism, ParamKind};
 use subquad::{Context, ContextOptions, DType, Desc, Isa, Mode, Plan, Role, ThreadPool, Value};
 
 /// Everything but parameters that a problem string can say.
-const KEYS: [&str; 14] =
-    ["mechanism", "mode", "B", "H", "Hk", "Hv", "D", "E", "T", "S", "dtype", "threads", "isa", "with"];
+const KEYS: [&str; 15] = [
+    "mechanism",
+    "mode",
+    "B",
+    "H",
+    "Hk",
+    "Hv",
+    "D",
+    "E",
+    "T",
+    "S",
+    "dtype",
+    "dtype_state",
+    "threads",
+    "isa",
+    "with",
+];
 
 /// Sizes that neither heads nor dimensions give; they are named like parameters.
 const SIZES: [&str; 3] = ["M", "P", "F"];
@@ -33,8 +48,10 @@ pub struct Problem {
     pub n_queries: i64,
     /// Tokens of keys.
     pub n_keys: i64,
-    /// Element type of q, k, v and the output.
+    /// Element type of q, k, v and the output; other inputs are f32.
     pub dtype: DType,
+    /// Element type of the state.
+    pub dtype_state: DType,
     /// Workers of the built-in pool; 1 is the calling thread alone.
     pub threads: usize,
     /// Ceiling of the instruction set; `None` is the machine's best.
@@ -103,6 +120,7 @@ impl Problem {
             n_queries: length,
             n_keys: size("S", length)?,
             dtype: parse_dtype(get("dtype").unwrap_or("f32"))?,
+            dtype_state: parse_dtype(get("dtype_state").unwrap_or("f32")).context("dtype_state")?,
             threads: overrides.threads.unwrap_or(threads as usize),
             isa: overrides.isa.or(isa),
             params: parse_params(mechanism, pairs)?,
@@ -138,7 +156,7 @@ impl Problem {
         let [q, k, v] = self.heads;
         let mut desc = Desc::new(self.mechanism.name).modes(self.mode).heads(q, k, v);
         desc = desc.dims(self.dim_qk, self.dim_v);
-        (desc.dtype_qkv, desc.dtype_out) = (self.dtype, self.dtype);
+        (desc.dtype_qkv, desc.dtype_out, desc.dtype_state) = (self.dtype, self.dtype, self.dtype_state);
         desc.params.clone_from(&self.params);
         Plan::new(&Context::new(options)?, &desc).with_context(|| format!("problem `{self}`"))
     }
@@ -159,6 +177,14 @@ impl Problem {
         let [q, k, v] = self.heads;
         let state = k.max(v);
         (q.max(state), state)
+    }
+
+    /// Element type of a role.
+    pub fn dtype_of(&self, role: Role) -> DType {
+        match role {
+            Role::Q | Role::K | Role::V | Role::OUT => self.dtype,
+            _ => DType::F32,
+        }
     }
 
     /// The sizes that the catalogue's shapes speak of.
@@ -202,7 +228,11 @@ impl fmt::Display for Problem {
             write!(f, ",S={}", self.n_keys)?;
         }
         let isa = self.isa.map_or("auto", Isa::name);
-        write!(f, ",dtype={},threads={},isa={isa}", self.dtype, self.threads)?;
+        write!(f, ",dtype={}", self.dtype)?;
+        if self.dtype_state != DType::F32 {
+            write!(f, ",dtype_state={}", self.dtype_state)?;
+        }
+        write!(f, ",threads={},isa={isa}", self.threads)?;
         let extras = self.extras();
         if extras.is_empty() { Ok(()) } else { write!(f, ",{extras}") }
     }
@@ -375,6 +405,9 @@ mod tests {
                     dtype=f32,threads=2,isa=scalar,l2norm_qk=1,with=state_in+state_out";
         assert_eq!(all(text), [text]);
         assert_eq!(all(&all("mechanism=gla")[0]), all("mechanism=gla"));
+        let types = "mechanism=gla,dtype=f16,dtype_state=bf16";
+        assert!(all(types)[0].contains(",dtype=f16,dtype_state=bf16,"));
+        assert_eq!(all(&all(types)[0]), all(types));
     }
 
     #[test]

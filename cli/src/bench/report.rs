@@ -1,6 +1,6 @@
 //! Results of a benchmark, as a table and as JSON.
 
-use super::check::TOLERANCE;
+use super::check::tolerance;
 use super::problem::Problem;
 use super::timing::Measured;
 use crate::table::{Table, bytes, digits, number, si, word};
@@ -49,7 +49,7 @@ impl Row {
 
     /// Whether the result agrees with the reference.
     pub fn right(&self) -> bool {
-        self.check_error.is_none_or(|error| error <= TOLERANCE)
+        self.check_error.is_none_or(|error| error <= tolerance(&self.problem))
     }
 
     /// The cells of one line of the table.
@@ -120,5 +120,5 @@ pub const LEGEND: &str = "\
 head: of the most of H, Hk, Hv. GFLOP/s: 4DE+(C+1)(D+E) per token and head, delta rule 6DE+2C(D+E), step 5DE
 and 7DE. x bound: times the 4DE (6DE) that a recurrence can't avoid, at the peak measured before and after.
 state: of one sequence. +-%: interquartile range. error: largest difference from the scalar reference over the
-largest value, on at most 128 tokens; up to 1e-4 is right. void: the peak moved by more than 5 % four times;
+largest value, on at most 128 tokens; up to 1e-4 is right, and up to two roundings more where results have 16 bits. void: the peak moved by more than 5 % four times;
 busy: other programs took more than 5 % of the time; per token and head, the CPU's own time is this.";

@@ -151,6 +151,8 @@ pub struct Problem {
     pub dims: [i64; 2],
     /// Element type of q, k, v and the output.
     pub dtype: DType,
+    /// Element type of the state.
+    pub dtype_state: DType,
     /// Parameters that are not left to their default.
     pub params: Vec<Param>,
 }
@@ -161,6 +163,8 @@ pub struct Component {
     pub role_in: String,
     /// Name of the role that writes it.
     pub role_out: String,
+    /// Element type.
+    pub dtype: DType,
     /// Extents without the batch.
     pub shape: Vec<i64>,
     /// Value before the first token.
@@ -189,6 +193,7 @@ impl Plan {
         [desc.heads_q, desc.heads_k, desc.heads_v] = problem.heads;
         [desc.dim_qk, desc.dim_v] = problem.dims;
         (desc.dtype_qkv, desc.dtype_out) = (problem.dtype as u32, problem.dtype as u32);
+        desc.dtype_state = problem.dtype_state as u32;
         (desc.params, desc.n_params) = (params.as_ptr(), params.len());
         let mut plan = Plan { plan: ptr::null_mut(), workspace: Vec::new() };
         // SAFETY: the context is live; the description's pointers go into `problem` and `params`.
@@ -225,6 +230,7 @@ impl Plan {
         Ok(Component {
             role_in: role_name(part.role_in),
             role_out: role_name(part.role_out),
+            dtype: DType::ALL.into_iter().find(|&d| d as u32 == part.dtype).unwrap_or(DType::F32),
             shape: part.shape[..part.rank as usize].to_vec(),
             initial: part.initial,
         })

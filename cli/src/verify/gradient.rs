@@ -48,11 +48,11 @@ pub fn replay(
     }
     let missing = missing_states(reference, plan, names)?;
     for Zeros { role, shape, data } in &missing {
-        inputs.push(input(Bound::whole(role, shape), (DType::F32 as u32, data.as_ptr().cast())));
+        inputs.push(input(Bound::whole(role, shape), (DType::F32, data.as_ptr().cast())));
     }
 
     let targets = |one: &mut Wanted<'_>| {
-        output(Bound::whole(one.name, one.shape), (DType::F32 as u32, one.given.as_mut_ptr().cast()))
+        output(Bound::whole(one.name, one.shape), (DType::F32, one.given.as_mut_ptr().cast()))
     };
     let outputs: Vec<_> = wanted.iter_mut().map(targets).collect();
     let length = |name: &str| names.get(name).copied();

@@ -13,21 +13,27 @@ mod report;
 
 use crate::bench::problem::{parse_dtype, parse_isa};
 use anyhow::{Context as _, Result, bail};
+use replay::Types;
 use report::{Outcome, Report, Summary};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use subquad::{DType, Isa};
+use subquad::Isa;
 
 const HELP: &str = "\
 A file's worst error is shown as a fraction of its tolerance: up to 1 it passes. A file whose mechanism, mode \
 or type is not in this version is skipped, with the reason; so are the gradients of a file whose mechanism has \
 none in this version.
 
+With --dtype or --dtype-state a file is run three times: in f32 as it is, which must pass; in f32 on the values \
+that the types can hold, which is then the result expected; and in these types, where each output may be off by \
+one rounding. docs/numerics.md says why. The distance from the file's own results is shown besides.
+
 Examples:
   subquad verify tests/golden
   subquad verify tests/golden/linear/gla_step.safetensors --isa scalar
   subquad verify tests/golden --isa all --threads 2 --split 16 --strict
   subquad verify tests/golden --step
+  subquad verify tests/golden --dtype bf16 --dtype-state bf16
 
 Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or \
 the command line is wrong.";
@@ -42,9 +48,12 @@ pub struct Options {
     /// Instruction set: scalar, neon, avx2, avx512, or all that the machine has [default: its best].
     #[arg(long)]
     isa: Option<String>,
-    /// Element type of q, k, v and the outputs.
+    /// Element type of all inputs and of the output: f32, bf16 or f16.
     #[arg(long, default_value = "f32")]
     dtype: String,
+    /// Element type of the state: f32 or bf16.
+    #[arg(long, default_value = "f32")]
+    dtype_state: String,
     /// Workers of the built-in pool; 1 computes on the calling thread.
     #[arg(long, default_value_t = 1)]
     threads: u32,
@@ -69,8 +78,8 @@ pub struct Options {
 pub struct Settings {
     /// Ceiling of the instruction set; `None` is the machine's best.
     pub isa: Option<Isa>,
-    /// Element type of q, k, v and the outputs.
-    pub dtype: DType,
+    /// Element types.
+    pub types: Types,
     /// Workers.
     pub threads: u32,
     /// Tokens of a call, where a file can be split.
@@ -118,7 +127,7 @@ fn settings(options: &Options) -> Result<Vec<Settings>> {
     if let Some(n) = options.split.filter(|&n| n < 1) {
         bail!("--split is {n}, expected a number of tokens, 1 or more");
     }
-    let dtype = parse_dtype(&options.dtype)?;
+    let types = Types { tokens: parse_dtype(&options.dtype)?, state: parse_dtype(&options.dtype_state)? };
     let isas = match options.isa.as_deref() {
         None | Some("auto") => vec![None],
         Some("all") => Isa::ALL.into_iter().filter(|isa| isa.available()).map(Some).collect(),
@@ -126,7 +135,7 @@ fn settings(options: &Options) -> Result<Vec<Settings>> {
     };
     let of = |isa| Settings {
         isa,
-        dtype,
+        types,
         threads: options.threads,
         split: options.split,
         step: options.step,
@@ -147,6 +156,7 @@ fn verify(path: &Path, engine: &cabi::Engine, settings: &Settings) -> Report {
             report.calls = replayed.calls;
             report.no_gradient = replayed.no_gradient;
             report.compared = replayed.compared;
+            report.distance = replayed.distance;
             let outcome = match report.worst() {
                 Some(worst) if worst.fraction > 1.0 => Outcome::Failed(worst.fault()),
                 Some(_) => Outcome::Passed,

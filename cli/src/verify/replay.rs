@@ -6,6 +6,7 @@ use super::compare::Compared;
 use super::gradient;
 use super::reference::{Data, Reference, Tensor};
 use crate::shape::{self, Names};
+use crate::values::{Values, rounded, underflow, unit_roundoff};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -30,6 +31,8 @@ pub struct Replayed {
     pub compared: Vec<Compared>,
     /// Why there are no gradients among them, where the file has some.
     pub no_gradient: Option<String>,
+    /// With other types than f32: largest distance from the file's results, relative to the largest of each tensor.
+    pub distance: Option<f64>,
 }
 
 /// The parameter that says where a call begins in its sequence, where a mechanism has one: it goes along.
@@ -39,51 +42,103 @@ fn string(text: &str) -> Result<CString, Stop> {
     CString::new(text).map_err(|_| Stop::Fail(format!("`{text}` has a NUL in it")))
 }
 
-/// Runs a file.
+/// Element types of a run.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Types {
+    /// Of all inputs and of the output.
+    pub tokens: DType,
+    /// Of the state.
+    pub state: DType,
+}
+
+const F32: Types = Types { tokens: DType::F32, state: DType::F32 };
+
+/// Runs a file, and compares: with the file's results in `f32`, else with the `f32` run on what the types can hold.
 pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Result<Replayed, Stop> {
-    let Some(mechanism) = catalog::find(&reference.mechanism) else {
-        return Err(Stop::Skip(format!("the catalogue has no mechanism `{}`", reference.mechanism)));
-    };
-    let Some(mode) = Mode::from_name(&reference.mode) else {
-        return Err(Stop::Fail(format!("its metadata has mode = `{}`, which is none", reference.mode)));
-    };
-    let roles = roles(reference, mechanism)?;
-    let names = sizes(reference, mechanism, &roles);
-    let own_mode = mode;
-    let mode = if settings.step { as_step(mechanism, mode, &names) } else { mode };
-    let mut problem = problem(reference, mechanism, mode, &names, settings.dtype)?;
-    let plan = |problem: &Problem| {
-        Plan::new(engine, problem).map_err(|fault| match fault.is_unsupported() {
-            true => Stop::Skip(fault.text().to_owned()),
-            false => Stop::Fail(fault.to_string()),
-        })
-    };
-    let first = plan(&problem)?;
-    if settings.dtype != DType::F32 {
-        return Err(Stop::Skip(format!("verify has no tolerances for {} yet", settings.dtype)));
+    let file = File::new(reference, settings)?;
+    let types = settings.types;
+    if types != F32 {
+        // What this version does not have is said before anything is run.
+        file.plan(engine, file.mode, types, 0)?;
     }
-    let mut run = Run::new(reference, mechanism, mode, roles, first, &names)?;
-    let pieces = run.pieces(settings.split, &names);
-    for (i, tokens) in pieces.iter().enumerate() {
-        if let (1.., Some(&position0)) = (i, names.get(POSITION)) {
-            problem.params.retain(|param| param.name.as_bytes() != POSITION.as_bytes());
-            let value = Value::Int(position0 + tokens.start);
-            problem.params.push(Param { name: string(POSITION)?, value });
-            run.plan = plan(&problem)?;
-        }
-        run.call(tokens, i == 0, i + 1 == pieces.len())?;
+    let (plain, calls) = file.run(engine, F32, F32)?;
+    let compared = plain.compare_with_file();
+    let mut replayed = Replayed { calls, compared, no_gradient: None, distance: None };
+    if types != F32 && replayed.compared.iter().all(|one| one.fraction <= 1.0) {
+        let (expected, _) = file.run(engine, F32, types)?;
+        let (given, calls) = file.run(engine, types, types)?;
+        (replayed.calls, replayed.compared) = (calls, given.compare_with(&expected));
+        replayed.distance = Some(given.distance());
     }
-    let mut replayed = Replayed { calls: pieces.len(), compared: run.compare(), no_gradient: None };
     if settings.gradients && reference.has_gradient() {
-        // Steps have none: they are the whole sequence's.
-        let own = self::problem(reference, mechanism, own_mode, &names, settings.dtype)?;
-        match gradient::replay(reference, mechanism, own_mode, &mut plan(&own)?, &names) {
+        match file.gradients(engine, types) {
             Ok(compared) => replayed.compared.extend(compared),
             Err(Stop::Skip(reason)) => replayed.no_gradient = Some(reason),
             Err(stop) => return Err(stop),
         }
     }
     Ok(replayed)
+}
+
+/// A file with everything that follows from it.
+struct File<'a> {
+    reference: &'a Reference,
+    mechanism: &'static Mechanism,
+    /// Mode of the file.
+    own_mode: Mode,
+    /// Mode of the calls.
+    mode: Mode,
+    roles: Vec<(String, &'static RoleSpec)>,
+    names: Names,
+    split: Option<i64>,
+}
+
+impl<'a> File<'a> {
+    fn new(reference: &'a Reference, settings: &Settings) -> Result<File<'a>, Stop> {
+        let Some(mechanism) = catalog::find(&reference.mechanism) else {
+            return Err(Stop::Skip(format!("the catalogue has no mechanism `{}`", reference.mechanism)));
+        };
+        let Some(own_mode) = Mode::from_name(&reference.mode) else {
+            return Err(Stop::Fail(format!("its metadata has mode = `{}`, which is none", reference.mode)));
+        };
+        let roles = roles(reference, mechanism)?;
+        let names = sizes(reference, mechanism, &roles);
+        let mode = if settings.step { as_step(mechanism, own_mode, &names) } else { own_mode };
+        Ok(File { reference, mechanism, own_mode, mode, roles, names, split: settings.split })
+    }
+
+    /// A plan for calls that begin so many tokens into the file.
+    fn plan(&self, engine: &Engine, mode: Mode, types: Types, start: i64) -> Result<Plan, Stop> {
+        let mut problem = problem(self.reference, self.mechanism, mode, &self.names, types)?;
+        if let (1.., Some(&position0)) = (start, self.names.get(POSITION)) {
+            problem.params.retain(|param| param.name.as_bytes() != POSITION.as_bytes());
+            let value = Value::Int(position0 + start);
+            problem.params.push(Param { name: string(POSITION)?, value });
+        }
+        Plan::new(engine, &problem).map_err(|fault| match fault.is_unsupported() {
+            true => Stop::Skip(fault.text().to_owned()),
+            false => Stop::Fail(fault.to_string()),
+        })
+    }
+
+    /// Runs it on tensors of the types `stored`, whose values are rounded to `values`.
+    fn run(&self, engine: &Engine, stored: Types, values: Types) -> Result<(Run<'_>, usize), Stop> {
+        let mut run = Run::new(self, self.plan(engine, self.mode, stored, 0)?, stored, values)?;
+        let pieces = run.pieces(self.split, &self.names);
+        for (i, tokens) in pieces.iter().enumerate() {
+            if i > 0 && self.names.contains_key(POSITION) {
+                run.plan = self.plan(engine, self.mode, stored, tokens.start)?;
+            }
+            run.call(tokens, i == 0, i + 1 == pieces.len())?;
+        }
+        Ok((run, pieces.len()))
+    }
+
+    /// The gradients, in the file's own mode: steps have none, they are the whole sequence's.
+    fn gradients(&self, engine: &Engine, types: Types) -> Result<Vec<Compared>, Stop> {
+        let mut plan = self.plan(engine, self.own_mode, types, 0)?;
+        gradient::replay(self.reference, self.mechanism, self.own_mode, &mut plan, &self.names)
+    }
 }
 
 /// Mode step in place of causal, where every token has a query and a key and the state is all that is carried.
@@ -140,7 +195,7 @@ fn problem(
     mechanism: &Mechanism,
     mode: Mode,
     names: &Names,
-    dtype: DType,
+    types: Types,
 ) -> Result<Problem, Stop> {
     let first = |list: &[&str]| list.iter().find_map(|&name| names.get(name).copied()).unwrap_or(1);
     let heads_k = first(&["Hk", "H"]);
@@ -166,7 +221,8 @@ fn problem(
         mode: mode as u32,
         heads: [first(&["H", "Hk"]), heads_k, heads_v],
         dims: [dim_qk, dim_v],
-        dtype,
+        dtype: types.tokens,
+        dtype_state: types.state,
         params,
     })
 }
@@ -197,7 +253,15 @@ struct Carried {
     role_out: String,
     shape: Vec<i64>,
     initial: f32,
-    data: Vec<f32>,
+    data: Values,
+    /// Type that its values are rounded to between calls.
+    values: DType,
+}
+
+/// Memory of a tensor.
+enum Buffer {
+    Reals(Values),
+    Integers(Vec<i32>),
 }
 
 /// A file under way.
@@ -207,42 +271,51 @@ struct Run<'a> {
     recurrent: bool,
     roles: Vec<(String, &'static RoleSpec)>,
     plan: Plan,
-    outputs: BTreeMap<String, Data>,
+    inputs: BTreeMap<String, Buffer>,
+    outputs: BTreeMap<String, Buffer>,
     carried: Vec<Carried>,
 }
 
 impl<'a> Run<'a> {
-    fn new(
-        reference: &'a Reference,
-        mechanism: &Mechanism,
-        mode: Mode,
-        roles: Vec<(String, &'static RoleSpec)>,
-        plan: Plan,
-        names: &Names,
-    ) -> Result<Run<'a>, Stop> {
-        let batch = names.get("B").copied().unwrap_or(1);
+    fn new(file: &File<'a>, plan: Plan, stored: Types, values: Types) -> Result<Run<'a>, Stop> {
+        let reference = file.reference;
+        let batch = file.names.get("B").copied().unwrap_or(1);
         let components = plan.components().map_err(|fault| Stop::Fail(fault.to_string()))?;
         let mut carried = Vec::new();
         for part in components {
             let shape = [&[batch], &part.shape[..]].concat();
             let len = shape.iter().product::<i64>() as usize;
+            // Normalisers, shifts, logarithms of sums and counts are f32 in every plan.
+            let wide = ["z_in", "shift_in", "lse_in", "count_in"].contains(&part.role_in.as_str());
+            let values = if wide { DType::F32 } else { values.state };
             let data = match reference.tensors.get(&part.role_in) {
-                Some(Tensor { data: Data::F32(values), .. }) if values.len() == len => values.clone(),
+                Some(Tensor { data: Data::F32(reals), .. }) if reals.len() == len => {
+                    round(&part.role_in, reals, values)?
+                }
                 Some(tensor) => {
                     let (name, given) = (&part.role_in, &tensor.shape);
                     return Err(Stop::Fail(format!("{name} has shape {given:?}, the plan's is {shape:?}")));
                 }
                 None => vec![part.initial; len],
             };
+            let data = Values::new(data, part.dtype);
             let (role_in, role_out) = (part.role_in, part.role_out);
-            carried.push(Carried { role_in, role_out, shape, initial: part.initial, data });
+            carried.push(Carried { role_in, role_out, shape, initial: part.initial, data, values });
         }
-        let mut outputs = BTreeMap::new();
-        for (name, _) in roles.iter().filter(|(_, spec)| spec.kind == RoleKind::Output) {
-            outputs.insert(name.clone(), unwritten(name, &reference.tensors[name])?);
+        let (mut inputs, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+        for (name, spec) in &file.roles {
+            let data = &reference.tensors[name].data;
+            match spec.kind {
+                RoleKind::Input => {
+                    inputs.insert(name.clone(), stored_input(name, data, stored.tokens, values.tokens)?)
+                }
+                RoleKind::Output => outputs.insert(name.clone(), unwritten(name, data, stored.tokens)?),
+                _ => None,
+            };
         }
-        let recurrent = mechanism.step == StepKind::Recurrent;
-        Ok(Run { reference, mode, recurrent, roles, plan, outputs, carried })
+        let recurrent = file.mechanism.step == StepKind::Recurrent;
+        let (mode, roles) = (file.mode, file.roles.clone());
+        Ok(Run { reference, mode, recurrent, roles, plan, inputs, outputs, carried })
     }
 
     /// The tokens of each call: a recurrent step takes one, and a causal file can be split anywhere if every
@@ -264,9 +337,11 @@ impl<'a> Run<'a> {
             let tensor = &self.reference.tensors[name];
             let bound = self.slice(name, spec, tensor, tokens);
             match spec.kind {
-                RoleKind::Input => inputs.push(input(bound, dtype_and_address(name, &tensor.data)?)),
+                RoleKind::Input => {
+                    inputs.extend(self.inputs.get(name).map(|data| input(bound, data.address())))
+                }
                 RoleKind::Output => {
-                    let data = self.outputs.get_mut(name).map(address_mut);
+                    let data = self.outputs.get_mut(name).map(Buffer::address_mut);
                     outputs.extend(data.map(|data| output(bound, data)));
                 }
                 _ => {}
@@ -283,7 +358,10 @@ impl<'a> Run<'a> {
             let whole = part.initial == 0.0;
             let reads = if first { has(&part.role_in) || (any_in && whole) } else { true };
             let writes = if last { has(&part.role_out) || (any_out && whole) } else { true };
-            let data = (DType::F32 as u32, part.data.as_mut_ptr().cast::<u8>());
+            if !first && part.values != part.data.dtype() {
+                part.data = Values::new(rounded(&part.data.reals(), part.values), part.data.dtype());
+            }
+            let data = (part.data.dtype(), part.data.address_mut());
             let bound = |name: &str| Bound::whole(name, &part.shape);
             if reads {
                 inputs.push(input(bound(&part.role_in), (data.0, data.1.cast_const())));
@@ -318,35 +396,100 @@ impl<'a> Run<'a> {
         bound
     }
 
-    fn compare(&self) -> Vec<Compared> {
-        let reals = |name: &str, given: &[f32], expected: &[f32]| {
+    /// Every result by its name: the outputs, and what is carried out and is in the file.
+    fn results(&self) -> impl Iterator<Item = (&str, DType, Vec<f32>)> {
+        let outputs = self.outputs.iter().filter_map(|(name, data)| match data {
+            Buffer::Reals(values) => Some((name.as_str(), values)),
+            Buffer::Integers(_) => None,
+        });
+        let in_file = |part: &&Carried| self.reference.tensors.contains_key(&part.role_out);
+        let carried = self.carried.iter().filter(in_file).map(|part| (part.role_out.as_str(), &part.data));
+        outputs.chain(carried).map(|(name, values)| (name, values.dtype(), values.reals()))
+    }
+
+    /// With the file's results, by the file's tolerances.
+    fn compare_with_file(&self) -> Vec<Compared> {
+        let reals = self.results().filter_map(|(name, _, given)| {
+            let Data::F32(expected) = &self.reference.tensors[name].data else { return None };
             let (tolerance, allowance) = (self.reference.tolerance(name), self.reference.allowance(name));
-            Compared::reals(name, given, expected, tolerance, allowance)
-        };
-        let outputs =
-            self.outputs.iter().map(|(name, data)| (name, data, &self.reference.tensors[name].data));
-        let mut compared: Vec<_> = outputs
-            .filter_map(|(name, given, expected)| match (given, expected) {
-                (Data::F32(given), Data::F32(expected)) => Some(reals(name, given, expected)),
-                (Data::I32(given), Data::I32(expected)) => Some(Compared::integers(name, given, expected)),
-                _ => None,
-            })
-            .collect();
-        for part in &self.carried {
-            if let Some(Tensor { data: Data::F32(expected), .. }) = self.reference.tensors.get(&part.role_out)
-            {
-                compared.push(reals(&part.role_out, &part.data, expected));
+            Some(Compared::reals(name, &given, expected, tolerance, allowance))
+        });
+        reals.chain(self.compare_integers()).collect()
+    }
+
+    fn compare_integers(&self) -> impl Iterator<Item = Compared> {
+        self.outputs.iter().filter_map(|(name, data)| match (data, &self.reference.tensors[name].data) {
+            (Buffer::Integers(given), Data::I32(expected)) => Some(Compared::integers(name, given, expected)),
+            _ => None,
+        })
+    }
+
+    /// With a run in `f32` on the same values: one rounding to the type of each tensor.
+    fn compare_with(&self, expected: &Run<'_>) -> Vec<Compared> {
+        let both = self.results().zip(expected.results());
+        let reals = both.map(|((name, dtype, given), (_, _, mut expected))| {
+            // Beyond the type's range lies its infinity.
+            let nearest = rounded(&expected, dtype);
+            for (x, near) in expected.iter_mut().zip(nearest).filter(|(_, near)| near.is_infinite()) {
+                *x = near;
             }
+            Compared::reals(name, &given, &expected, (unit_roundoff(dtype), underflow(dtype)), None)
+        });
+        reals.chain(self.compare_integers()).collect()
+    }
+
+    /// Largest distance from the file's results, relative to the largest value of each.
+    fn distance(&self) -> f64 {
+        let one = |(name, _, given): (&str, DType, Vec<f32>)| {
+            let Data::F32(expected) = &self.reference.tensors[name].data else { return 0.0 };
+            let pairs = given.iter().zip(expected).filter(|(x, r)| x != r);
+            let worst = pairs.map(|(x, r)| (f64::from(*x) - f64::from(*r)).abs()).fold(0.0, f64::max);
+            let largest = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+            if worst == 0.0 { 0.0 } else { worst / largest }
+        };
+        self.results().map(one).fold(0.0, f64::max)
+    }
+}
+
+impl Buffer {
+    fn address(&self) -> (DType, *const u8) {
+        match self {
+            Buffer::Reals(values) => (values.dtype(), values.address()),
+            Buffer::Integers(values) => (DType::I32, values.as_ptr().cast()),
         }
-        compared
+    }
+
+    fn address_mut(&mut self) -> (DType, *mut u8) {
+        match self {
+            Buffer::Reals(values) => (values.dtype(), values.address_mut()),
+            Buffer::Integers(values) => (DType::I32, values.as_mut_ptr().cast()),
+        }
+    }
+}
+
+/// The nearest values of a type; a file that goes beyond its range is not for it.
+fn round(name: &str, reals: &[f32], dtype: DType) -> Result<Vec<f32>, Stop> {
+    let near = rounded(reals, dtype);
+    match reals.iter().zip(&near).find(|(x, near)| x.is_finite() && !near.is_finite()) {
+        Some((x, _)) => Err(Stop::Skip(format!("{name} has {x:e}, which is beyond {dtype}"))),
+        None => Ok(near),
+    }
+}
+
+fn stored_input(name: &str, data: &Data, stored: DType, values: DType) -> Result<Buffer, Stop> {
+    match data {
+        Data::F32(reals) => Ok(Buffer::Reals(Values::new(round(name, reals, values)?, stored))),
+        Data::I32(values) => Ok(Buffer::Integers(values.clone())),
+        Data::Other(dtype) => Err(no_type(name, dtype)),
     }
 }
 
 /// Memory for an output, filled with what no result can be.
-fn unwritten(name: &str, expected: &Tensor) -> Result<Data, Stop> {
-    match &expected.data {
-        Data::F32(values) => Ok(Data::F32(vec![f32::NAN; values.len()])),
-        Data::I32(values) => Ok(Data::I32(vec![i32::MIN; values.len()])),
+fn unwritten(name: &str, expected: &Data, out: DType) -> Result<Buffer, Stop> {
+    let dtype = if name == "out" { out } else { DType::F32 };
+    match expected {
+        Data::F32(values) => Ok(Buffer::Reals(Values::new(vec![f32::NAN; values.len()], dtype))),
+        Data::I32(values) => Ok(Buffer::Integers(vec![i32::MIN; values.len()])),
         Data::Other(dtype) => Err(no_type(name, dtype)),
     }
 }
@@ -355,23 +498,15 @@ pub(super) fn no_type(name: &str, dtype: &str) -> Stop {
     Stop::Skip(format!("{name} has type {dtype}, which this version does not take"))
 }
 
-pub(super) fn dtype_and_address(name: &str, data: &Data) -> Result<(u32, *const u8), Stop> {
+pub(super) fn dtype_and_address(name: &str, data: &Data) -> Result<(DType, *const u8), Stop> {
     match data {
-        Data::F32(values) => Ok((DType::F32 as u32, values.as_ptr().cast())),
-        Data::I32(values) => Ok((DType::I32 as u32, values.as_ptr().cast())),
+        Data::F32(values) => Ok((DType::F32, values.as_ptr().cast())),
+        Data::I32(values) => Ok((DType::I32, values.as_ptr().cast())),
         Data::Other(dtype) => Err(no_type(name, dtype)),
     }
 }
 
-fn address_mut(data: &mut Data) -> (u32, *mut u8) {
-    match data {
-        Data::F32(values) => (DType::F32 as u32, values.as_mut_ptr().cast()),
-        Data::I32(values) => (DType::I32 as u32, values.as_mut_ptr().cast()),
-        Data::Other(_) => (0, std::ptr::null_mut()),
-    }
-}
-
-/// Role, extents, strides and first element of a tensor, in elements of 4 bytes.
+/// Role, extents, strides and first element of a tensor, in elements.
 pub(super) struct Bound {
     role: u32,
     rank: usize,
@@ -395,14 +530,16 @@ impl Bound {
     }
 }
 
-pub(super) fn input(bound: Bound, (dtype, data): (u32, *const u8)) -> subquad_in {
+pub(super) fn input(bound: Bound, (dtype, data): (DType, *const u8)) -> subquad_in {
     let Bound { role, rank, shape, stride, offset } = bound;
-    let data = data.wrapping_offset(4 * offset as isize).cast();
+    let data = data.wrapping_offset(dtype.size() as isize * offset as isize).cast();
+    let dtype = dtype as u32;
     subquad_in { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }
 }
 
-pub(super) fn output(bound: Bound, (dtype, data): (u32, *mut u8)) -> subquad_out {
+pub(super) fn output(bound: Bound, (dtype, data): (DType, *mut u8)) -> subquad_out {
     let Bound { role, rank, shape, stride, offset } = bound;
-    let data = data.wrapping_offset(4 * offset as isize).cast();
+    let data = data.wrapping_offset(dtype.size() as isize * offset as isize).cast();
+    let dtype = dtype as u32;
     subquad_out { role, dtype, rank: rank as u32, reserved0: 0, data, shape, stride, reserved: [0; 2] }
 }

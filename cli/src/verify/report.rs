@@ -31,6 +31,8 @@ pub struct Report {
     pub no_gradient: Option<String>,
     /// Every tensor that was compared.
     pub compared: Vec<Compared>,
+    /// With other types than f32: largest distance from the file's results, relative to the largest of each tensor.
+    pub distance: Option<f64>,
     outcome: Outcome,
 }
 
@@ -46,6 +48,7 @@ impl Report {
             calls: 0,
             no_gradient: None,
             compared: Vec::new(),
+            distance: None,
             outcome: Outcome::Passed,
         }
     }
@@ -67,9 +70,11 @@ impl Report {
             Some(reason) => format!("; gradient skipped: {reason}"),
             None => String::new(),
         };
+        let distance = self.distance.map_or(String::new(), |x| format!("; {x:.1e} from the file"));
         let worst = match self.worst() {
             Some(worst) => {
-                format!("{:.3} of the tolerance in {} ({}{calls})", worst.fraction, worst.name, self.isa)
+                let Compared { name, fraction, .. } = worst;
+                format!("{fraction:.3} of the tolerance in {name} ({}{calls}){distance}", self.isa)
             }
             None => String::new(),
         };
@@ -104,6 +109,7 @@ impl Report {
             "reason": reason,
             "worst_fraction": self.worst().map(|worst| worst.fraction),
             "worst_tensor": self.worst().map(|worst| &worst.name),
+            "distance": self.distance,
             "tensors": self.compared.iter().map(tensor).collect::<Vec<_>>(),
             "gradient": self.no_gradient,
         })

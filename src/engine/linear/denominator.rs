@@ -69,7 +69,7 @@ impl Unit<'_> {
             den: p.inv_den,
             k: if chunk.write { p.k } else { ptr::null() },
             end: if self.decays() { p.end } else { ptr::null() },
-            z: self.buffer(g.at.z),
+            z: self.carried(g.at.z),
         };
         // SAFETY: buffers have the extents that `Offsets` names; padding of `q`, `k`, `z` is zero.
         unsafe { (self.tiles().denominator)(&args) }

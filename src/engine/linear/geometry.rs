@@ -1,11 +1,14 @@
 //! Blocking: sizes that a plan fixes, and the offsets of a worker's buffers.
 
-use super::Recurrence;
-use super::features;
+use super::normed::SEGMENT;
+use super::recurrence::Normaliser;
+use super::{Recurrence, features, norm};
 use crate::CHUNK;
 use crate::context::Caches;
+use crate::engine::Extents;
 use crate::engine::call::Heads;
 use crate::error::Result;
+use crate::tensor::DType;
 use crate::workspace::Carver;
 
 /// Sizes of one plan's blocking. Leading dimensions are multiples of 16 elements.
@@ -27,6 +30,12 @@ pub struct Geometry {
     pub n_panels: usize,
     /// Chunks that are prepared before the panels run over them.
     pub chunks: usize,
+    /// Whether outputs are normalised segment by segment, before they are rounded (`normed.rs`).
+    pub normed: bool,
+    /// State heads of one task: one, unless a norm mixes all heads before the output is rounded.
+    pub heads: usize,
+    /// Elements of what one of these carries from token to token: state, normaliser and shift.
+    pub carried: usize,
     /// Elements of one worker's buffers.
     pub len: usize,
     /// Where each buffer begins.
@@ -76,11 +85,11 @@ pub struct Offsets {
     pub x: usize,
     /// Outputs `[sets, C, panel]`, or of a step `[sets, e16]`.
     pub y: usize,
-    /// State `[n_panels, m, panel]`.
+    /// State `[n_panels, m, panel]`, of the first head of the task; those of the next are `carried` further.
     pub state: usize,
-    /// Normaliser `[ldm]`.
+    /// Normaliser `[ldm]`; the same.
     pub z: usize,
-    /// Log shift per feature `[ldm]`, and the shift a chunk ends with `[ldm]`.
+    /// Log shift per feature `[ldm]`, and the shift a chunk ends with `[ldm]`; the same.
     pub shift: usize,
     /// Decay over all chunks `[ldm]`.
     pub transition: usize,
@@ -88,6 +97,8 @@ pub struct Offsets {
     pub eps_factor: usize,
     /// A row of outputs, of gates and of weights for the output norm `[3, Ho · e16]`.
     pub norm: usize,
+    /// Outputs that wait for their norm, before they are rounded `[Ho, SEGMENT, e]`.
+    pub rows: usize,
     /// What feature maps need.
     pub features: features::Layout,
 }
@@ -99,13 +110,11 @@ impl Geometry {
     /// over the panels, and at least two AVX-512 vectors, which the matrix tile wants. Chunks are prepared in
     /// blocks of at most 4 that fill at most half of L2: longer blocks gained nothing measurable and leave less
     /// room for the rows fetched ahead. With a single panel there is nothing to reuse, and a block is one chunk.
-    pub fn new(
-        recurrence: &Recurrence,
-        heads: &Heads,
-        d: usize,
-        e: usize,
-        caches: Caches,
-    ) -> Result<Geometry> {
+    pub fn new(recurrence: &Recurrence, extents: &Extents, caches: Caches) -> Result<Geometry> {
+        let Extents { heads, d, e, dtype_out } = *extents;
+        let normed = dtype_out != DType::F32 && norm::wanted(recurrence);
+        let mixes_heads = matches!(recurrence.normaliser, Normaliser::SrmsAll { .. });
+        let heads_of_task = if normed && mixes_heads { heads.state } else { 1 };
         let m = recurrence.n_features(d);
         let ldm = m.next_multiple_of(16);
         let e16 = e.next_multiple_of(16);
@@ -117,9 +126,22 @@ impl Geometry {
         let writes = recurrence.writes();
         let per_chunk = 4 * CHUNK * (ldm * (n_sets + 1 + writes) + CHUNK * (n_sets + 1) * writes);
         let chunks = if n_panels == 1 { 1 } else { (caches.l2 / 2 / per_chunk).clamp(1, 4) };
-        let len = 0;
-        let at = Offsets::default();
-        Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, len, at }.carve(recurrence, heads)
+        let geometry = Geometry {
+            d,
+            m,
+            e,
+            ldm,
+            n_sets,
+            panel,
+            n_panels,
+            chunks,
+            normed,
+            heads: heads_of_task,
+            carried: 0,
+            len: 0,
+            at: Offsets::default(),
+        };
+        geometry.carve(recurrence, &heads)
     }
 
     /// The same blocking with so many chunks prepared at a time.
@@ -131,6 +153,10 @@ impl Geometry {
         let Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
         let (e16, writes) = (e.next_multiple_of(16), recurrence.writes());
         let mut carver = Carver::default();
+        let mut own = Carver::default();
+        let (state, z, shift) = (own.take(&[n_panels, m, panel]), own.take(&[ldm]), own.take(&[2, ldm]));
+        let carried = own.finish()?;
+        let first = carver.take(&[self.heads, carried]);
         let at = Offsets {
             q: carver.take(&[chunks, n_sets, CHUNK, ldm]),
             k: carver.take(&[chunks, writes * CHUNK, ldm]),
@@ -152,15 +178,16 @@ impl Geometry {
             u: carver.take(&[writes, (CHUNK * panel).max(e16)]),
             x: carver.take(&[(CHUNK * panel).max(e16)]),
             y: carver.take(&[n_sets, (CHUNK * panel).max(e16)]),
-            state: carver.take(&[n_panels, m, panel]),
-            z: carver.take(&[ldm]),
-            shift: carver.take(&[2, ldm]),
+            state: first + state,
+            z: first + z,
+            shift: first + shift,
             transition: carver.take(&[ldm]),
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
+            rows: carver.take(&[if self.normed { heads.out } else { 0 }, SEGMENT, e]),
             features: features::Layout::carve(&mut carver, &recurrence.features, d, n_sets),
         };
-        Ok(Geometry { len: carver.finish()?, at, ..self })
+        Ok(Geometry { len: carver.finish()?, carried, at, ..self })
     }
 
     /// Columns of panel `p` that exist.

@@ -34,8 +34,10 @@
 //!
 //! Modes without an order of tokens run the same nest twice, once only writing the state and once only
 //! reading it. A step prepares a chunk of one token and reads and writes the caller's state in place
-//! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`). Gradients walk the chunks back
-//! (`backward/`).
+//! (`step.rs`). Norms of the output are a last pass over it (`norm.rs`), or, where it has 16 bits, done segment
+//! by segment before it is rounded (`normed.rs`). Gradients walk the chunks back (`backward/`).
+//!
+//! *Element types*: operands are converted where they are loaded and stored (`tiles.rs`); all arithmetic is `f32`.
 //!
 //! *Tried and lost*: leaving a scalar decay as factors of rows inside the matrix tile, so that neither `Q ⊙ P`
 //! nor erase rows are formed: `U ⊙ F` has to be formed per panel instead, and `gated_delta_rule` at
@@ -52,6 +54,7 @@ mod denominator;
 mod features;
 mod geometry;
 mod norm;
+mod normed;
 mod prepare;
 mod recurrence;
 mod scan;
@@ -78,6 +81,7 @@ use crate::parallel::{self, Runner};
 use crate::workspace::Workspace;
 use backward::Backward;
 use geometry::Geometry;
+use normed::Normed;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -134,6 +138,9 @@ impl Engine for Linear {
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
         let call = &Call::new(call, &self.recurrence);
+        if self.geometry.normed {
+            return self.run_normed(runner, call, workspace);
+        }
         if call.step && self.steps_in_place(call) {
             self.run_steps(runner, call, workspace)?;
         } else {
@@ -154,12 +161,12 @@ impl Engine for Linear {
 impl Linear {
     /// Blocking and tiles for these extents on the machine of `context`.
     pub fn plan(context: &Context, recurrence: Recurrence, extents: Extents) -> Result<Linear> {
-        let Extents { heads, d, e } = extents;
-        let geometry = Geometry::new(&recurrence, &heads, d, e, context.caches())?;
+        let heads = extents.heads;
+        let geometry = Geometry::new(&recurrence, &extents, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;
         let cosine = recurrence.features.projection == Projection::Cosine;
-        let transform = if cosine { features::dct(d)? } else { Arc::default() };
+        let transform = if cosine { features::dct(extents.d)? } else { Arc::default() };
         let engine = Linear { recurrence, heads, geometry, tiles, transform, parallel, backward: None };
         let backward = Backward::new(context.isa(), &engine);
         Ok(Linear { backward, ..engine })
@@ -188,7 +195,7 @@ impl Linear {
 
     fn run_steps(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
-        let grain = (STEP_GRAIN / self.state_len()).max(1);
+        let grain = self.step_grain();
         parallel::run(runner, units.div_ceil(grain), &|task, worker| {
             for unit in task * grain..units.min((task + 1) * grain) {
                 let panels = 0..self.geometry.n_panels;
@@ -197,6 +204,27 @@ impl Linear {
                 }
             }
         })
+    }
+
+    /// Scans and steps whose outputs are normalised before they are rounded.
+    fn run_normed(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let groups = self.heads.state / self.geometry.heads;
+        let tasks = call.n_sequences() * groups;
+        let grain = if call.step { self.step_grain() } else { 1 };
+        parallel::run(runner, tasks.div_ceil(grain), &|task, worker| {
+            for task in task * grain..tasks.min((task + 1) * grain) {
+                let first = task % groups * self.geometry.heads;
+                let heads = first..first + self.geometry.heads;
+                if let Some(sequence) = call.sequence(task / groups) {
+                    Normed::new(self, call, sequence, heads, workspace.worker(worker)).run();
+                }
+            }
+        })
+    }
+
+    /// Units of one task of steps.
+    fn step_grain(&self) -> usize {
+        (STEP_GRAIN / (self.state_len() * self.geometry.heads)).max(1)
     }
 
     fn run_norm(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
@@ -246,6 +274,12 @@ impl Unit<'_> {
     /// A buffer of this worker, `offset` elements from its start.
     fn buffer(&self, offset: usize) -> *mut f32 {
         self.memory.wrapping_add(offset)
+    }
+
+    /// A buffer that this head carries from token to token: its state, normaliser or shift.
+    fn carried(&self, offset: usize) -> *mut f32 {
+        let nth = self.head % self.geometry().heads;
+        self.buffer(offset + nth * self.geometry().carried)
     }
 
     fn geometry(&self) -> &Geometry {

@@ -6,7 +6,7 @@ use super::tiles::Rows;
 use crate::CHUNK;
 use crate::kernel::{elementwise, matmul, solve, value_decay};
 use crate::simd::prefetch;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
 
@@ -235,7 +235,7 @@ impl Unit<'_> {
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(out) = self.call.tensors.out else { return };
         let value_decay = self.call.tensors.gv.is_some() && chunk.write;
-        let direct = out.stride(3) == 1 && !value_decay;
+        let direct = out.dtype == DType::F32 && out.stride(3) == 1 && !value_decay;
         let y = self.buffer(g.at.y);
         let columns = g.columns(panel);
         let row = self.buffer(g.at.row + CHUNK);

@@ -26,8 +26,8 @@ pub fn apply(unit: &Unit<'_>, p: &Prepared, chunk: &Chunk) -> usize {
     // SAFETY: the buffers are this worker's, with the extents that `Offsets` names; `d ≤ ld`.
     unsafe {
         let rows = |p: *mut f32, n: usize| std::slice::from_raw_parts_mut(p, n * ld);
-        let shift = rows(unit.buffer(g.at.shift), 1);
-        let before = rows(unit.buffer(g.at.shift + ld), 1);
+        let shift = rows(unit.carried(g.at.shift), 1);
+        let before = rows(unit.carried(g.at.shift + ld), 1);
         before.copy_from_slice(shift);
         let mut n = chunk.n;
         if chunk.write {

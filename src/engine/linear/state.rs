@@ -13,7 +13,7 @@ impl Unit<'_> {
     /// Address of panel `p` of the state.
     pub fn state_panel(&self, p: usize) -> *mut f32 {
         let g = self.geometry();
-        self.buffer(g.at.state + p * g.m * g.panel)
+        self.carried(g.at.state + p * g.m * g.panel)
     }
 
     /// Rows of the state outside: `(first inside, first outside, number)`, once or twice.
@@ -46,8 +46,8 @@ impl Unit<'_> {
                 }
             }
             self.load_normaliser();
-            let z = std::slice::from_raw_parts(self.buffer(g.at.z), g.ldm);
-            let shift = std::slice::from_raw_parts_mut(self.buffer(g.at.shift), g.ldm);
+            let z = std::slice::from_raw_parts(self.carried(g.at.z), g.ldm);
+            let shift = std::slice::from_raw_parts_mut(self.carried(g.at.shift), g.ldm);
             match (&tensors.shift_in, &tensors.state_in) {
                 (Some(tensor), _) => self.each_row(tensor, |inside, value| shift[inside] = *value),
                 // A state in plain scale has shift 0 in the channels that hold anything.
@@ -69,8 +69,8 @@ impl Unit<'_> {
         let first = self.panels.start == 0;
         // SAFETY: as in `load_state`.
         unsafe {
-            let shift = std::slice::from_raw_parts(self.buffer(g.at.shift), g.ldm);
-            let z = std::slice::from_raw_parts_mut(self.buffer(g.at.z), g.ldm);
+            let shift = std::slice::from_raw_parts(self.carried(g.at.shift), g.ldm);
+            let z = std::slice::from_raw_parts_mut(self.carried(g.at.z), g.ldm);
             if self.recurrence().features.map == FeatureMap::Exp && tensors.shift_out.is_none() {
                 // Plain scale. A channel that saw nothing is 0 · e^{−∞}, which is 0; a sum that is 0 stays so
                 // where e^m overflows.
@@ -108,7 +108,7 @@ impl Unit<'_> {
         let g = self.geometry();
         // SAFETY: `z` is [ldm] and this worker's, the tensor [slots, Hs, M] (checked) and only read.
         unsafe {
-            let z = std::slice::from_raw_parts_mut(self.buffer(g.at.z), g.ldm);
+            let z = std::slice::from_raw_parts_mut(self.carried(g.at.z), g.ldm);
             z.fill(0.0);
             if let Some(tensor) = &self.call.tensors.z_in {
                 self.each_row(tensor, |inside, value| z[inside] = *value);
@@ -121,7 +121,7 @@ impl Unit<'_> {
         let g = self.geometry();
         // SAFETY: as in `load_normaliser`; one task of a head stores.
         unsafe {
-            let z = std::slice::from_raw_parts(self.buffer(g.at.z), g.ldm);
+            let z = std::slice::from_raw_parts(self.carried(g.at.z), g.ldm);
             if let Some(tensor) = &self.call.tensors.z_out {
                 self.each_row(tensor, |inside, value| *value = z[inside]);
             }

@@ -2,12 +2,17 @@
 
 use super::features::FeatureMap;
 use super::recurrence::Recurrence;
+use crate::kernel::load_rows::{self, LoadRows, Source};
+use crate::kernel::step::{self, Step};
+use crate::kernel::store_rows::{self, StoreRows, Target};
 use crate::kernel::{
-    KernelFn, decay_rows, denominator, elementwise, load_rows, matmul, row_l2norm, row_rms, row_softmax,
-    scores, select, sincos, solve, step, store_rows, transpose_rows, value_decay,
+    KernelFn, decay_rows, denominator, elementwise, matmul, row_l2norm, row_rms, row_softmax, scores, select,
+    sincos, solve, transpose_rows, value_decay,
 };
 use crate::simd::Isa;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
+use half::{bf16, f16};
+use std::ptr;
 
 /// Function pointers of the tiles; see each kernel for its contract.
 #[derive(Clone, Copy)]
@@ -19,7 +24,8 @@ pub struct Tiles {
     pub decay_rows: KernelFn<decay_rows::Args>,
     pub denominator: KernelFn<denominator::Args>,
     pub value_decay: KernelFn<value_decay::Args>,
-    pub step: KernelFn<step::Args>,
+    pub step_f32: KernelFn<step::Args<f32>>,
+    pub step_bf16: KernelFn<step::Args<bf16>>,
     pub exp: KernelFn<elementwise::Args>,
     pub softplus: KernelFn<elementwise::Args>,
     pub product: KernelFn<elementwise::Args>,
@@ -27,8 +33,12 @@ pub struct Tiles {
     pub sigmoid: KernelFn<elementwise::Args>,
     pub sincos: KernelFn<sincos::Args>,
     pub rms: KernelFn<row_rms::Args>,
-    load: KernelFn<load_rows::Args<f32>>,
-    store: KernelFn<store_rows::Args<f32>>,
+    load_f32: KernelFn<load_rows::Args<f32>>,
+    load_bf16: KernelFn<load_rows::Args<bf16>>,
+    load_f16: KernelFn<load_rows::Args<f16>>,
+    store_f32: KernelFn<store_rows::Args<f32>>,
+    store_bf16: KernelFn<store_rows::Args<bf16>>,
+    store_f16: KernelFn<store_rows::Args<f16>>,
     transpose: KernelFn<transpose_rows::Args>,
     pub l2norm: KernelFn<row_l2norm::Args>,
     pub softmax: KernelFn<row_softmax::Args>,
@@ -78,7 +88,8 @@ impl Tiles {
             decay_rows: select::<decay_rows::DecayRows>(isa),
             denominator: select::<denominator::Denominator>(isa),
             value_decay: select::<value_decay::ValueDecay>(isa),
-            step: select::<step::Step>(isa),
+            step_f32: select::<Step<f32>>(isa),
+            step_bf16: select::<Step<bf16>>(isa),
             exp: select::<elementwise::Exp>(isa),
             softplus: select::<elementwise::Softplus>(isa),
             product: select::<elementwise::Product>(isa),
@@ -86,8 +97,12 @@ impl Tiles {
             sigmoid: select::<elementwise::Sigmoid>(isa),
             sincos: select::<sincos::SinCos>(isa),
             rms: select::<row_rms::RowRms>(isa),
-            load: select::<load_rows::LoadRows<f32>>(isa),
-            store: select::<store_rows::StoreRows<f32>>(isa),
+            load_f32: select::<LoadRows<f32>>(isa),
+            load_bf16: select::<LoadRows<bf16>>(isa),
+            load_f16: select::<LoadRows<f16>>(isa),
+            store_f32: select::<StoreRows<f32>>(isa),
+            store_bf16: select::<StoreRows<bf16>>(isa),
+            store_f16: select::<StoreRows<f16>>(isa),
             transpose: select::<transpose_rows::TransposeRows>(isa),
             l2norm: select::<row_l2norm::RowL2Norm>(isa),
             softmax: select::<row_softmax::RowSoftmax>(isa),
@@ -95,25 +110,20 @@ impl Tiles {
         }
     }
 
-    /// Rows of a tensor to packed rows, with a factor for all and one per row where `row_scale` is not null.
+    /// Rows of a tensor of floats to packed `f32` rows, with a factor for all and one per row where `row_scale`
+    /// is not null.
     ///
     /// # Safety
     /// The tensor has these rows; `dst` has `n · ld` elements, `ld ≥ d`; `row_scale` has `n`.
     pub unsafe fn load(&self, from: &Rows<'_>, scale: f32, row_scale: *const f32, dst: *mut f32, ld: usize) {
-        let args = load_rows::Args {
-            n: from.n,
-            d: from.d,
-            src: from.tensor.f32_at(from.at),
-            row_stride: from.tensor.stride(from.rows),
-            col_stride: from.tensor.stride(from.columns),
-            row_scale,
-            row_scale_stride: 1,
-            scale,
-            dst,
-            ld,
-        };
-        // SAFETY: the caller's contract.
-        unsafe { (self.load)(&args) }
+        // SAFETY: the caller's contract; each kernel gets the type it is for.
+        unsafe {
+            match from.tensor.dtype {
+                DType::Bf16 => (self.load_bf16)(&load_args(from, scale, row_scale, dst, ld)),
+                DType::F16 => (self.load_f16)(&load_args(from, scale, row_scale, dst, ld)),
+                _ => (self.load_f32)(&load_args(from, scale, row_scale, dst, ld)),
+            }
+        }
     }
 
     /// The reverse of [`Tiles::load`], without factors.
@@ -121,10 +131,14 @@ impl Tiles {
     /// # Safety
     /// `src` has `n · ld` elements; the tensor has these rows, and no other task touches them.
     pub unsafe fn store(&self, src: *const f32, ld: usize, to: &Rows<'_>) {
-        let (row_stride, col_stride) = (to.tensor.stride(to.rows), to.tensor.stride(to.columns));
-        let dst = to.tensor.f32_at(to.at);
-        // SAFETY: the caller's contract.
-        unsafe { (self.store)(&store_rows::Args { n: to.n, d: to.d, src, ld, dst, row_stride, col_stride }) }
+        // SAFETY: the caller's contract; each kernel gets the type it is for.
+        unsafe {
+            match to.tensor.dtype {
+                DType::Bf16 => (self.store_bf16)(&store_args(src, ld, to)),
+                DType::F16 => (self.store_f16)(&store_args(src, ld, to)),
+                _ => (self.store_f32)(&store_args(src, ld, to)),
+            }
+        }
     }
 
     /// `n` values along an axis of a tensor, from `at` on, to packed memory.
@@ -132,11 +146,9 @@ impl Tiles {
     /// # Safety
     /// The tensor has these values; `dst` has `n` elements.
     pub unsafe fn gather(&self, tensor: &Tensor, at: &[usize], axis: usize, n: usize, dst: *mut f32) {
-        let (src, stride) = (tensor.f32_at(at), tensor.stride(axis));
-        for i in 0..n {
-            // SAFETY: the caller's contract.
-            unsafe { *dst.add(i) = *src.offset(i as isize * stride) };
-        }
+        let row = Rows { tensor, at, rows: 0, columns: axis, n: 1, d: n };
+        // SAFETY: the caller's contract.
+        unsafe { self.load(&row, 1.0, ptr::null(), dst, n) }
     }
 
     /// One value of a tensor.
@@ -144,8 +156,15 @@ impl Tiles {
     /// # Safety
     /// The tensor has this element.
     pub unsafe fn value(&self, tensor: &Tensor, at: &[usize]) -> f32 {
+        let p = tensor.at(at);
         // SAFETY: the caller's contract.
-        unsafe { *tensor.f32_at(at) }
+        unsafe {
+            match tensor.dtype {
+                DType::Bf16 => (*p.cast::<bf16>()).widen(),
+                DType::F16 => (*p.cast::<f16>()).widen(),
+                _ => *p.cast(),
+            }
+        }
     }
 
     /// `e^x` of `n` values in place.
@@ -165,6 +184,32 @@ impl Tiles {
         // SAFETY: the caller's contract.
         unsafe { (self.transpose)(&transpose_rows::Args { n, d, src, ld, dst }) }
     }
+}
+
+fn load_args<E: Source>(
+    from: &Rows<'_>,
+    scale: f32,
+    row_scale: *const f32,
+    dst: *mut f32,
+    ld: usize,
+) -> load_rows::Args<E> {
+    load_rows::Args {
+        n: from.n,
+        d: from.d,
+        src: from.tensor.address(from.at),
+        row_stride: from.tensor.stride(from.rows),
+        col_stride: from.tensor.stride(from.columns),
+        row_scale,
+        row_scale_stride: 1,
+        scale,
+        dst,
+        ld,
+    }
+}
+
+fn store_args<E: Target>(src: *const f32, ld: usize, to: &Rows<'_>) -> store_rows::Args<E> {
+    let (row_stride, col_stride) = (to.tensor.stride(to.rows), to.tensor.stride(to.columns));
+    store_rows::Args { n: to.n, d: to.d, src, ld, dst: to.tensor.address(to.at), row_stride, col_stride }
 }
 
 impl std::fmt::Debug for Tiles {

@@ -1,43 +1,59 @@
 //! Two passes over strips of columns, any vector width.
 
-use super::{Args, STRIP};
-use crate::simd::mem::{Head, load, store};
+use super::{Args, STRIP_BYTES, StateElement, Vectors};
 use pulp::Simd;
+use std::marker::PhantomData;
 
 /// # Safety
 /// The contract of [`Args`].
 #[inline(always)]
-pub unsafe fn step<S: Simd>(simd: S, t: &Args) {
+pub unsafe fn step<S: Simd, E: StateElement>(simd: S, t: &Args<E>) {
     let mut first = 0;
+    let strip = STRIP_BYTES / size_of::<E>();
     while first < t.e {
-        let end = t.e.min(first + STRIP);
+        let end = t.e.min(first + strip);
         // SAFETY: the caller's contract; columns `first .. end` exist.
         unsafe {
             blocks(simd, first, end, Read(t));
             if t.b.is_null() {
-                blocks(simd, first, end, Update::<false>(t));
+                blocks(simd, first, end, Update::<E, false>(t));
             } else {
-                blocks(simd, first, end, Update::<true>(t));
+                blocks(simd, first, end, Update::<E, true>(t));
             }
         }
         first = end;
     }
 }
 
-/// The columns that one block works on: `NR` vectors from `first` on, the last of them masked if `TAIL`.
+/// The columns that one block works on: `NR` vectors from `first` on, the last of them cut at `end` if `TAIL`.
 ///
 /// Whole vectors never take the masked path: masked stores cost several times a plain one on AMD.
-#[derive(Clone, Copy)]
-struct Columns<S: Simd, const NR: usize, const TAIL: bool> {
+struct Columns<S, E, const NR: usize, const TAIL: bool> {
     simd: S,
     first: usize,
-    last: Head<S>,
+    end: usize,
+    element: PhantomData<E>,
 }
 
+impl<S: Copy, E, const NR: usize, const TAIL: bool> Clone for Columns<S, E, NR, TAIL> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Copy, E, const NR: usize, const TAIL: bool> Copy for Columns<S, E, NR, TAIL> {}
+
 trait Block {
+    /// Element type of the state.
+    type Element: Vectors;
+
     /// # Safety
     /// The columns exist.
-    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>);
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(
+        &self,
+        columns: Columns<S, Self::Element, NR, TAIL>,
+    );
 }
 
 /// # Safety
@@ -45,26 +61,36 @@ trait Block {
 #[inline(always)]
 unsafe fn blocks<S: Simd, B: Block>(simd: S, mut first: usize, end: usize, block: B) {
     let lanes = S::F32_LANES;
-    // SAFETY: the caller's contract; whole vectors as long as there are some, then a masked one.
+    // SAFETY: the caller's contract; whole vectors as long as there are some, then masked ones.
     unsafe {
         while first + 4 * lanes <= end {
-            block.run(Columns::<S, 4, false>::new(simd, first, end));
+            block.run(Columns::<S, _, 4, false>::new(simd, first, end));
             first += 4 * lanes;
         }
+        if B::Element::PAIRS {
+            if first + 2 * lanes <= end {
+                block.run(Columns::<S, _, 2, false>::new(simd, first, end));
+                first += 2 * lanes;
+            }
+            if first < end {
+                block.run(Columns::<S, _, 2, true>::new(simd, first, end));
+            }
+            return;
+        }
         while first + lanes <= end {
-            block.run(Columns::<S, 1, false>::new(simd, first, end));
+            block.run(Columns::<S, _, 1, false>::new(simd, first, end));
             first += lanes;
         }
         if first < end {
-            block.run(Columns::<S, 1, true>::new(simd, first, end));
+            block.run(Columns::<S, _, 1, true>::new(simd, first, end));
         }
     }
 }
 
-impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
+impl<S: Simd, E: Vectors, const NR: usize, const TAIL: bool> Columns<S, E, NR, TAIL> {
     #[inline(always)]
     fn new(simd: S, first: usize, end: usize) -> Self {
-        Columns { simd, first, last: Head::new(simd, end - first) }
+        Columns { simd, first, end, element: PhantomData }
     }
 
     #[inline(always)]
@@ -72,34 +98,54 @@ impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
         [self.simd.splat_f32s(x); NR]
     }
 
+    /// Loads a row of the state, or, as `V = f32`, of an operand.
+    ///
     /// # Safety
     /// The columns of `row` exist.
     #[inline(always)]
-    unsafe fn load(self, row: *const f32) -> [S::f32s; NR] {
-        let mut out = self.splat(0.0);
-        for (v, out) in out.iter_mut().enumerate() {
-            let p = row.wrapping_add(self.first + v * S::F32_LANES);
-            // SAFETY: the caller's contract; a tail is one vector, and its mask ends with the columns.
-            *out = unsafe { if TAIL { self.last.load(self.simd, p) } else { load(self.simd, p) } };
+    unsafe fn row<V: Vectors>(self, row: *const V) -> [S::f32s; NR] {
+        let p = row.wrapping_add(self.first);
+        // SAFETY: the caller's contract.
+        unsafe {
+            if TAIL { V::load_some(self.simd, p, self.end - self.first) } else { V::load(self.simd, p) }
         }
-        out
     }
 
+    /// Stores a row of the state, or, as `V = f32`, of an operand.
+    ///
     /// # Safety
     /// The columns of `row` exist.
     #[inline(always)]
-    unsafe fn store(self, row: *mut f32, x: [S::f32s; NR]) {
-        for (v, x) in x.into_iter().enumerate() {
-            let p = row.wrapping_add(self.first + v * S::F32_LANES);
-            // SAFETY: as in `load`.
-            unsafe {
-                if TAIL {
-                    self.last.store(self.simd, p, x);
-                } else {
-                    store(self.simd, p, x);
-                }
+    unsafe fn store_row<V: Vectors>(self, row: *mut V, x: [S::f32s; NR]) {
+        let p = row.wrapping_add(self.first);
+        // SAFETY: the caller's contract.
+        unsafe {
+            if TAIL {
+                V::store_some(self.simd, p, self.end - self.first, x);
+            } else {
+                V::store(self.simd, p, x);
             }
         }
+    }
+
+    /// Loads an operand in the order of the state's rows.
+    ///
+    /// # Safety
+    /// The columns of `p` exist.
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> [S::f32s; NR] {
+        // SAFETY: the caller's contract.
+        E::split::<S, NR>(unsafe { self.row(p) })
+    }
+
+    /// Stores an operand that is in the order of the state's rows.
+    ///
+    /// # Safety
+    /// The columns of `p` exist.
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, x: [S::f32s; NR]) {
+        // SAFETY: the caller's contract.
+        unsafe { self.store_row(p, E::join::<S, NR>(x)) }
     }
 
     /// `acc + a · x`.
@@ -122,15 +168,17 @@ impl<S: Simd, const NR: usize, const TAIL: bool> Columns<S, NR, TAIL> {
 }
 
 /// Pass 1: `w` and the outputs.
-struct Read<'a>(&'a Args);
+struct Read<'a, E>(&'a Args<E>);
 
-impl Block for Read<'_> {
+impl<E: StateElement> Block for Read<'_, E> {
+    type Element = E;
+
     #[inline(always)]
-    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>) {
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, E, NR, TAIL>) {
         let t = self.0;
         // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
-            let state = |i: usize| columns.load(t.s.offset(i as isize * t.lds));
+            let state = |i: usize| columns.row(t.s.offset(i as isize * t.lds));
             let start = if t.v.is_null() {
                 columns.splat(0.0)
             } else {
@@ -177,11 +225,13 @@ impl Block for Read<'_> {
 }
 
 /// Pass 2: the new state, with one write or two.
-struct Update<'a, const TWO: bool>(&'a Args);
+struct Update<'a, E, const TWO: bool>(&'a Args<E>);
 
-impl<const TWO: bool> Block for Update<'_, TWO> {
+impl<E: StateElement, const TWO: bool> Block for Update<'_, E, TWO> {
+    type Element = E;
+
     #[inline(always)]
-    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, NR, TAIL>) {
+    unsafe fn run<S: Simd, const NR: usize, const TAIL: bool>(&self, columns: Columns<S, E, NR, TAIL>) {
         let t = self.0;
         // SAFETY: rows `0 .. d` and the columns exist.
         unsafe {
@@ -189,7 +239,7 @@ impl<const TWO: bool> Block for Update<'_, TWO> {
             let r = if TWO { columns.load(t.r) } else { columns.splat(0.0) };
             let gamma = if t.gamma.is_null() { None } else { Some(columns.load(t.gamma)) };
             for i in 0..t.d {
-                let mut s = columns.load(t.s.offset(i as isize * t.lds));
+                let mut s = columns.row(t.s.offset(i as isize * t.lds));
                 if !t.end.is_null() {
                     s = columns.multiply(s, columns.splat(*t.end.add(i)));
                 }
@@ -200,7 +250,7 @@ impl<const TWO: bool> Block for Update<'_, TWO> {
                 if TWO {
                     s = columns.add_scaled(s, *t.b.add(i), r);
                 }
-                columns.store(t.s_new.offset(i as isize * t.lds_new), s);
+                columns.store_row(t.s_new.offset(i as isize * t.lds_new), s);
             }
         }
     }

@@ -84,7 +84,7 @@ impl Reverse<'_> {
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            ptr::copy_nonoverlapping(self.buffer(g.at.z), self.buffer(at.z + c * g.ldm), g.ldm);
+            ptr::copy_nonoverlapping(self.unit.carried(g.at.z), self.buffer(at.z + c * g.ldm), g.ldm);
             let chunk = self.unit.prepare(c, chunk);
             for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 let rest = CHUNK - chunk.n;

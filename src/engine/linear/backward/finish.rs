@@ -95,8 +95,9 @@ impl Reverse<'_> {
                 }
                 if self.wants_decay() {
                     let last = c + 1 == filled;
-                    let after = if last { g.at.z } else { at.z + (c + 1) * g.ldm };
-                    let z1 = if self.by_factor() { &*z0 } else { &*row(self.buffer(after)) };
+                    let after =
+                        if last { self.unit.carried(g.at.z) } else { self.buffer(at.z + (c + 1) * g.ldm) };
+                    let z1 = if self.by_factor() { &*z0 } else { &*row(after) };
                     let end = row(self.buffer(at.end + c * g.ldm));
                     (0..g.ldm).for_each(|c| end[c] += z1[c] * dz[c]);
                 }

@@ -23,7 +23,7 @@ impl Reverse<'_> {
         // SAFETY: panels lie one after the other; a stored state holds them and the normaliser.
         unsafe {
             ptr::copy_nonoverlapping(self.unit.state_panel(0), self.stored(b), len);
-            ptr::copy_nonoverlapping(self.buffer(g.at.z), self.stored(b).add(len), g.ldm);
+            ptr::copy_nonoverlapping(self.unit.carried(g.at.z), self.stored(b).add(len), g.ldm);
         }
     }
 
@@ -34,7 +34,7 @@ impl Reverse<'_> {
         // SAFETY: as in `save`.
         unsafe {
             ptr::copy_nonoverlapping(self.stored(b), self.unit.state_panel(0), len);
-            ptr::copy_nonoverlapping(self.stored(b).add(len), self.buffer(g.at.z), g.ldm);
+            ptr::copy_nonoverlapping(self.stored(b).add(len), self.unit.carried(g.at.z), g.ldm);
         }
     }
 
