@@ -75,8 +75,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Attention that runs over a sequence and token by token.
 fn causal(name: &str) -> bool {
-    catalog::find(name).is_some_and(|mechanism| mechanism.modes.contains(&Mode::Causal))
+    catalog::find(name).is_some_and(|mechanism| {
+        let modes = [Mode::Causal, Mode::Step].iter().all(|mode| mechanism.modes.contains(mode));
+        modes && mechanism.role(Role::Q).is_some()
+    })
 }
 
 /// What a mechanism leaves to its user, in the form of a problem string: parameters without a default, as many rows

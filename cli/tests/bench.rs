@@ -44,9 +44,18 @@ fn every_mechanism_has_inputs_in_every_mode() {
         for mode in mechanism["modes"].as_array().unwrap() {
             let (name, mode) = (mechanism["name"].as_str().unwrap(), mode.as_str().unwrap());
             let length = if mode == "step" { "" } else { ",T=20" };
-            // Sizes that only the caller knows.
-            let slots = if ["gsa", "abc", "lavo"].contains(&name) { ",M=8" } else { "" };
-            args.push(format!("mechanism={name},mode={mode},H=2,D=16{length}{slots}"));
+            // Sizes and parameters that only the caller knows.
+            let own = match name {
+                "gsa" | "abc" | "lavo" => ",M=8",
+                "rfa_gate" => ",P=8",
+                "cosformer" => ",period=64",
+                "lln" => ",x_scale_q=1,x_scale_k=1",
+                "gate" => ",form=softplus",
+                "causal_conv" => ",width=4",
+                "lasp" => ",ranks=4",
+                _ => "",
+            };
+            args.push(format!("mechanism={name},mode={mode},H=2,D=16{length}{own}"));
         }
     }
     let lines = json(&args.iter().map(String::as_str).collect::<Vec<_>>());
