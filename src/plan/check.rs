@@ -2,7 +2,7 @@
 
 use super::shape::{Dim, Size, Sizes};
 use super::state::state_dtype;
-use super::{Inner, RoleRule, range_error};
+use super::{Inner, RoleRule, memory, range_error};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::desc::Desc;
@@ -47,7 +47,7 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
             return Err(Error::WrongRole { role, why: "it is bound twice" });
         }
         check_role(plan, pass, mode, role, side, tensor.dtype)?;
-        let span = check_memory(role, side, &tensor)?;
+        let span = memory::check(role, side, &tensor)?;
         bound.entries[bound.n] = Some(Entry { role, side, tensor, span });
         bound.n += 1;
     }
@@ -154,58 +154,6 @@ fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side,
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
         _ => Ok(Side::Out),
     }
-}
-
-/// Checks pointer and strides; gives the addresses that the tensor touches.
-fn check_memory(role: Role, side: Side, tensor: &Tensor) -> Result<(usize, usize)> {
-    let rank = tensor.layout.rank;
-    for axis in 0..rank {
-        let given = tensor.layout.shape[axis];
-        if given < 0 {
-            return Err(Error::WrongExtent { role, axis, given, expected: 0, from: "the smallest extent" });
-        }
-    }
-    let given = tensor.layout.stride[0];
-    let Some(reach) = tensor.layout.reach() else {
-        let why = "extents times strides leave the address space";
-        return Err(Error::WrongStride { role, axis: 0, given, why });
-    };
-    let Some((low, high)) = reach else { return Ok((0, 0)) };
-    if tensor.data.is_null() {
-        return Err(Error::NullData(role));
-    }
-    let size = tensor.dtype.size();
-    if !tensor.data.addr().is_multiple_of(size) {
-        return Err(Error::Misaligned { role, align: size });
-    }
-    let address = |offset: i64| {
-        let address = tensor.data.addr() as i128 + i128::from(offset) * size as i128;
-        usize::try_from(address).ok().filter(|&address| address <= usize::MAX - 8)
-    };
-    let (Some(first), Some(last)) = (address(low), address(high)) else {
-        let why = "the tensor leaves the address space";
-        return Err(Error::WrongStride { role, axis: 0, given, why });
-    };
-    if side == Side::Out {
-        check_injective(role, tensor)?;
-    }
-    Ok((first, last + size))
-}
-
-/// No two elements of an output share memory: each stride steps over all that smaller strides reach.
-fn check_injective(role: Role, tensor: &Tensor) -> Result<()> {
-    let mut axes = [0, 1, 2, 3, 4];
-    axes.sort_by_key(|&axis: &usize| tensor.layout.stride[axis].unsigned_abs());
-    let mut reach = 0i64;
-    for axis in axes.into_iter().filter(|&axis| tensor.layout.shape[axis] > 1) {
-        let stride = tensor.layout.stride[axis];
-        if stride.abs() <= reach {
-            let why = "elements of an output must not share memory";
-            return Err(Error::WrongStride { role, axis, given: stride, why });
-        }
-        reach += (tensor.layout.shape[axis] - 1) * stride.abs();
-    }
-    Ok(())
 }
 
 impl Bound {

@@ -7,6 +7,7 @@
 
 mod backward;
 mod check;
+mod memory;
 mod params;
 mod segments;
 mod shape;
