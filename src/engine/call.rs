@@ -42,24 +42,26 @@ impl Heads {
 /// The tensors of a call by role, in the order in which they were bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Bindings {
-    entries: [Option<(Role, Tensor)>; MAX_TENSORS],
+    /// Apart from the tensors: a search reads one line of memory.
+    roles: [Role; MAX_TENSORS],
+    tensors: [Option<Tensor>; MAX_TENSORS],
     n: usize,
 }
 
 impl Bindings {
     /// At most [`MAX_TENSORS`] of them are kept; the plan bound no more.
     pub fn new(bound: impl Iterator<Item = (Role, Tensor)>) -> Bindings {
-        let mut bindings = Bindings { entries: [None; MAX_TENSORS], n: 0 };
-        for (slot, entry) in bindings.entries.iter_mut().zip(bound) {
-            *slot = Some(entry);
-            bindings.n += 1;
+        let mut bindings = Bindings { roles: [Role::OUT; MAX_TENSORS], tensors: [None; MAX_TENSORS], n: 0 };
+        for (i, (role, tensor)) in bound.take(MAX_TENSORS).enumerate() {
+            (bindings.roles[i], bindings.tensors[i]) = (role, Some(tensor));
+            bindings.n = i + 1;
         }
         bindings
     }
 
     /// The tensor of a role. A search: engines look their tensors up once per call.
     pub fn get(&self, role: Role) -> Option<Tensor> {
-        self.entries[..self.n].iter().flatten().find(|(own, _)| *own == role).map(|&(_, tensor)| tensor)
+        self.roles[..self.n].iter().position(|own| *own == role).and_then(|i| self.tensors[i])
     }
 }
 

@@ -56,9 +56,11 @@ pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bou
     for rule in plan.rules(pass) {
         bound.check_shape(plan, rule, rule.spec.role, n_sequences)?;
     }
-    // The sizes are known by now: a gradient that disagrees is the one that is named.
-    for rule in plan.rules(pass) {
-        bound.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
+    if pass == Pass::Backward {
+        // The sizes are known by now: a gradient that disagrees is the one that is named.
+        for rule in plan.rules(pass) {
+            bound.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
+        }
     }
     bound.check_lengths(plan, pass, mode)?;
     bound.check_index(plan, n_sequences)?;
