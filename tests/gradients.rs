@@ -23,16 +23,6 @@ fn text(b: &Backward) -> String {
     format!("SUBQUAD_SEED={}: {} {}", seed(), b.p, given.join(","))
 }
 
-/// `SUBQUAD_CASES`, percent of the cases beside the defaults: slow machines take fewer.
-fn percent() -> usize {
-    std::env::var("SUBQUAD_CASES").map_or(100, |p| p.parse().expect("SUBQUAD_CASES is a number"))
-}
-
-/// Whether this case is among them.
-fn taken(case: usize) -> bool {
-    case == 0 || Rng::new(seed() ^ case as u64).below(100) < percent()
-}
-
 /// Calls `f` with problems of every mechanism that has a gradient, in each of its modes, with each value of each
 /// parameter: `size` draws heads, dimensions, batch and length.
 #[track_caller]
@@ -43,7 +33,7 @@ fn each(size: impl Fn(&mut Rng, Problem) -> Problem, mut f: impl FnMut(&mut Rng,
         let heads = problem::heads(mechanism);
         let variants = problem::variants(mechanism);
         for mode in MODES.into_iter().filter(|mode| mechanism.modes.contains(mode)) {
-            for case in (0..variants.len() + 3).filter(|&case| taken(case)) {
+            for case in (0..variants.len() + 3).filter(|&case| problem::taken(case)) {
                 let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
                 let rng = &mut rng;
                 let params = variants.get(case).cloned();
@@ -73,7 +63,7 @@ fn each(size: impl Fn(&mut Rng, Problem) -> Problem, mut f: impl FnMut(&mut Rng,
         }
     }
     println!("without a gradient: {without:#?}");
-    assert!(n >= percent().min(100) && seen.len() >= 10, "{n} problems of {seen:?}");
+    assert!(n >= problem::percent().min(100) && seen.len() >= 10, "{n} problems of {seen:?}");
 }
 
 fn small(rng: &mut Rng, p: Problem) -> Problem {
@@ -181,7 +171,7 @@ fn several_panels() {
     let mut seen = BTreeSet::new();
     for mechanism in problem::attention() {
         for (case, params) in
-            problem::variants(mechanism).into_iter().enumerate().filter(|(case, _)| taken(*case))
+            problem::variants(mechanism).into_iter().enumerate().filter(|(case, _)| problem::taken(*case))
         {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let most = problem::heads(mechanism).into_iter().max_by_key(|heads| heads[0] / heads[1]);

@@ -2,7 +2,7 @@
 //! text of the roles, values by the roles' names.
 
 use super::golden::Array;
-use super::support::Rng;
+use super::support::{self, Rng};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use subquad::catalog::{self, Default, Mechanism, Param, ParamKind, RoleKind, RoleSpec};
@@ -47,6 +47,16 @@ pub fn mechanisms() -> Vec<&'static Mechanism> {
 pub fn attention() -> impl Iterator<Item = &'static Mechanism> {
     let all = [Role::Q, Role::K, Role::V];
     mechanisms().into_iter().filter(move |mechanism| all.iter().all(|&role| mechanism.role(role).is_some()))
+}
+
+/// `SUBQUAD_CASES`: how many of a test's cases beside the defaults run, in percent; slow machines take fewer.
+pub fn percent() -> usize {
+    std::env::var("SUBQUAD_CASES").map_or(100, |p| p.parse().expect("SUBQUAD_CASES is a number"))
+}
+
+/// Whether this case of a mechanism is among them.
+pub fn taken(case: usize) -> bool {
+    case == 0 || Rng::new(support::seed() ^ case as u64).below(100) < percent()
 }
 
 /// The instruction sets of this machine; says which ones it lacks.
