@@ -5,7 +5,7 @@ mod common;
 use common::golden::{Golden, files};
 use subquad::{Context, ContextOptions, Error, Isa, Plan};
 
-/// Replays files on every instruction set; `replay` gives the worst error as a fraction of the tolerance.
+/// Replays files, at least `least`, on every instruction set; `replay` gives the worst error as a fraction of the tolerance.
 #[track_caller]
 fn each(
     least: usize,
@@ -31,12 +31,13 @@ fn each(
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    assert!(passed >= least, "only {passed} files were replayed");
+    let isas = Isa::ALL.into_iter().filter(|isa| isa.available()).count();
+    assert!(passed >= least * isas, "only {passed} files were replayed on {isas} instruction sets");
 }
 
 #[test]
 fn reference_files() {
-    each(100, Golden::replay, |_| true);
+    each(85, Golden::replay, |_| true);
 }
 
 #[test]
@@ -55,5 +56,5 @@ fn gradients() {
         }
         there
     };
-    each(40, Golden::replay_gradient, |file| file.has_gradient() && there(file));
+    each(30, Golden::replay_gradient, |file| file.has_gradient() && there(file));
 }

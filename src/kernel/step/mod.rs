@@ -27,7 +27,7 @@
 //! 128 × 128 in memory (2048 of them, best decile of a busy Zen 4 core, with correction): 7.2 to 4.5 µs with AVX2,
 //! 5.2 to 3.4 with AVX-512. In cache `bf16` is a sixth slower, for the rounding.
 //!
-//! **Blocking.** Columns in strips of [`STRIP_BYTES`] so that the update finds its strip in L1: of bytes and not
+//! **Blocking.** Columns in strips of `STRIP_BYTES` so that the update finds its strip in L1: of bytes and not
 //! columns, since half a strip of `bf16` in each row was fetched as slowly as a whole one. *Tried and lost*: rows ahead
 //! prefetched by hand.
 
