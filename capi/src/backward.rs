@@ -83,16 +83,9 @@ pub unsafe extern "C" fn subquad_plan_backward(
     workspace_size: usize,
     err: *mut subquad_error,
 ) -> subquad_status {
-    let body = || {
-        // SAFETY: null or live, says the caller.
-        let plan = &unsafe { boundary::borrow(plan, "plan") }?.plan;
-        let mode = tensor::mode(mode)?;
-        // SAFETY: as the caller says of arrays and tensors.
-        let args = unsafe { tensor::convert(r#in, n_in, out, n_out) }?;
-        // SAFETY: writable for that size, says the caller, and no memory is larger than `isize::MAX`.
-        let workspace = unsafe { plan::memory(workspace, workspace_size, isize::MAX as usize) }?;
-        Ok(plan.backward(mode, &args, workspace)?)
+    let run = |plan: &subquad::Plan, args: &subquad::Args<'_>, workspace: &mut [u8]| {
+        Ok(plan.backward(tensor::mode(mode)?, args, workspace)?)
     };
-    // SAFETY: `err` is null or writable.
-    unsafe { boundary::status(err, body) }
+    // SAFETY: the caller's contract.
+    unsafe { plan::call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }
 }

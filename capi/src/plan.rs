@@ -12,7 +12,7 @@ use crate::sized::{self, Versioned};
 use crate::status::{subquad_error, subquad_status};
 use crate::tensor::{self, subquad_in, subquad_out};
 use std::ffi::{c_char, c_void};
-use subquad::{Error, Plan};
+use subquad::{Args, Error, Plan};
 
 /// A problem made ready to run; made by subquad_plan_create.
 pub struct subquad_plan {
@@ -251,29 +251,47 @@ pub unsafe extern "C" fn subquad_plan_execute(
     workspace_size: usize,
     err: *mut subquad_error,
 ) -> subquad_status {
+    let run = |plan: &Plan, args: &Args<'_>, workspace: &mut [u8]| {
+        Ok(plan.execute(tensor::mode(mode)?, args, workspace)?)
+    };
+    // SAFETY: the caller's contract.
+    unsafe { call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }
+}
+
+/// A call of a plan on tensors, inside the boundary.
+///
+/// # Safety
+/// As for subquad_plan_execute.
+pub(crate) unsafe fn call(
+    plan: *const subquad_plan,
+    (inputs, n_in): (*const subquad_in, usize),
+    (outputs, n_out): (*const subquad_out, usize),
+    (workspace, size): (*mut c_void, usize),
+    err: *mut subquad_error,
+    run: impl FnOnce(&Plan, &Args<'_>, &mut [u8]) -> Result<()>,
+) -> subquad_status {
     let body = || {
         // SAFETY: null or live, says the caller.
         let plan = &unsafe { boundary::borrow(plan, "plan") }?.plan;
-        let mode = tensor::mode(mode)?;
         // SAFETY: as the caller says of arrays and tensors.
-        let args = unsafe { tensor::convert(r#in, n_in, out, n_out) }?;
+        let args = unsafe { tensor::convert(inputs, n_in, outputs, n_out) }?;
         // SAFETY: writable for that size, says the caller.
-        let workspace = unsafe { memory(workspace, workspace_size, plan.workspace_size()) }?;
-        Ok(plan.execute(mode, &args, workspace)?)
+        let workspace = unsafe { memory(workspace, size) }?;
+        run(plan, &args, workspace)
     };
     // SAFETY: `err` is null or writable.
     unsafe { boundary::status(err, body) }
 }
 
-/// The workspace, no larger than needed.
+/// The workspace.
 ///
 /// # Safety
 /// `pointer` is null or writable for `size` bytes, used by nobody else for `'a`.
-pub(crate) unsafe fn memory<'a>(pointer: *mut c_void, size: usize, needed: usize) -> Result<&'a mut [u8]> {
+unsafe fn memory<'a>(pointer: *mut c_void, size: usize) -> Result<&'a mut [u8]> {
     if pointer.is_null() {
         return Err(Fault::Null(Place::argument("workspace")));
     }
-    // SAFETY: as the caller says; what a call needs is far below `isize::MAX`. The bytes may never have been
-    // written: any value of a byte is one, and the engines write before they read.
-    Ok(unsafe { std::slice::from_raw_parts_mut(pointer.cast(), size.min(needed)) })
+    // SAFETY: as the caller says; no memory is larger than `isize::MAX`. The bytes may never have been written: any
+    // value of a byte is one, and the engines write before they read.
+    Ok(unsafe { std::slice::from_raw_parts_mut(pointer.cast(), size.min(isize::MAX as usize)) })
 }

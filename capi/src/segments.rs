@@ -6,10 +6,9 @@
 //! over MPI.
 
 use crate::boundary;
-use crate::fault::Result;
 use crate::plan::{self, subquad_plan};
 use crate::status::{subquad_error, subquad_status};
-use crate::tensor::{self, subquad_in, subquad_out};
+use crate::tensor::{subquad_in, subquad_out};
 use std::ffi::c_void;
 
 /// Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
@@ -63,10 +62,11 @@ pub unsafe extern "C" fn subquad_plan_summarise(
     workspace_size: usize,
     err: *mut subquad_error,
 ) -> subquad_status {
+    let run = |plan: &subquad::Plan, args: &subquad::Args<'_>, workspace: &mut [u8]| {
+        Ok(plan.summarise(args, workspace)?)
+    };
     // SAFETY: the caller's contract.
-    unsafe {
-        call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, subquad::Plan::summarise)
-    }
+    unsafe { plan::call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }
 }
 
 /// The state that leaves a segment: `S_out = M S_in + S_local`.
@@ -93,31 +93,9 @@ pub unsafe extern "C" fn subquad_plan_combine(
     workspace_size: usize,
     err: *mut subquad_error,
 ) -> subquad_status {
-    // SAFETY: the caller's contract.
-    unsafe {
-        call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, subquad::Plan::combine)
-    }
-}
-
-/// # Safety
-/// As for `subquad_plan_execute`.
-unsafe fn call(
-    plan: *const subquad_plan,
-    (inputs, n_in): (*const subquad_in, usize),
-    (outputs, n_out): (*const subquad_out, usize),
-    (workspace, size): (*mut c_void, usize),
-    err: *mut subquad_error,
-    run: impl FnOnce(&subquad::Plan, &subquad::Args<'_>, &mut [u8]) -> subquad::Result<()>,
-) -> subquad_status {
-    let body = || -> Result<()> {
-        // SAFETY: null or live, says the caller.
-        let plan = &unsafe { boundary::borrow(plan, "plan") }?.plan;
-        // SAFETY: as the caller says of arrays and tensors.
-        let args = unsafe { tensor::convert(inputs, n_in, outputs, n_out) }?;
-        // SAFETY: writable for that size, says the caller.
-        let workspace = unsafe { plan::memory(workspace, size, plan.segment_workspace_size()?) }?;
-        Ok(run(plan, &args, workspace)?)
+    let run = |plan: &subquad::Plan, args: &subquad::Args<'_>, workspace: &mut [u8]| {
+        Ok(plan.combine(args, workspace)?)
     };
-    // SAFETY: `err` is null or writable.
-    unsafe { boundary::status(err, body) }
+    // SAFETY: the caller's contract.
+    unsafe { plan::call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }
 }
