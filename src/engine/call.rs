@@ -39,8 +39,9 @@ impl Heads {
     }
 }
 
-/// The tensors of a call by role, in the order in which they were bound.
-#[derive(Clone, Copy, Debug)]
+/// The tensors of a call by role, in the order in which they were bound. Some kilobytes: passed on, not copied, since a
+/// step of one head takes two microseconds.
+#[derive(Debug)]
 pub struct Bindings {
     /// Apart from the tensors: a search reads one line of memory.
     roles: [Role; MAX_TENSORS],
@@ -49,19 +50,31 @@ pub struct Bindings {
 }
 
 impl Bindings {
-    /// At most [`MAX_TENSORS`] of them are kept; the plan bound no more.
-    pub fn new(bound: impl Iterator<Item = (Role, Tensor)>) -> Bindings {
-        let mut bindings = Bindings { roles: [Role::OUT; MAX_TENSORS], tensors: [None; MAX_TENSORS], n: 0 };
-        for (i, (role, tensor)) in bound.take(MAX_TENSORS).enumerate() {
-            (bindings.roles[i], bindings.tensors[i]) = (role, Some(tensor));
-            bindings.n = i + 1;
+    /// None.
+    pub const NONE: Bindings =
+        Bindings { roles: [Role::OUT; MAX_TENSORS], tensors: [None; MAX_TENSORS], n: 0 };
+
+    /// One more; at most [`MAX_TENSORS`] are kept, and the caller's `Args` hold no more.
+    pub fn push(&mut self, role: Role, tensor: Tensor) {
+        if let (Some(own), Some(slot)) = (self.roles.get_mut(self.n), self.tensors.get_mut(self.n)) {
+            (*own, *slot) = (role, Some(tensor));
+            self.n += 1;
         }
-        bindings
+    }
+
+    /// Roles and tensors.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &Tensor)> {
+        self.roles.iter().copied().zip(self.tensors[..self.n].iter().flatten())
     }
 
     /// The tensor of a role. A search: engines look their tensors up once per call.
+    pub fn find(&self, role: Role) -> Option<&Tensor> {
+        self.roles[..self.n].iter().position(|own| *own == role).and_then(|i| self.tensors[i].as_ref())
+    }
+
+    /// The same as a copy.
     pub fn get(&self, role: Role) -> Option<Tensor> {
-        self.roles[..self.n].iter().position(|own| *own == role).and_then(|i| self.tensors[i])
+        self.find(role).copied()
     }
 }
 
@@ -130,8 +143,8 @@ impl Sequences {
 
 /// A checked call.
 #[derive(Clone, Copy, Debug)]
-pub struct Call {
+pub struct Call<'a> {
     pub mode: Mode,
     pub sequences: Sequences,
-    pub tensors: Bindings,
+    pub tensors: &'a Bindings,
 }

@@ -133,7 +133,7 @@ impl Engine for OrthogonalMemory {
 /// One head of one sequence.
 struct Unit<'a> {
     engine: &'a OrthogonalMemory,
-    call: &'a call::Call,
+    call: &'a call::Call<'a>,
     q: Tensor,
     kv: Tensor,
     basis: Tensor,

@@ -1,6 +1,6 @@
 //! Gradients: which calls have them, how much workspace they need, and the call itself.
 
-use super::check::{self, Pass};
+use super::check::{self, Bound, Pass};
 use super::{Inner, Plan, other_type};
 use crate::args::Args;
 use crate::catalog::Mode;
@@ -59,7 +59,8 @@ impl Plan {
         if inner.no_gradient(mode).is_some() {
             return Err(inner.unsupported(mode));
         }
-        let bound = check::bind(inner, Pass::Backward, mode, args)?;
+        let mut bound = Bound::new(inner);
+        bound.bind(inner, Pass::Backward, mode, args)?;
         let call = bound.call(mode);
         let (n_q, n_k) = call.sequences.longest();
         let len = inner.backward_len(call.sequences.len(), n_q, n_k)?;

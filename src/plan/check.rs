@@ -24,49 +24,53 @@ pub enum Pass {
 
 /// The tensors of a call, checked.
 pub struct Bound {
-    entries: [Option<Entry>; MAX_TENSORS],
-    n: usize,
+    tensors: Bindings,
+    /// The same order.
+    places: [Place; MAX_TENSORS],
     sizes: Sizes,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
-    role: Role,
+struct Place {
     side: Side,
-    tensor: Tensor,
     /// First address it touches and the first past it; equal where it has no element.
     span: (usize, usize),
 }
 
-/// Checks everything about `args` that can be wrong; reads no tensor but the index tensors.
-pub fn bind(plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<Bound> {
-    check_planned(plan, mode)?;
-    let mut bound = Bound { entries: [None; MAX_TENSORS], n: 0, sizes: plan.sizes };
-    for (role, side, tensor) in args.entries()? {
-        if bound.iter().any(|entry| (entry.role, entry.side) == (role, side)) {
-            return Err(Error::WrongRole { role, why: "it is bound twice" });
+impl Bound {
+    /// Nothing bound yet.
+    pub fn new(plan: &Inner) -> Bound {
+        let places = [Place { side: Side::In, span: (0, 0) }; MAX_TENSORS];
+        Bound { tensors: Bindings::NONE, places, sizes: plan.sizes }
+    }
+
+    /// Checks everything about `args` that can be wrong; reads no tensor but the index tensors.
+    pub fn bind(&mut self, plan: &Inner, pass: Pass, mode: Mode, args: &Args<'_>) -> Result<()> {
+        check_planned(plan, mode)?;
+        for (i, (role, side, tensor)) in args.entries()?.enumerate() {
+            if self.iter().any(|(own, _, place)| (own, place.side) == (role, side)) {
+                return Err(Error::WrongRole { role, why: "it is bound twice" });
+            }
+            check_role(plan, pass, mode, role, side, tensor.dtype)?;
+            self.places[i] = Place { side, span: memory::check(role, side, &tensor)? };
+            self.tensors.push(role, tensor);
         }
-        check_role(plan, pass, mode, role, side, tensor.dtype)?;
-        let span = memory::check(role, side, &tensor)?;
-        bound.entries[bound.n] = Some(Entry { role, side, tensor, span });
-        bound.n += 1;
-    }
-    bound.check_required(plan, pass)?;
-    let n_sequences = bound.check_ragged(mode)?;
-    for rule in plan.rules(pass) {
-        bound.check_shape(plan, rule, rule.spec.role, n_sequences)?;
-    }
-    if pass == Pass::Backward {
-        // The sizes are known by now: a gradient that disagrees is the one that is named.
+        self.check_required(plan, pass)?;
+        let n_sequences = self.check_ragged(mode)?;
         for rule in plan.rules(pass) {
-            bound.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
+            self.check_shape(plan, rule, rule.spec.role, n_sequences)?;
         }
+        if pass == Pass::Backward {
+            // The sizes are known by now: a gradient that disagrees is the one that is named.
+            for rule in plan.rules(pass) {
+                self.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
+            }
+        }
+        self.check_lengths(plan, pass, mode)?;
+        self.check_index(plan, n_sequences)?;
+        self.check_positions(plan)?;
+        self.check_overlap()
     }
-    bound.check_lengths(plan, pass, mode)?;
-    bound.check_index(plan, n_sequences)?;
-    bound.check_positions(plan)?;
-    bound.check_overlap()?;
-    Ok(bound)
 }
 
 /// A mode that the plan was made for.
@@ -160,11 +164,11 @@ fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side,
 
 impl Bound {
     fn get(&self, role: Role) -> Option<Tensor> {
-        self.iter().find(|entry| entry.role == role).map(|entry| entry.tensor)
+        self.tensors.get(role)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries[..self.n].iter().flatten()
+    fn iter(&self) -> impl Iterator<Item = (Role, &Tensor, &Place)> {
+        self.tensors.iter().zip(&self.places).map(|((role, tensor), place)| (role, tensor, place))
     }
 
     fn check_required(&self, plan: &Inner, pass: Pass) -> Result<()> {
@@ -277,7 +281,8 @@ impl Bound {
         role: Role,
         n_sequences: Option<i64>,
     ) -> Result<()> {
-        let Some(tensor) = &self.get(role) else { return Ok(()) };
+        let Some(&tensor) = self.tensors.find(role) else { return Ok(()) };
+        let tensor = &tensor;
         let rank = tensor.layout.rank;
         let shapes = self.alternatives(plan, rule);
         let fitting = |shape: &&Vec<Dim>| shape.len() == rank;
@@ -458,12 +463,11 @@ impl Bound {
 
     /// No output shares memory with an input or another output, except a state with itself.
     fn check_overlap(&self) -> Result<()> {
-        for out in self.iter().filter(|entry| entry.side == Side::Out) {
-            for other in self.iter().filter(|other| other.role != out.role) {
-                let shared = out.span.0 < other.span.1 && other.span.0 < out.span.1;
-                let in_place = carries(out.role, other.role) && out.tensor == other.tensor;
-                if shared && !in_place {
-                    return Err(Error::Overlap { role: out.role, other: other.role });
+        for (role, tensor, out) in self.iter().filter(|(.., place)| place.side == Side::Out) {
+            for (other, with, place) in self.iter().filter(|(other, ..)| *other != role) {
+                let shared = out.span.0 < place.span.1 && place.span.0 < out.span.1;
+                if shared && !(carries(role, other) && tensor == with) {
+                    return Err(Error::Overlap { role, other });
                 }
             }
         }
@@ -475,7 +479,7 @@ impl Bound {
     }
 
     /// The call as the engine sees it.
-    pub fn call(&self, mode: Mode) -> Call {
+    pub fn call(&self, mode: Mode) -> Call<'_> {
         let get = |role| self.get(role);
         Call {
             mode,
@@ -487,7 +491,7 @@ impl Bound {
                 offsets_k: get(Role::CU_SEQLENS_K).or(get(Role::CU_SEQLENS)).map(Index),
                 slots: get(Role::STATE_INDEX).map(Index),
             },
-            tensors: Bindings::new(self.iter().map(|entry| (entry.role, entry.tensor))),
+            tensors: &self.tensors,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::mechanism::{self, Use};
 use crate::simd::Isa;
 use crate::tensor::DType;
 use crate::workspace::{self, Workspace};
-use check::Pass;
+use check::{Bound, Pass};
 use shape::{Dim, NAMED, Size, Sizes};
 use std::sync::Arc;
 
@@ -183,7 +183,8 @@ impl Plan {
     /// the workspace that is too small.
     pub fn execute(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
-        let bound = check::bind(inner, Pass::Forward, mode, args)?;
+        let mut bound = Bound::new(inner);
+        bound.bind(inner, Pass::Forward, mode, args)?;
         let workers = inner.context.max_workers();
         let workspace = Workspace::new(workspace, workers, inner.engine.workspace_len())?;
         inner.engine.execute(inner.context.runner(), &bound.call(mode), &workspace)

@@ -1,7 +1,7 @@
 //! Summaries of segments of a sequence, and their combination: calls beside those of the mechanism, whose roles
 //! are made here from its own.
 
-use super::check::{self, Pass};
+use super::check::{self, Bound, Pass};
 use super::shape::Dim;
 use super::{Inner, Plan, RoleRule, other_type};
 use crate::args::Args;
@@ -138,7 +138,9 @@ impl Plan {
     pub fn summarise(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         let segments = inner.segments()?;
-        let call = check::bind(inner, Pass::Summary, Mode::Causal, args)?.call(Mode::Causal);
+        let mut bound = Bound::new(inner);
+        bound.bind(inner, Pass::Summary, Mode::Causal, args)?;
+        let call = bound.call(Mode::Causal);
         let len = segments.summaries.workspace_len();
         let workspace = Workspace::new(workspace, inner.context.max_workers(), len)?;
         segments.summaries.summarise(inner.context.runner(), &call, &workspace)
@@ -155,7 +157,9 @@ impl Plan {
     pub fn combine(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         let segments = inner.segments()?;
-        let call = check::bind(inner, Pass::Combination, Mode::Causal, args)?.call(Mode::Causal);
+        let mut bound = Bound::new(inner);
+        bound.bind(inner, Pass::Combination, Mode::Causal, args)?;
+        let call = bound.call(Mode::Causal);
         let len = segments.summaries.workspace_len();
         let workspace = Workspace::new(workspace, inner.context.max_workers(), len)?;
         segments.summaries.combine(inner.context.runner(), &call, &workspace)

@@ -43,8 +43,14 @@ pub struct Tensors {
 
 impl Tensors {
     /// The engine's tensors among those of a call. The plan refused what the recurrence does not read.
+    #[inline(always)]
     pub fn new(bound: &Bindings, recurrence: &Recurrence) -> Tensors {
-        let get = |role| bound.get(role);
+        Tensors::of(|role| bound.get(role), recurrence)
+    }
+
+    /// The same by what each role is bound to. In line, since it is some kilobytes.
+    #[inline(always)]
+    pub fn of(get: impl Fn(Role) -> Option<Tensor> + Copy, recurrence: &Recurrence) -> Tensors {
         Tensors {
             q: get(Role::Q),
             k: get(Role::K),
@@ -72,7 +78,7 @@ impl Tensors {
             z_out: get(Role::Z_OUT),
             shift_in: get(Role::SHIFT_IN),
             shift_out: get(Role::SHIFT_OUT),
-            given: Given::new(bound, &recurrence.features),
+            given: if recurrence.features.in_place() { Given::default() } else { Given::of(get) },
             transition: None,
         }
     }
@@ -93,11 +99,13 @@ pub struct Call {
 
 impl Call {
     /// The engine's view of a checked call.
+    #[inline(always)]
     pub fn new(call: &call::Call, recurrence: &Recurrence) -> Call {
-        Call::with(call, Tensors::new(&call.tensors, recurrence))
+        Call::with(call, Tensors::new(call.tensors, recurrence))
     }
 
     /// The same on other tensors.
+    #[inline(always)]
     pub fn with(call: &call::Call, tensors: Tensors) -> Call {
         let causal = matches!(call.mode, Mode::Causal | Mode::Step);
         let step = call.mode == Mode::Step;

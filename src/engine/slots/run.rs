@@ -10,7 +10,7 @@ use crate::tensor::{DType, Layout, MAX_RANK, Tensor};
 #[derive(Clone, Copy)]
 pub struct Shared<'a> {
     pub engine: &'a Slots,
-    pub call: &'a call::Call,
+    pub call: &'a call::Call<'a>,
     /// The call as each recurrence sees it.
     pub keys: &'a Call,
     pub values: &'a Call,
@@ -19,7 +19,7 @@ pub struct Shared<'a> {
 /// One sequence and state head under way.
 pub struct Run<'a> {
     pub engine: &'a Slots,
-    pub call: &'a call::Call,
+    pub call: &'a call::Call<'a>,
     pub sequence: Sequence,
     /// State head.
     pub head: usize,

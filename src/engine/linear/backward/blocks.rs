@@ -175,6 +175,6 @@ impl Reverse<'_> {
 
     /// Whether the decay has a gradient that is wanted.
     pub fn wants_decay(&self) -> bool {
-        self.unit.recurrence().decay != Decay::None && self.grads.decay()
+        self.unit.recurrence().decay != Decay::None && self.grads.wants_decay()
     }
 }

@@ -226,8 +226,7 @@ impl Linear {
         workspace: &Workspace,
     ) -> Result<()> {
         let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
-        let (grads, call) =
-            (&Grads::new(&call.tensors, &self.recurrence.features), &Call::new(call, &self.recurrence));
+        let (grads, call) = (&Grads::new(call.tensors, &self.recurrence), &Call::new(call, &self.recurrence));
         let (n, lengths) = (call.n_sequences(), call.sequences.longest());
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };

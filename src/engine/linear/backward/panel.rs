@@ -373,12 +373,12 @@ impl Reverse<'_> {
         };
         // SAFETY: `v` is [B, Hv, S, E] (checked); the buffers that `panel` names.
         unsafe {
-            if (gain && self.grads.gain()) || (skip.is_some() && self.grads.d_skip.is_some()) {
+            if (gain && self.grads.wants_gain()) || (skip.is_some() && self.grads.d_skip.is_some()) {
                 let tensor = self.given(unit.call.tensors.v);
                 let rows = Rows::tokens(&tensor, &from, (n, t.columns));
                 unit.tiles().load(&rows, 1.0, ptr::null(), v, g.panel);
             }
-            if gain && self.grads.gain() {
+            if gain && self.grads.wants_gain() {
                 (self.tiles().products)(&dot(du, self.buffer(at.dgain + c * CHUNK)));
             }
             if by_channel {

@@ -3,7 +3,6 @@
 use super::{FeatureMap, Features, Projection, Side};
 use crate::CHUNK;
 use crate::catalog::Role;
-use crate::engine::call::Bindings;
 use crate::engine::linear::Unit;
 use crate::engine::linear::tiles::Rows;
 use crate::error::{Error, Result};
@@ -30,15 +29,7 @@ pub struct Given {
 }
 
 impl Given {
-    /// Those among the tensors of a call; none are looked up for a map that works in place.
-    pub fn new(bound: &Bindings, features: &Features) -> Given {
-        if features.in_place() {
-            return Given::default();
-        }
-        Given::of(|role| bound.get(role))
-    }
-
-    /// The same by what each role is bound to. Gates and weights for both sides take the places of weights per side.
+    /// By what each role is bound to. Gates and weights for both sides take the places of weights per side.
     pub fn of(get: impl Fn(Role) -> Option<Tensor>) -> Given {
         let side = |own: Role, gate: Role| get(own).or_else(|| get(gate));
         Given {

@@ -22,7 +22,7 @@ use super::{Gates, Slots};
 use crate::catalog::Role;
 use crate::engine::Engine;
 use crate::engine::call::{self, Sequence};
-use crate::engine::linear::{Call, Grads, Linear, Pass, Rows, Unit, softmax_gradient};
+use crate::engine::linear::{Call, Grads, Linear, Pass, Rows, Tensors, Unit, softmax_gradient};
 use crate::error::{Error, Result};
 use crate::kernel::row_softmax;
 use crate::parallel::{self, Runner};
@@ -56,7 +56,7 @@ pub struct Layout {
 /// One sequence and state head.
 struct Reverse<'a> {
     engine: &'a Slots,
-    call: &'a call::Call,
+    call: &'a call::Call<'a>,
     at: Layout,
     sequence: Sequence,
     head: usize,
@@ -174,7 +174,7 @@ impl Reverse<'_> {
         let (engine, memory) = (self.engine, self.buffer(self.at.linear));
         let (dp, decays) = (self.queries(self.at.dp), keys.tensors.gv.is_some());
         let key_state = |role| self.grad(role).map(|state| engine.key_state(state));
-        let grads = Grads {
+        let grads = Grads(Tensors {
             out: self.grad(Role::OUT),
             q: Some(dp),
             k: Some(self.keys(self.at.ds, 0)),
@@ -182,11 +182,11 @@ impl Reverse<'_> {
             g: decays.then(|| self.keys(self.at.dg, 0)),
             state_out: self.grad(Role::STATE_V_OUT),
             state_in: incoming.values.or(self.grad(Role::STATE_V_IN)),
-            ..Grads::default()
-        };
+            ..Tensors::default()
+        });
         engine.values.reverse(values, &grads, self.sequence, self.head, memory);
         self.softmax_gradient();
-        let grads = Grads {
+        let grads = Grads(Tensors {
             out: Some(dp),
             q: self.grad(Role::Q),
             k: self.grad(Role::K),
@@ -194,8 +194,8 @@ impl Reverse<'_> {
             gv: decays.then(|| self.keys(self.at.dg, 1)),
             state_out: key_state(Role::STATE_K_OUT),
             state_in: incoming.keys.or(key_state(Role::STATE_K_IN)),
-            ..Grads::default()
-        };
+            ..Tensors::default()
+        });
         engine.keys.reverse(keys, &grads, self.sequence, self.head, memory);
     }
 
