@@ -5,76 +5,13 @@ mod common;
 
 use common::backward::{Backward, mechanisms};
 use common::problem::{Problem, Tensors, assert_same_bits, context};
+use common::refusal::{Bound, CANARY, Call, expect};
 use common::support::Rng;
 use subquad::catalog::RoleKind;
-use subquad::{
-    Args, DType, Desc, Element, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status, View, ViewMut,
-};
+use subquad::{Args, DType, Desc, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status};
 
-/// Panics unless the error has this status and a message with these words in this order.
-#[track_caller]
-fn expect(error: &Error, status: Status, words: &[&str]) {
-    let message = error.to_string();
-    assert_eq!(error.status(), status, "{message}");
-    let mut rest = message.as_str();
-    for word in words {
-        let at = rest.find(word).unwrap_or_else(|| panic!("`{word}` is not (there) in `{message}`"));
-        rest = &rest[at + word.len()..];
-    }
-}
-
-/// A tensor that a call binds, with nothing that keeps it from being wrong.
-#[derive(Clone, Copy)]
-struct Bound {
-    role: Role,
-    out: bool,
-    data: *mut u8,
-    dtype: DType,
-    layout: Layout,
-}
-
-/// A call that works until it is changed.
-struct Call {
-    mode: Mode,
-    bound: Vec<Bound>,
-    workspace: Vec<u8>,
-}
-
-impl Call {
-    #[track_caller]
-    fn get(&mut self, role: Role) -> &mut Bound {
-        self.bound.iter_mut().find(|bound| bound.role == role).expect("the role is bound")
-    }
-
-    fn remove(&mut self, role: Role) {
-        self.bound.retain(|bound| bound.role != role);
-    }
-
-    /// Binds memory that stays.
-    fn bind<T: Element>(&mut self, role: Role, out: bool, values: &[T], shape: &[i64]) {
-        let data = values.to_vec().leak().as_mut_ptr().cast();
-        let layout = Layout::contiguous(shape).unwrap();
-        self.bound.push(Bound { role, out, data, dtype: T::DTYPE, layout });
-    }
-
-    fn index(&mut self, role: Role, values: &[i32]) {
-        self.bind(role, false, values, &[values.len() as i64]);
-    }
-
-    fn backward(&mut self, plan: &Plan) -> Result<(), Error> {
-        let mut args = Args::new();
-        for bound in &self.bound {
-            // SAFETY: memory of the fixture, or faults that the call must find before it touches any.
-            args = unsafe {
-                if bound.out {
-                    args.output(bound.role, ViewMut::from_raw(bound.data, bound.dtype, bound.layout))
-                } else {
-                    args.input(bound.role, View::from_raw(bound.data, bound.dtype, bound.layout))
-                }
-            };
-        }
-        plan.backward(self.mode, &args, &mut self.workspace)
-    }
+fn backward(call: &mut Call, plan: &Plan) -> Result<(), Error> {
+    call.run(|mode, args, workspace| plan.backward(mode, args, workspace))
 }
 
 /// A plan, a call that it runs, and what that gives.
@@ -85,8 +22,6 @@ struct Fixture {
     outputs: Tensors,
     want: Tensors,
 }
-
-const CANARY: f32 = -3.125e7;
 
 impl Fixture {
     fn of(problem: Problem) -> Fixture {
@@ -127,7 +62,7 @@ impl Fixture {
     fn refuse(&mut self, status: Status, words: &[&str], change: impl FnOnce(&mut Call)) {
         let mut call = self.call();
         change(&mut call);
-        let error = call.backward(&self.plan).expect_err("the call is refused");
+        let error = backward(&mut call, &self.plan).expect_err("the call is refused");
         expect(&error, status, words);
         for (role, array) in self.backward.inputs() {
             assert_eq!(self.inputs[&role], *array, "{role} was written");
@@ -135,7 +70,7 @@ impl Fixture {
         for (role, array) in &self.outputs {
             assert!(array.data.iter().all(|&x| x == CANARY), "{role} was written");
         }
-        self.call().backward(&self.plan).expect("the plain call works");
+        backward(&mut self.call(), &self.plan).expect("the plain call works");
         assert_same_bits(&self.outputs, &self.want, || "after a refused call".into());
         self.outputs.values_mut().for_each(|array| array.data.fill(CANARY));
     }

@@ -8,6 +8,7 @@ mod features;
 pub mod golden;
 pub mod oracle;
 pub mod problem;
+pub mod refusal;
 mod slots;
 #[path = "../checkasm/support.rs"]
 pub mod support;
