@@ -341,14 +341,17 @@ impl Bound {
     ) -> Result<()> {
         for (axis, dim) in shape.iter().enumerate() {
             let given = tensor.layout.shape[axis];
-            let batch = matches!(dim, Dim::Size(Size::B));
+            let batch = dim.is(Size::B);
+            // What belongs to whole sequences, not to their tokens.
+            let by_sequence = rule.is_state() || !shape.iter().any(|dim| dim.is(Size::T) || dim.is(Size::S));
             let (expected, from) = match (batch, n_sequences) {
                 (true, _) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
-                (true, Some(n)) if rule.is_state() => (Some(n), "the number of sequences in cu_seqlens"),
+                (true, Some(n)) if by_sequence => (Some(n), "the number of sequences in cu_seqlens"),
                 (true, Some(_)) => (Some(1), "the batch of packed sequences"),
                 _ => (dim.value(sizes), dim.source()),
             };
             match (expected, dim) {
+                (Some(_), Dim::OrOne(_)) if given == 1 => {}
                 (Some(expected), _) if given != expected => {
                     return Err(Error::WrongExtent { role, axis, given, expected, from });
                 }
@@ -377,9 +380,14 @@ impl Bound {
                 "the next multiple of parameter ranks",
             ));
         }
+        if plan.settings.is_windowed() && t > s {
+            return Err(self.wrong_length(plan, Size::T, t, s, "the key length, where there is a window"));
+        }
         match mode {
             Mode::Step if t != 1 => Err(self.wrong_length(plan, Size::T, t, 1, "the tokens of a step")),
-            Mode::Step if s != 1 => Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step")),
+            Mode::Step if s != 1 && !plan.settings.reads_cache() => {
+                Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step"))
+            }
             Mode::Causal if right_aligned && t <= s => Ok(()),
             Mode::Causal | Mode::Bidirectional if t != s => {
                 Err(self.wrong_length(plan, Size::S, s, t, "the query length of the call"))
@@ -436,6 +444,15 @@ impl Bound {
             if last != self.size(total) {
                 let (at, why) = (offsets.len() - 1, "the last offset is the number of tokens");
                 return Err(Error::IndexValue { role, at, given: last, why });
+            }
+        }
+        if let Some(lengths) = self.get(Role::KEY_LEN).map(Index) {
+            for i in 0..lengths.len() {
+                let given = lengths.get(i);
+                if !(0..=self.size(Size::S)).contains(&given) {
+                    let why = "a length is from 0 to the number of keys";
+                    return Err(Error::IndexValue { role: Role::KEY_LEN, at: i, given, why });
+                }
             }
         }
         let role = Role::STATE_INDEX;

@@ -82,14 +82,14 @@ impl Panels {
             // longer than the transposition.
             if from.channel >= n as isize {
                 let ld = from.channel as usize;
-                (self.transpose)(&transpose_rows::Args { n: d, d: n, src: from.data, ld, dst });
+                (self.transpose)(&transpose_rows::Args { n: d, d: n, src: from.data, ld, dst, ld_dst: 16 });
                 return;
             }
             for i in (0..n).step_by(ROWS) {
                 let m = ROWS.min(n - i);
                 (self.load)(&rows(d, m, from.at_row(i).cast_const(), (from.channel, 1), scratch, m));
                 let dst = dst.add(i * PANEL);
-                (self.transpose)(&transpose_rows::Args { n: d, d: m, src: scratch, ld: m, dst });
+                (self.transpose)(&transpose_rows::Args { n: d, d: m, src: scratch, ld: m, dst, ld_dst: 16 });
             }
         }
     }
@@ -109,7 +109,7 @@ impl Panels {
             for i in (0..n).step_by(PANEL) {
                 let m = PANEL.min(n - i);
                 let src = src.add(i * PANEL);
-                (self.transpose)(&transpose_rows::Args { n: m, d, src, ld: PANEL, dst: scratch });
+                (self.transpose)(&transpose_rows::Args { n: m, d, src, ld: PANEL, dst: scratch, ld_dst: 16 });
                 let (dst, row_stride) = (to.at_row(i), to.channel);
                 let src = scratch.cast_const();
                 (self.store)(&store_rows::Args {
