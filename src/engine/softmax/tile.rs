@@ -214,7 +214,8 @@ impl<'a> Tile<'a> {
             // A sum of finite values that overflows is taken for one that is not: slower, no different.
             for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
                 poison |= 1 << i;
-                ptr::write_bytes(operand.at.cast_mut().add(i * operand.ld), 0, e);
+                let row = std::slice::from_raw_parts_mut(operand.at.cast_mut().add(i * operand.ld), e);
+                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
             }
             Values { tensor: *v, operand, poison }
         }
@@ -246,7 +247,7 @@ impl<'a> Tile<'a> {
                         let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
                         unit.engine.kernels.common.value(&v.tensor, &at)
                     };
-                    for r in 0..unit.rows.n {
+                    for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
                             *buffers.sum(acc, r, e) += weight * value;
@@ -371,7 +372,7 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// A tile of values, and which of its rows were not finite and are zero in the operand.
+/// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
 struct Values {
     tensor: Tensor,
     operand: Operand,
