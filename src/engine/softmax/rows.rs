@@ -42,6 +42,18 @@ impl Grid {
         Grid { tiles, n, heads, by_head, splits }
     }
 
+    /// The same where every tile has queries of one head, however few, and all its keys.
+    pub fn by_head(engine: &Softmax, call: &Call) -> Grid {
+        let tiles = engine.sets() * call.sequences.longest().0.div_ceil(ROWS);
+        Grid { tiles, n: call.sequences.len(), heads: engine.heads.1, by_head: true, splits: 1 }
+    }
+
+    /// Units of a sequence and key head; those of a query head follow each other.
+    pub fn units_of(&self, sequence: usize, head: usize) -> Range<usize> {
+        let first = (sequence * self.heads + head) * self.tiles;
+        first..first + self.tiles
+    }
+
     /// Units: sequence × key head × tile of queries.
     pub fn units(&self) -> usize {
         self.n * self.heads * self.tiles
@@ -85,6 +97,20 @@ impl<'a> Unit<'a> {
             unsafe { decay::hide(&mut unit, g) };
         }
         (first < end).then_some(unit)
+    }
+
+    /// Factor of the scores of a set.
+    ///
+    /// # Safety
+    /// The tensors of the call have the shapes of the catalogue.
+    pub unsafe fn scale(&self, set: usize) -> f32 {
+        match &self.call.scale_bh {
+            // SAFETY: a scale for each sequence and head.
+            Some(scale) => unsafe {
+                self.engine.kernels.common.value(scale, &[self.index, self.query_head(set)])
+            },
+            None => self.engine.settings.scale,
+        }
     }
 
     /// Query head of a set.
