@@ -42,18 +42,6 @@ impl Grid {
         Grid { tiles, n, heads, by_head, splits }
     }
 
-    /// The same where every tile has queries of one head, however few, and all its keys.
-    pub fn by_head(engine: &Softmax, call: &Call) -> Grid {
-        let tiles = engine.sets() * call.sequences.longest().0.div_ceil(ROWS);
-        Grid { tiles, n: call.sequences.len(), heads: engine.heads.1, by_head: true, splits: 1 }
-    }
-
-    /// Units of a sequence and key head; those of a query head follow each other.
-    pub fn units_of(&self, sequence: usize, head: usize) -> Range<usize> {
-        let first = (sequence * self.heads + head) * self.tiles;
-        first..first + self.tiles
-    }
-
     /// Units: sequence × key head × tile of queries.
     pub fn units(&self) -> usize {
         self.n * self.heads * self.tiles
@@ -97,6 +85,26 @@ impl<'a> Unit<'a> {
             unsafe { decay::hide(&mut unit, g) };
         }
         (first < end).then_some(unit)
+    }
+
+    /// Queries from token `first` on of one of the heads that share a key head, across the lanes however few they are.
+    pub fn of_head(
+        engine: &'a Softmax,
+        call: &'a Call,
+        (index, sequence): (usize, Sequence),
+        (head, set): (usize, usize),
+        first: usize,
+    ) -> Unit<'a> {
+        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
+        let n_q = sequence.n_q;
+        let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
+        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, range, true);
+        let mut unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+        if let Some(g) = &call.g {
+            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
+            unsafe { decay::hide(&mut unit, g) };
+        }
+        unit
     }
 
     /// Factor of the scores of a set.

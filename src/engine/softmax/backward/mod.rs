@@ -36,7 +36,7 @@ mod sums;
 mod tile;
 
 use super::call::Call;
-use super::rows::{Grid, KEYS, ROWS, Unit};
+use super::rows::{KEYS, ROWS, Unit};
 use super::{Form, Softmax, products, streams};
 use crate::engine::call as shared;
 use crate::engine::linear::Rows as Slice;
@@ -132,7 +132,6 @@ struct Run<'a> {
     call: &'a Call,
     /// Gradients by the names of what they are gradients of: `out` is given, the others are wanted where they are there.
     grads: &'a Call,
-    grid: Grid,
     regions: Regions,
     workspace: &'a Workspace,
 }
@@ -153,7 +152,7 @@ impl Softmax {
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
         let n = call.sequences.len();
         let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
-        let run = Run { engine: self, call, grads, grid: Grid::by_head(self, call), regions, workspace };
+        let run = Run { engine: self, call, grads, regions, workspace };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
         run.clear_bias(runner)?;
@@ -183,8 +182,6 @@ impl Run<'_> {
         let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
         let (ldd, lde) = (products::pitch(engine.d), products::pitch(engine.e));
         let gates: *mut f64 = base.wrapping_add(at.gates).cast();
-        let units = self.grid.units_of(index, head);
-        let of_set = units.len() / engine.sets();
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
         // and the rows of these heads are this task's.
         unsafe {
@@ -196,12 +193,9 @@ impl Run<'_> {
                 if self.grads.g.is_some() {
                     ptr::write_bytes(gates, 0, sequence.n_k);
                 }
-                let first = units.start + set * of_set;
-                for unit in first..first + of_set {
-                    if let Some(mut unit) = Unit::new(engine, self.call, &self.grid, unit) {
-                        unit.rows.wide = true;
-                        tile::run(self, &unit, base);
-                    }
+                for first in (0..sequence.n_q).step_by(ROWS) {
+                    let unit = Unit::of_head(engine, self.call, (index, sequence), (head, set), first);
+                    tile::run(self, &unit, base);
                 }
                 self.store_gates(&sequence, head * engine.sets() + set, gates);
             }
