@@ -120,7 +120,8 @@ impl Kernel for ScoreGrad {
                     *a.dx.add(at) = dx as f32;
                     if a.cap > 0.0 {
                         let share = f64::from(*a.y.add(at)) / f64::from(a.cap);
-                        *a.y.add(at) = if seen { (dx * (1.0 - share * share)) as f32 } else { 0.0 };
+                        let dy = dx * (1.0 - share * share);
+                        *a.y.add(at) = if dx == 0.0 { 0.0 } else { dy as f32 };
                     }
                     if !a.position.is_null() {
                         distance += dx * (vector(a.position) - s as f64).abs();
