@@ -6,7 +6,7 @@
 //! `−inf` hides the keys before it: it moves the first key that a row sees and is left out of the sum.
 
 use super::products::Buffers;
-use super::rows::{KEYS, ROWS, Rows, Unit};
+use super::rows::{KEYS, ROWS, Rows, Unit, tiles_of};
 use crate::engine::linear::Tiles;
 use crate::kernel::score_terms;
 use crate::tensor::Tensor;
@@ -41,11 +41,6 @@ unsafe fn gates(unit: &Unit<'_>, g: &Tensor, set: usize, keys: &Range<usize>) ->
     // SAFETY: by contract; at most 64.
     unsafe { tiles.gather(g, &at, 2, keys.len(), gates.as_mut_ptr()) };
     gates
-}
-
-/// Tiles of keys.
-fn tiles_of(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    keys.clone().step_by(KEYS).map(move |start| start..(start + KEYS).min(keys.end))
 }
 
 /// Rows see nothing before the last gate of `−inf` up to their own position.
