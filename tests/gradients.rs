@@ -13,7 +13,7 @@ use common::problem::{
 use common::support::{Rng, seed};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use subquad::catalog::{Mechanism, RoleKind, StepKind};
+use subquad::catalog::{RoleKind, StepKind};
 use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Runner, ThreadPool};
 
 const MODES: [Mode; 4] = [Mode::Causal, Mode::Bidirectional, Mode::Cross, Mode::Transform];
@@ -44,11 +44,11 @@ fn each(size: impl Fn(&mut Rng, Problem) -> Problem, mut f: impl FnMut(&mut Rng,
                 p.mode = mode;
                 match mode {
                     // With a window queries are the last positions.
-                    Mode::Cross if p.params.iter().any(|(name, _)| name.starts_with("window_")) => {
-                        p.s += rng.below(40) as i64
-                    }
+                    Mode::Cross if p.windowed() => p.s += rng.below(40) as i64,
                     Mode::Cross => p.s = rng.below(40) as i64,
-                    Mode::Causal if right_aligned(mechanism) && rng.one_in(2) => p.s += rng.below(90) as i64,
+                    Mode::Causal if (mechanism.name == "linear1p" || p.caches()) && rng.one_in(2) => {
+                        p.s += rng.below(90) as i64
+                    }
                     _ => {}
                 }
                 if !p.plan(&context()).has_gradient(mode) {
@@ -66,11 +66,6 @@ fn each(size: impl Fn(&mut Rng, Problem) -> Problem, mut f: impl FnMut(&mut Rng,
     }
     println!("without a gradient: {without:#?}");
     assert!(n >= problem::percent().min(100) && seen.len() >= 10, "{n} problems of {seen:?}");
-}
-
-/// Whether there may be more keys than queries, which are then the last positions.
-fn right_aligned(mechanism: &Mechanism) -> bool {
-    mechanism.name == "linear1p" || mechanism.step == StepKind::Cache
 }
 
 fn small(rng: &mut Rng, p: Problem) -> Problem {

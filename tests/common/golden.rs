@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use subquad::catalog::{self, RoleKind};
+use subquad::catalog::{self, RoleKind, StepKind};
 use subquad::{Args, Context, Desc, Error, Mode, Plan, Role, Value, View, ViewMut};
 
 /// A tensor of a file.
@@ -59,6 +59,8 @@ pub struct Golden {
     pub path: PathBuf,
     pub meta: BTreeMap<String, String>,
     pub tensors: BTreeMap<String, Array>,
+    /// Those of integers, which are inputs.
+    pub indices: BTreeMap<String, Vec<i32>>,
 }
 
 /// Reference files of a folder of `tests/golden`, sorted by name.
@@ -83,7 +85,12 @@ impl Golden {
             (name.to_owned(), Array { shape, data: data.collect() })
         });
         let tensors = floats.collect();
-        Golden { path: path.to_owned(), meta, tensors }
+        let integers = all.iter().filter(|(_, view)| view.dtype() == Dtype::I32).map(|(name, view)| {
+            let data = view.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
+            (name.to_owned(), data.collect())
+        });
+        let indices = integers.collect();
+        Golden { path: path.to_owned(), meta, tensors, indices }
     }
 
     pub fn mechanism(&self) -> &str {
@@ -154,8 +161,8 @@ impl Golden {
             *array = rounded(array, values.of(Role::from_name(name).unwrap()));
         }
         match self.mode() {
-            Mode::Step => self.steps(&plan, inputs, stored, values),
-            mode => run(&plan, mode, &inputs, &self.out_shape(None), stored),
+            Mode::Step if !self.is_cached() => self.steps(&plan, inputs, stored, values),
+            mode => run(&plan, mode, (&inputs, &self.indices), &self.out_shape(None), stored),
         }
     }
 
@@ -190,6 +197,9 @@ impl Golden {
             let shape = array.shape.clone();
             args = args.output(Role::from_name(name).unwrap(), ViewMut::new(&mut array.data, &shape)?);
         }
+        for (name, values) in &self.indices {
+            args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
+        }
         let size = |name| self.size(name).unwrap_or(1) as usize;
         let n_k = self.size("S").map_or(size("T"), |s| s as usize);
         let mut workspace = vec![0xff; plan.backward_workspace_size(size("B"), size("T"), n_k)?];
@@ -215,6 +225,11 @@ impl Golden {
         self.tensors.iter().filter(|(name, _)| is_input(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
     }
 
+    /// Whether a step reads all keys so far.
+    fn is_cached(&self) -> bool {
+        catalog::find(self.mechanism()).unwrap().step == StepKind::Cache
+    }
+
     fn out_shape(&self, tokens: Option<i64>) -> Vec<i64> {
         let mut shape = self.tensors["out"].shape.clone();
         shape[2] = tokens.unwrap_or(shape[2]);
@@ -237,7 +252,8 @@ impl Golden {
                 let cut = !name.ends_with("_in") && array.shape.len() >= 3;
                 (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
             });
-            last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)), stored)?;
+            last =
+                run(plan, Mode::Step, (&token.collect(), &self.indices), &self.out_shape(Some(1)), stored)?;
             outs.push(last["out"].clone());
             for (name, array) in &last {
                 if let Some(base) = name.strip_suffix("_out") {
@@ -256,7 +272,7 @@ impl Golden {
 pub fn run(
     plan: &Plan,
     mode: Mode,
-    inputs: &BTreeMap<String, Array>,
+    (inputs, indices): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
     out_shape: &[i64],
     types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
@@ -279,6 +295,9 @@ pub fn run(
     let mut args = Args::new();
     for (role, _, tensor) in &inputs {
         args = args.input(*role, tensor.view());
+    }
+    for (name, values) in indices {
+        args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
     }
     for (role, _, tensor) in &mut outputs {
         args = args.output(*role, tensor.view_mut());

@@ -32,12 +32,14 @@
 //! `2 S` for gates, and `32 (2D + 2E) + 128` rows of 64 at most; per sequence and query head 12.
 
 mod bias;
+mod products;
 mod sums;
 mod tile;
 
 use super::call::Call;
+use super::products::pitch;
 use super::rows::{KEYS, ROWS, Unit};
-use super::{Form, Softmax, products, streams};
+use super::{Form, Softmax, streams};
 use crate::engine::call as shared;
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
@@ -99,9 +101,9 @@ impl Offsets {
         let dx = tile(form == Form::Difference);
         let y = tile(engine.settings.softcap > 0.0);
         let dq = [true, streams(form) > 1].map(|yes| rows(&mut carver, yes));
-        let ld = products::pitch(engine.d);
+        let ld = pitch(engine.d);
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
-        let dv = carver.take(&[n_k, products::pitch(engine.e)]);
+        let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
         Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, len: carver.finish()? })
     }
@@ -180,7 +182,7 @@ impl Run<'_> {
         let Some(sequence) = self.call.sequences.get(index) else { return };
         let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
         let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
-        let (ldd, lde) = (products::pitch(engine.d), products::pitch(engine.e));
+        let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
         let gates: *mut f64 = base.wrapping_add(at.gates).cast();
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
         // and the rows of these heads are this task's.
