@@ -475,7 +475,8 @@ fn offsets(rng: &mut Rng, n: usize, total: i64) -> Vec<i32> {
 fn ragged_and_pooled() {
     const CANARY: f32 = -7.25e9;
     each(middling, |rng, b| {
-        if b.p.mode != Mode::Causal || b.p.t != b.p.s {
+        // Without a state to hand over: `tests/softmax_gradients.rs`.
+        if b.p.mode != Mode::Causal || b.p.t != b.p.s || b.p.caches() {
             return;
         }
         let mut b = b.batch(&[0]);
