@@ -32,6 +32,7 @@
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
+mod backward;
 mod call;
 mod decay;
 mod merge;
@@ -143,7 +144,7 @@ struct Offsets {
     v: usize,
     /// Sums of each stream: `[E][32]`, or `[32][E]` padded where the queries are few.
     acc: [usize; 2],
-    /// Partial results of runs of keys.
+    /// Partial results of runs of keys. The last: gradients have none.
     parts: usize,
 }
 
@@ -156,6 +157,7 @@ pub struct Softmax {
     d: usize,
     e: usize,
     kernels: Kernels,
+    backward: backward::Kernels,
     at: Offsets,
     /// Elements of one partial result.
     part: usize,
@@ -193,8 +195,9 @@ impl Softmax {
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
         };
         let kernels = Kernels::new(context.isa());
+        let backward = backward::Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
-        Ok(Softmax { settings, heads, d, e, kernels, at, part, workers, len: carver.finish()? })
+        Ok(Softmax { settings, heads, d, e, kernels, backward, at, part, workers, len: carver.finish()? })
     }
 
     /// Query heads that share a key head.
@@ -259,5 +262,13 @@ impl Engine for Softmax {
             })?;
         }
         Ok(())
+    }
+
+    fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        self.backward_workspace(sequences, n_k, workers)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }
