@@ -4,8 +4,8 @@ use super::BLOCK;
 use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
-use crate::engine::linear::Recurrence;
 use crate::engine::linear::geometry::Geometry;
+use crate::engine::linear::{FeatureMap, Recurrence};
 use crate::error::Result;
 use crate::workspace::Carver;
 
@@ -86,7 +86,7 @@ pub struct Layout {
     pub at: Offsets,
     /// Elements of all but the stored states.
     pub len: usize,
-    /// Elements of a stored state: panels, then the normaliser.
+    /// Elements of a stored state: panels, then the normaliser, then the shift of the map `exp`.
     pub state_len: usize,
     /// Elements of the bonus's gradient.
     pub bonus_len: usize,
@@ -146,7 +146,9 @@ impl Layout {
             sum: carver.take(&[CHUNK, ldm.max(panel).max(ldd).max(ldw)]),
             maps: Maps::carve(&mut carver, &recurrence.features, g),
         };
-        let (state_len, bonus_len) = (n_panels * m * panel + ldm, bonus * ldm);
+        // The normaliser, and a shift.
+        let rows = if recurrence.features.map == FeatureMap::Exp { 2 } else { 1 };
+        let (state_len, bonus_len) = (n_panels * m * panel + rows * ldm, bonus * ldm);
         let parameters = Parameters::new(&recurrence.features, g);
         Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters })
     }

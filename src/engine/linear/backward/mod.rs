@@ -68,8 +68,8 @@
 //!
 //! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
 //! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
-//! [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and states in plain scale may
-//! have empty channels whose gradient a shift of −∞ would lose.
+//! [`grads::Grads`]. The map `exp` cuts chunks short (shift.rs): a block of it may take several turns, for each of which
+//! the state is brought forward from the block's start.
 
 mod blocks;
 mod convex;
@@ -82,6 +82,7 @@ mod maps;
 mod norm;
 mod panel;
 mod power;
+mod shift;
 mod state;
 mod weights;
 
@@ -172,13 +173,9 @@ struct Reverse<'a> {
 }
 
 impl Backward {
-    /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there.
+    /// Blocking for an engine of this blocking; `None` where its sizes overflow.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        if recurrence.features.map == FeatureMap::Exp {
-            return None;
-        }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
         let layout = Layout::new(recurrence, &geometry).ok()?;
         Some(Backward { geometry, layout, tiles: Tiles::new(isa, recurrence.features.map) })
@@ -407,17 +404,26 @@ impl Reverse<'_> {
     fn measure(&self) {
         self.unit.prepare_features();
         self.unit.load_state();
+        self.begin_shift();
         for pass in super::scan::passes(&self.unit) {
             self.first_pass(&pass);
+            if !pass.read {
+                self.keep_last_shift();
+            }
         }
     }
 
     fn run(&self) {
         self.measure();
         self.load_gradient();
+        self.shift_gradient();
         for pass in super::scan::passes(&self.unit).iter().rev() {
+            if !pass.read {
+                self.restore_last_shift();
+            }
             self.blocks(pass);
         }
+        self.unshift_gradient();
         self.store_gradient();
     }
 }
