@@ -71,7 +71,7 @@ impl Reverse<'_> {
                         self.panel(panel, c, chunks.len(), chunk);
                     }
                 }
-                for (c, chunk) in chunks.iter().enumerate().rev() {
+                for (c, chunk) in chunks.iter().enumerate().rev().filter(|_| !self.only_state) {
                     self.finish(c, chunks.len(), chunk);
                 }
                 end -= tokens(chunks);
@@ -87,7 +87,7 @@ impl Reverse<'_> {
         end: usize,
         chunks: &'c mut [Chunk; BLOCK],
     ) -> &'c [Chunk] {
-        if pass.read && pass.write {
+        if pass.read && pass.write && !self.only_state {
             self.restore(b);
         }
         let mut t = b * TOKENS;
@@ -163,7 +163,7 @@ impl Reverse<'_> {
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            if chunk.write {
+            if chunk.write && !self.only_state {
                 self.unit.values(panel, &p, chunk);
                 let rows = self.unit.recurrence().writes() * CHUNK;
                 let u = self.buffer(at.u + c * rows * g.panel);
@@ -172,7 +172,7 @@ impl Reverse<'_> {
             if chunk.read {
                 self.load_dy(panel, c, chunk);
             }
-            if chunk.read && chunk.write {
+            if chunk.read && chunk.write && !self.only_state {
                 let s = self.buffer(at.s + c * g.m * g.panel);
                 ptr::copy_nonoverlapping(self.unit.state_panel(panel), s, g.m * g.panel);
                 self.write(panel, &p, chunk);
