@@ -42,7 +42,7 @@
 //!
 //! *Normalisers.* The denominator needs no second pass: `y` is linear in `q`, so `dn = −(q·dq)/n`, both before the
 //! normaliser's own part. A norm of the output needs `Σ y²` and `Σ y·do` of the whole row, which the first pass
-//! measures (norm.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
+//! measures (norm.rs), and has gradients of its own operands (norm_operands.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
 //!
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters and weights of features are summed at the end, in order. So no bit depends on
@@ -80,6 +80,7 @@ mod grads;
 mod layout;
 mod maps;
 mod norm;
+mod norm_operands;
 mod panel;
 mod power;
 mod shift;
@@ -130,6 +131,7 @@ struct Tiles {
     softmax: KernelFn<row_softmax::Args>,
     sigmoid: KernelFn<elementwise::Args>,
     silu: KernelFn<elementwise::Args>,
+    silu_grad: KernelFn<map_grad::Args>,
 }
 
 impl Tiles {
@@ -151,6 +153,7 @@ impl Tiles {
             softmax: select::<row_softmax::RowSoftmax>(isa),
             sigmoid: select::<elementwise::Sigmoid>(isa),
             silu: select::<elementwise::Silu>(isa),
+            silu_grad: select::<map_grad::SiluGrad>(isa),
         }
     }
 }
@@ -166,8 +169,9 @@ struct Reverse<'a> {
     bonus: *mut f64,
     /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
     rows: *mut f32,
-    /// Sums of this unit for what feature maps share.
+    /// Sums of this unit for what feature maps share, and for the weights of the norm.
     parameters: *mut f32,
+    norm_sums: *mut f64,
     /// Whether the first pass has to measure those of the rows.
     measures: bool,
     /// Only the gradient of what was carried in.
@@ -261,6 +265,7 @@ impl Linear {
         run.store_sums();
         run.store_bonus();
         run.store_parameters();
+        run.store_norm_weights();
         Ok(())
     }
 }
@@ -315,8 +320,21 @@ impl Linear {
         let mut sums = [0.0; SUMS];
         // Such recurrences have neither of these.
         let (bonus, rows, parameters) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let own = sums.as_mut_ptr();
-        Reverse { unit, plan, grads, sums: own, bonus, rows, parameters, measures: false, only_state }.run();
+        let (own, norm_sums) = (sums.as_mut_ptr(), std::ptr::null_mut());
+        let measures = false;
+        let own = Reverse {
+            unit,
+            plan,
+            grads,
+            sums: own,
+            bonus,
+            rows,
+            parameters,
+            norm_sums,
+            measures,
+            only_state,
+        };
+        own.run();
         sums[Sum::Rate as usize]
     }
 }
@@ -357,7 +375,8 @@ impl Run<'_> {
         let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
         let unit = Unit { engine, call, sequence, head, panels, memory };
         let (sums, bonus, parameters) = (self.sums(i, head), self.bonus(i, head), self.parameters(i, head));
-        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures, only_state: false })
+        let (norm_sums, only_state) = (self.norm_sums(i, head), false);
+        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, norm_sums, measures, only_state })
     }
 
     /// Gradients of what all sequences share.
