@@ -63,8 +63,9 @@
 //! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
-//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with a
-//! gradient, their sums per sequence and state head, for queries and keys if they differ.
+//! and per sequence `2·T·Ho + 2·E·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with
+//! a gradient, their sums per sequence and state head, for queries and keys if they differ. The map `exp` takes `D` more
+//! for each stored state, and `33·D` per worker.
 //!
 //! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
 //! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
@@ -470,9 +471,6 @@ impl Reverse<'_> {
         self.load_gradient();
         self.shift_gradient();
         for pass in super::scan::passes(&self.unit).iter().rev() {
-            if !pass.read {
-                self.restore_last_shift();
-            }
             self.blocks(pass);
         }
         self.unshift_gradient();

@@ -7,8 +7,8 @@
 //! dq = q̃ ∘ dq̃      dk = k̃ ∘ dk̃      q̃ = e^{q + M − μ},  k̃ = e^{k − M}
 //! ```
 //!
-//! Chunks are cut short where forward cuts them. Keys that come before all queries have one shift, the last one:
-//! what it lets underflow is nothing to any query.
+//! Chunks are cut short where forward cuts them. In modes without an order of tokens all keys have one shift, the last
+//! one: what it lets underflow is nothing to any query.
 //!
 //! *States.* The gradient of the state is in the scale of the shift, as the state is. A state in plain scale has shift 0
 //! where it holds anything; elsewhere forward begins at `−∞`, which would let no gradient through to it. Here such a
@@ -38,7 +38,7 @@ impl Reverse<'_> {
         self.unit.carried(self.unit.geometry().at.shift)
     }
 
-    /// Which the gradient of the state has in the end: that after the keys that no query comes before.
+    /// Which the gradient of the state has in the end: in mode causal the first one, else that after all keys.
     fn last(&self) -> *mut f32 {
         self.buffer(self.at().maps.shift + 2 * BLOCK * self.unit.geometry().ldm)
     }
@@ -77,19 +77,11 @@ impl Reverse<'_> {
         }
     }
 
-    /// Keeps the shift after the keys that no query comes before.
+    /// Keeps the shift that the gradient of the state ends with, after a pass that only writes.
     pub fn keep_last_shift(&self) {
         if self.shifts() {
             // SAFETY: both are [ldm].
             unsafe { ptr::copy_nonoverlapping(self.running(), self.last(), self.unit.geometry().ldm) }
-        }
-    }
-
-    /// Brings it back.
-    pub fn restore_last_shift(&self) {
-        if self.shifts() {
-            // SAFETY: both are [ldm].
-            unsafe { ptr::copy_nonoverlapping(self.last(), self.running(), self.unit.geometry().ldm) }
         }
     }
 
