@@ -10,7 +10,7 @@
 //! caller's `dS_out`. Gradients of states go to `msg_grad`, to the workspace where that is not bound: what is wanted
 //! changes no bit.
 //!
-//! *Cost*, FLOPs per token and head, beside the plain gradient: `4DE`; with a correction `12DE + 6DD`. *Workspace*, elements:
+//! *Cost*, FLOPs per token and head, beside the plain gradient: `4DE`; with a correction `10DE + 4DD`. *Workspace*, elements:
 //! `2(ranks − 1)·B·H·D·E`, with a correction `(ranks − 1)·B·H·D·D` more, and what a segment's gradient takes per worker.
 
 use super::{Job, Segments};
