@@ -166,6 +166,11 @@ impl Unit<'_> {
 
     /// `U = gain · V`, corrected by what the state already returns; or with what the second writes write below.
     pub fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        self.values_on(self.state_panel(panel), panel, p, chunk);
+    }
+
+    /// The same on a panel of the state that lies elsewhere.
+    pub fn values_on(&self, state: *const f32, panel: usize, p: &Prepared, chunk: &Chunk) {
         use super::recurrence::{Correction, Gain};
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(v) = self.call.tensors.v else { return };
@@ -194,7 +199,7 @@ impl Unit<'_> {
             ptr::write_bytes(past, 0, (CHUNK - chunk.n) * g.panel);
             let mut read = matmul::Args::product(chunk.n, g.panel, g.m, corrected, g.panel as isize);
             (read.a, read.lda) = (p.erase, g.ldm);
-            (read.b, read.ldb) = (self.state_panel(panel), g.panel);
+            (read.b, read.ldb) = (state, g.panel);
             if corrected == u {
                 (read.c0, read.ldc0) = (u, g.panel as isize);
             } else if chunk.n > 1 {
@@ -306,16 +311,22 @@ impl Unit<'_> {
 
     /// `S = P_C ⊙ S + (K ⊙ F)ᵀ U`, some rows of the state.
     pub fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
+        let state = self.state_panel(panel);
+        self.update_to(state, state, p, chunk, rows);
+    }
+
+    /// The same from one place to another, or to the same. Both are panels of a state.
+    pub fn update_to(&self, from: *const f32, to: *mut f32, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
         let g = self.geometry();
         // SAFETY: all operands are this worker's buffers, with the extents that `Offsets` names; `rows` are
         // rows of the state.
         unsafe {
-            let state = self.state_panel(panel).add(rows.start * g.panel);
+            let (from, to) = (from.add(rows.start * g.panel), to.add(rows.start * g.panel));
             let writes = chunk.n * self.recurrence().writes();
-            let mut update = matmul::Args::product(rows.len(), g.panel, writes, state, g.panel as isize);
+            let mut update = matmul::Args::product(rows.len(), g.panel, writes, to, g.panel as isize);
             (update.a, update.lda, update.a_by_columns) = (p.k.add(rows.start), g.ldm, true);
             (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
-            (update.c0, update.ldc0) = (state, g.panel as isize);
+            (update.c0, update.ldc0) = (from, g.panel as isize);
             if self.decays() {
                 update.pre = p.end.add(rows.start);
             }

@@ -6,6 +6,7 @@ use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Decay;
 use crate::engine::linear::scan::Pass;
 use crate::kernel::decay_rows;
+use crate::kernel::products::lanes::LANES;
 use std::ptr;
 
 /// Tokens of a block.
@@ -57,7 +58,7 @@ impl Reverse<'_> {
                     self.again(panel, c, chunk);
                 }
                 for (c, chunk) in chunks.iter().enumerate().rev() {
-                    self.panel(panel, c, chunks.len(), chunk);
+                    self.panel(panel, c, chunk);
                 }
             }
             for (c, chunk) in chunks.iter().enumerate().rev() {
@@ -101,7 +102,8 @@ impl Reverse<'_> {
                     *reversed.add(i) = *p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
                 }
             }
-            ptr::write_bytes(self.buffer(at.end + c * g.ldm), 0, g.ldm);
+            let rows = self.plan.layout.end_rows;
+            ptr::write_bytes(self.buffer(at.end_lanes + c * rows * LANES), 0, rows * LANES);
             ptr::write_bytes(self.buffer(at.dgain + c * CHUNK), 0, CHUNK);
             chunk
         }
@@ -114,7 +116,7 @@ impl Reverse<'_> {
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             if chunk.write {
-                self.unit.values(panel, &p, chunk);
+                self.unit.values_on(self.before(panel, c, chunk), panel, &p, chunk);
                 let rows = self.unit.recurrence().writes() * CHUNK;
                 let u = self.buffer(at.u + c * rows * g.panel);
                 ptr::copy_nonoverlapping(self.buffer(g.at.u), u, rows * g.panel);
@@ -123,11 +125,21 @@ impl Reverse<'_> {
                 self.load_dy(panel, c, chunk);
             }
             if chunk.read && chunk.write {
-                let s = self.buffer(at.s + c * g.m * g.panel);
-                ptr::copy_nonoverlapping(self.unit.state_panel(panel), s, g.m * g.panel);
-                self.write(panel, &p, chunk);
+                let (from, to) = (self.before(panel, c, chunk), self.before(panel, c + 1, chunk));
+                self.decay_values(panel, &p, chunk, false);
+                self.unit.update_to(from, to, &p, chunk, 0..g.m);
             }
         }
+    }
+
+    /// The state before chunk `c` of the block, where its chunks are read and written: that before the first one lies
+    /// where the forward pass has it, each chunk leaves its own to the next. Else there is one state.
+    pub fn before(&self, panel: usize, c: usize, chunk: &Chunk) -> *mut f32 {
+        let g = self.unit.geometry();
+        if c == 0 || !(chunk.read && chunk.write) {
+            return self.unit.state_panel(panel);
+        }
+        self.buffer(self.at().s + (c - 1) * g.m * g.panel)
     }
 
     /// The state after a chunk.

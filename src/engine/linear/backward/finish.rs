@@ -9,6 +9,7 @@ use crate::engine::linear::features::{FeatureMap, Operand, Side};
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::{Correction, Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
+use crate::kernel::products::lanes::LANES;
 use crate::kernel::{products, scores_grad};
 use crate::tensor::Tensor;
 use std::ptr;
@@ -35,6 +36,9 @@ impl Reverse<'_> {
             }
             if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
+            }
+            if chunk.write && self.wants_decay() {
+                self.sum_end(c);
             }
             if unit.recurrence().has_denominator() {
                 self.denominators(c, filled, chunk);
@@ -70,6 +74,34 @@ impl Reverse<'_> {
                 self.store_gain(chunk, &p, &gain);
             }
             self.store_rows(chunk);
+        }
+    }
+
+    /// What the chunk's end adds to the gradients of the decays, summed across lanes. Where channels share a decay their
+    /// sum is all that counts: the first one has it.
+    unsafe fn sum_end(&self, c: usize) {
+        let (g, at) = (self.unit.geometry(), self.at());
+        let (lanes, end) = (at.end_lanes + c * self.plan.layout.end_rows * LANES, at.end + c * g.ldm);
+        // SAFETY: buffers have the extents that `Offsets` names; `dg_rows` is not in use.
+        unsafe {
+            let end = std::slice::from_raw_parts_mut(self.buffer(end), g.ldm);
+            end.fill(0.0);
+            if self.unit.recurrence().decay != Decay::Channel {
+                end[0] = std::slice::from_raw_parts(self.buffer(lanes), LANES).iter().sum();
+                return;
+            }
+            let rows = self.buffer(at.dg_rows);
+            self.rows_of(self.buffer(lanes), rows);
+            (self.tiles().products)(&products::Args {
+                n: LANES,
+                d: g.m,
+                a: rows,
+                lda: g.ldm,
+                b: ptr::null(),
+                ldb: 0,
+                row: ptr::null_mut(),
+                col: end.as_mut_ptr(),
+            });
         }
     }
 

@@ -4,9 +4,10 @@ use super::BLOCK;
 use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
-use crate::engine::linear::Recurrence;
 use crate::engine::linear::geometry::Geometry;
+use crate::engine::linear::recurrence::{Decay, Recurrence};
 use crate::error::Result;
+use crate::kernel::products::lanes::LANES;
 use crate::workspace::Carver;
 
 /// Offsets of a worker's buffers, in elements; shapes in brackets, `C` = 16. Those of the forward pass come first.
@@ -18,7 +19,7 @@ pub struct Offsets {
     pub u: usize,
     /// Gradients of its outputs before the normaliser `[BLOCK, sets, C, panel]`.
     pub dy: usize,
-    /// Its state before each chunk `[BLOCK, m, panel]`.
+    /// Its state after each chunk `[BLOCK, m, panel]`.
     pub s: usize,
     /// Normaliser before each chunk `[BLOCK, ldm]`.
     pub z: usize,
@@ -32,6 +33,9 @@ pub struct Offsets {
     pub db: usize,
     /// What a chunk's end adds to the gradient of its log decays `[BLOCK, ldm]`.
     pub end: usize,
+    /// The same in lanes that are still to be summed, for each channel if it has a decay of its own, else for all of
+    /// them together `[BLOCK, end_rows, 16]`.
+    pub end_lanes: usize,
     /// Gradients of the gains `[BLOCK, C]`.
     pub dgain: usize,
     /// Gradients of the state `[n_panels, m, panel]` and of the normaliser `[ldm]`.
@@ -88,6 +92,8 @@ pub struct Layout {
     pub len: usize,
     /// Elements of a stored state: panels, then the normaliser.
     pub state_len: usize,
+    /// Rows of what is still to be summed of a chunk's end.
+    pub end_rows: usize,
     /// Elements of the bonus's gradient.
     pub bonus_len: usize,
     /// Sums over tokens for the gradients of what feature maps share between them, of a unit.
@@ -104,6 +110,7 @@ impl Layout {
         let corrects = usize::from(recurrence.corrects());
         let value_decay = usize::from(recurrence.value_decay);
         let (writes, bonus) = (recurrence.writes(), usize::from(recurrence.bonus));
+        let end_rows = if recurrence.decay == Decay::Channel { m } else { 1 };
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
             u: carver.take(&[BLOCK, writes * CHUNK, panel]),
@@ -116,6 +123,7 @@ impl Layout {
             da: carver.take(&[BLOCK, writes * n_sets, CHUNK, CHUNK]),
             db: carver.take(&[corrects * BLOCK, writes, CHUNK, CHUNK]),
             end: carver.take(&[BLOCK, ldm]),
+            end_lanes: carver.take(&[BLOCK, end_rows, LANES]),
             dgain: carver.take(&[BLOCK, CHUNK]),
             ds: carver.take(&[n_panels, m, panel]),
             dz: carver.take(&[ldm]),
@@ -148,7 +156,7 @@ impl Layout {
         };
         let (state_len, bonus_len) = (n_panels * m * panel + ldm, bonus * ldm);
         let parameters = Parameters::new(&recurrence.features, g);
-        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters })
+        Ok(Layout { at, len: carver.finish()?, state_len, end_rows, bonus_len, parameters })
     }
 }
 

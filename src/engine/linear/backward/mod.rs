@@ -123,6 +123,7 @@ impl std::fmt::Debug for Backward {
 #[derive(Clone, Copy)]
 struct Tiles {
     products: KernelFn<products::Args>,
+    lane_products: KernelFn<products::lanes::Args>,
     scores_grad: KernelFn<scores_grad::Args>,
     map_grad: Option<KernelFn<map_grad::Args>>,
     l2norm: KernelFn<row_l2norm::Args>,
@@ -144,6 +145,7 @@ impl Tiles {
         };
         Tiles {
             products: select::<products::Products>(isa),
+            lane_products: select::<products::lanes::LaneProducts>(isa),
             scores_grad: select::<scores_grad::ScoresGrad>(isa),
             map_grad,
             l2norm: select::<row_l2norm::RowL2Norm>(isa),

@@ -3,8 +3,9 @@
 use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
-use crate::engine::linear::recurrence::Gain;
+use crate::engine::linear::recurrence::{Decay, Gain};
 use crate::engine::linear::tiles::Rows;
+use crate::kernel::products::lanes::{self, LANES};
 use crate::kernel::{elementwise, matmul, products, scores, scores_grad, solve};
 use crate::tensor::Tensor;
 use std::ptr;
@@ -39,9 +40,8 @@ struct At<'a> {
 
 impl Reverse<'_> {
     /// Chunk `c` of `filled`.
-    pub fn panel(&self, panel: usize, c: usize, filled: usize, chunk: &Chunk) {
+    pub fn panel(&self, panel: usize, c: usize, chunk: &Chunk) {
         let (g, at) = (self.unit.geometry(), self.at());
-        let state = |c: usize| self.buffer(at.s + c * g.m * g.panel);
         let ordered = chunk.read && chunk.write;
         let writes = self.unit.recurrence().writes();
         let t = At {
@@ -49,8 +49,8 @@ impl Reverse<'_> {
             chunk,
             p: self.unit.prepared(c),
             columns: g.columns(panel),
-            s0: if ordered { state(c) } else { self.unit.state_panel(panel) },
-            s1: if ordered && c + 1 < filled { state(c + 1) } else { self.unit.state_panel(panel) },
+            s0: self.before(panel, c, chunk),
+            s1: self.before(panel, c + 1, chunk),
             ds: self.ds(panel),
             u: self.buffer(at.u + c * writes * CHUNK * g.panel),
             corrected: self.buffer(at.du + (writes - 1) * chunk.n * g.panel),
@@ -100,22 +100,21 @@ impl Reverse<'_> {
         if !t.chunk.write || !(rows || columns) {
             return;
         }
-        let wanted = |on: bool, p: *mut f32| if on { p } else { ptr::null_mut() };
+        let (n, d, a, ld) = (g.m, t.columns, if self.by_factor() { t.s0 } else { t.s1 }, g.panel);
         // SAFETY: the buffers that `panel` names.
         unsafe {
-            if columns {
-                ptr::write_bytes(self.buffer(at.gamma_end), 0, g.panel);
+            if rows {
+                let apart = self.unit.recurrence().decay == Decay::Channel;
+                let sum = self.buffer(at.end_lanes + c * self.plan.layout.end_rows * LANES);
+                let args = lanes::Args { n, d, a, lda: ld, b: t.ds, ldb: ld, apart, sum };
+                (self.tiles().lane_products)(&args);
             }
-            (self.tiles().products)(&products::Args {
-                n: g.m,
-                d: t.columns,
-                a: if self.by_factor() { t.s0 } else { t.s1 },
-                lda: g.panel,
-                b: t.ds,
-                ldb: g.panel,
-                row: wanted(rows, self.buffer(at.end + c * g.ldm)),
-                col: wanted(columns, self.buffer(at.gamma_end)),
-            });
+            if columns {
+                let col = self.buffer(at.gamma_end);
+                ptr::write_bytes(col, 0, g.panel);
+                let args = products::Args { n, d, a, lda: ld, b: t.ds, ldb: ld, row: ptr::null_mut(), col };
+                (self.tiles().products)(&args);
+            }
         }
     }
 
