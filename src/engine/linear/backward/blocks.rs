@@ -6,7 +6,6 @@ use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Decay;
 use crate::engine::linear::scan::Pass;
 use crate::kernel::decay_rows;
-use crate::kernel::products::lanes::LANES;
 use std::ptr;
 
 /// Tokens of a block.
@@ -16,15 +15,18 @@ impl Reverse<'_> {
     /// The forward pass: states before each block, and sums of output rows where a norm needs them.
     pub fn first_pass(&self, pass: &Pass) {
         let stores = pass.read && pass.write;
-        let read = pass.read && (self.measures || (pass.write && self.unit.recurrence().corrects()));
+        let (early, recurrence) = (self.early(stores), self.unit.recurrence());
+        let scaled = early.is_some() && recurrence.has_denominator();
+        let read = pass.read && (self.measures || scaled || (pass.write && recurrence.corrects()));
         let blocks = pass.n.div_ceil(TOKENS);
         let mut chunks = [Chunk::default(); BLOCK];
         for b in 0..blocks {
             if stores {
                 self.save(b);
             }
-            // Of the last block only its start is wanted: nothing is read after it.
-            if (stores && b + 1 == blocks && !self.measures) || !(read || pass.write) {
+            // Else only the start of the last block is wanted: nothing is read after it.
+            let whole = self.measures || early.is_some();
+            if (stores && b + 1 == blocks && !whole) || !(read || pass.write) {
                 return;
             }
             let chunks = self.prepare(&Pass { read, ..*pass }, b, &mut chunks);
@@ -37,9 +39,19 @@ impl Reverse<'_> {
                     if self.measures && pass.read {
                         self.measure_rows(panel, c, chunk);
                     }
+                    if early.is_some() {
+                        self.load_dy(panel, c, chunk);
+                        let dy = self.dy(c);
+                        self.queries_gradient(self.unit.state_panel(panel), dy, panel, c, chunk);
+                    }
                     if pass.write {
                         self.write(panel, &p, chunk);
                     }
+                }
+            }
+            for (c, chunk) in chunks.iter().enumerate() {
+                if let Some(to) = early {
+                    self.store_early(to, c, chunk);
                 }
             }
         }
@@ -48,14 +60,31 @@ impl Reverse<'_> {
     /// The reverse pass.
     pub fn blocks(&self, pass: &Pass) {
         let mut chunks = [Chunk::default(); BLOCK];
-        for b in (0..pass.n.div_ceil(TOKENS)).rev() {
-            if pass.read && pass.write {
-                self.restore(b);
+        let (ordered, blocks) = (pass.read && pass.write, pass.n.div_ceil(TOKENS));
+        let early = self.early(ordered).is_some();
+        let ends = ordered && self.ends_follow() && self.wants_decay();
+        for b in (0..blocks).rev() {
+            if ordered && !early {
+                self.restore_state(b);
+            }
+            if ordered {
+                self.restore_normaliser(b);
+            }
+            if ends {
+                self.clear_end(0);
             }
             let chunks = self.prepare(pass, b, &mut chunks);
             for panel in 0..self.unit.geometry().n_panels {
                 for (c, chunk) in chunks.iter().enumerate() {
                     self.again(panel, c, chunk);
+                }
+                if ends {
+                    let after = match early {
+                        true if b + 1 < blocks => self.stored_panel(b + 1, panel),
+                        true => self.unit.state_panel(panel),
+                        false => self.before(panel, chunks.len(), &chunks[0]),
+                    };
+                    self.end_sums(panel, 0, (after, self.ds(panel)));
                 }
                 for (c, chunk) in chunks.iter().enumerate().rev() {
                     self.panel(panel, c, chunk);
@@ -102,8 +131,9 @@ impl Reverse<'_> {
                     *reversed.add(i) = *p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
                 }
             }
-            let rows = self.plan.layout.end_rows;
-            ptr::write_bytes(self.buffer(at.end_lanes + c * rows * LANES), 0, rows * LANES);
+            if !self.ends_follow() {
+                self.clear_end(c);
+            }
             ptr::write_bytes(self.buffer(at.dgain + c * CHUNK), 0, CHUNK);
             chunk
         }
@@ -124,7 +154,8 @@ impl Reverse<'_> {
             if chunk.read {
                 self.load_dy(panel, c, chunk);
             }
-            if chunk.read && chunk.write {
+            let ordered = chunk.read && chunk.write;
+            if ordered && self.early(ordered).is_none() {
                 let (from, to) = (self.before(panel, c, chunk), self.before(panel, c + 1, chunk));
                 self.decay_values(panel, &p, chunk, false);
                 self.unit.update_to(from, to, &p, chunk, 0..g.m);

@@ -9,7 +9,6 @@ use crate::engine::linear::features::{FeatureMap, Operand, Side};
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::{Correction, Decay, Gain, Normaliser};
 use crate::engine::linear::tiles::Rows;
-use crate::kernel::products::lanes::LANES;
 use crate::kernel::{products, scores_grad};
 use crate::tensor::Tensor;
 use std::ptr;
@@ -25,7 +24,11 @@ impl Reverse<'_> {
         let (rows, writes) = (CHUNK * g.ldm, unit.recurrence().writes());
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            for set in 0..if chunk.read { g.n_sets } else { 0 } {
+            let ordered = chunk.read && chunk.write;
+            if let Some(early) = self.early(ordered) {
+                self.load_early(early, chunk);
+            }
+            for set in 0..if chunk.read && self.early(ordered).is_none() { g.n_sets } else { 0 } {
                 let sum = self.buffer(at.dq + (c * g.n_sets + set) * rows);
                 self.rows_of(sum, self.buffer(at.dq_rows + set * rows));
             }
@@ -37,11 +40,15 @@ impl Reverse<'_> {
             if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
             }
-            if chunk.write && self.wants_decay() {
-                self.sum_end(c);
+            let ends = ordered && self.wants_decay();
+            if ends {
+                self.sum_end(c, filled);
             }
             if unit.recurrence().has_denominator() {
                 self.denominators(c, filled, chunk);
+            }
+            if ends {
+                self.end_before(c, chunk);
             }
             // The features again, this time without decay.
             let (q, k, erase) = (self.buffer(at.q), self.buffer(at.k), self.buffer(at.erase));
@@ -77,38 +84,13 @@ impl Reverse<'_> {
         }
     }
 
-    /// What the chunk's end adds to the gradients of the decays, summed across lanes. Where channels share a decay their
-    /// sum is all that counts: the first one has it.
-    unsafe fn sum_end(&self, c: usize) {
-        let (g, at) = (self.unit.geometry(), self.at());
-        let (lanes, end) = (at.end_lanes + c * self.plan.layout.end_rows * LANES, at.end + c * g.ldm);
-        // SAFETY: buffers have the extents that `Offsets` names; `dg_rows` is not in use.
-        unsafe {
-            let end = std::slice::from_raw_parts_mut(self.buffer(end), g.ldm);
-            end.fill(0.0);
-            if self.unit.recurrence().decay != Decay::Channel {
-                end[0] = std::slice::from_raw_parts(self.buffer(lanes), LANES).iter().sum();
-                return;
-            }
-            let rows = self.buffer(at.dg_rows);
-            self.rows_of(self.buffer(lanes), rows);
-            (self.tiles().products)(&products::Args {
-                n: LANES,
-                d: g.m,
-                a: rows,
-                lda: g.ldm,
-                b: ptr::null(),
-                ldb: 0,
-                row: ptr::null_mut(),
-                col: end.as_mut_ptr(),
-            });
-        }
-    }
-
     /// From `[channels, 16]` to rows, with zeros past the last channel.
-    unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
+    ///
+    /// # Safety
+    /// `by_channel` is `[ldm, 16]`, of which `m` rows are set, `rows` `[16, ldm]`.
+    pub unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
         let g = self.unit.geometry();
-        // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
+        // SAFETY: the caller's contract.
         unsafe { self.to_rows(by_channel, Operand { y: rows, ld: g.ldm, width: g.m }) }
     }
 
@@ -125,8 +107,8 @@ impl Reverse<'_> {
                 for j in 0..chunk.n {
                     add_scaled(row(self.buffer(at.dk_rows + j * g.ldm)), 1.0, dz);
                 }
-                if self.wants_decay() {
-                    let last = c + 1 == filled;
+                let last = c + 1 == filled;
+                if self.wants_decay() && (last || !self.ends_follow()) {
                     let after =
                         if last { self.unit.carried(g.at.z) } else { self.buffer(at.z + (c + 1) * g.ldm) };
                     let z1 = if self.by_factor() { &*z0 } else { &*row(after) };

@@ -34,14 +34,14 @@ pub struct Offsets {
     /// What a chunk's end adds to the gradient of its log decays `[BLOCK, ldm]`.
     pub end: usize,
     /// The same in lanes that are still to be summed, for each channel if it has a decay of its own, else for all of
-    /// them together `[BLOCK, end_rows, 16]`.
+    /// them together; of each chunk, or where those follow (`early.rs`) of the block `[BLOCK or 1, end_rows, 16]`.
     pub end_lanes: usize,
     /// Gradients of the gains `[BLOCK, C]`.
     pub dgain: usize,
     /// Gradients of the state `[n_panels, m, panel]` and of the normaliser `[ldm]`.
     pub ds: usize,
     pub dz: usize,
-    /// Transposes `[sets, panel, C]`, `[panel, C]`, `[panel, C]`.
+    /// Transposes, each `[panel, C]`.
     pub dy_t: usize,
     pub u_t: usize,
     pub dr_t: usize,
@@ -111,6 +111,9 @@ impl Layout {
         let value_decay = usize::from(recurrence.value_decay);
         let (writes, bonus) = (recurrence.writes(), usize::from(recurrence.bonus));
         let end_rows = if recurrence.decay == Decay::Channel { m } else { 1 };
+        // Whether decay of values or gates as factors are bound is known by the call only.
+        let follow = !(recurrence.corrects() || recurrence.value_decay || recurrence.convex);
+        let ends = if follow { 1 } else { BLOCK };
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
             u: carver.take(&[BLOCK, writes * CHUNK, panel]),
@@ -123,11 +126,11 @@ impl Layout {
             da: carver.take(&[BLOCK, writes * n_sets, CHUNK, CHUNK]),
             db: carver.take(&[corrects * BLOCK, writes, CHUNK, CHUNK]),
             end: carver.take(&[BLOCK, ldm]),
-            end_lanes: carver.take(&[BLOCK, end_rows, LANES]),
+            end_lanes: carver.take(&[ends, end_rows, LANES]),
             dgain: carver.take(&[BLOCK, CHUNK]),
             ds: carver.take(&[n_panels, m, panel]),
             dz: carver.take(&[ldm]),
-            dy_t: carver.take(&[n_sets, panel, CHUNK]),
+            dy_t: carver.take(&[panel, CHUNK]),
             u_t: carver.take(&[panel, CHUNK]),
             dr_t: carver.take(&[corrects * panel, CHUNK]),
             du: carver.take(&[writes * CHUNK, panel]),

@@ -73,6 +73,7 @@
 
 mod blocks;
 mod convex;
+mod early;
 mod features;
 mod finish;
 mod gated;

@@ -3,9 +3,8 @@
 use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
-use crate::engine::linear::recurrence::{Decay, Gain};
+use crate::engine::linear::recurrence::Gain;
 use crate::engine::linear::tiles::Rows;
-use crate::kernel::products::lanes::{self, LANES};
 use crate::kernel::{elementwise, matmul, products, scores, scores_grad, solve};
 use crate::tensor::Tensor;
 use std::ptr;
@@ -30,7 +29,6 @@ struct At<'a> {
     /// Coefficients of the reversed substitution.
     reversed: *mut f32,
     /// Accumulators, and whether this is their first panel.
-    dq: *mut f32,
     dk: *mut f32,
     de: *mut f32,
     da: *mut f32,
@@ -54,8 +52,7 @@ impl Reverse<'_> {
             ds: self.ds(panel),
             u: self.buffer(at.u + c * writes * CHUNK * g.panel),
             corrected: self.buffer(at.du + (writes - 1) * chunk.n * g.panel),
-            dy: self.buffer(at.dy + c * g.n_sets * CHUNK * g.panel),
-            dq: self.buffer(at.dq + c * g.n_sets * CHUNK * g.ldm),
+            dy: self.dy(c),
             reversed: self.buffer(at.reversed + c * CHUNK * CHUNK),
             dk: self.buffer(at.dk + c * writes * CHUNK * g.ldm),
             de: self.buffer(at.de + c * CHUNK * g.ldm),
@@ -79,7 +76,7 @@ impl Reverse<'_> {
             if ordered {
                 self.scores_gradient(&t);
             }
-            self.rows_gradient(&t);
+            self.rows_gradient(&t, c);
             self.state_gradient(&t);
             if chunk.write {
                 self.store_values(&t, c);
@@ -87,33 +84,40 @@ impl Reverse<'_> {
         }
     }
 
+    /// Gradients of the outputs of chunk `c`.
+    pub fn dy(&self, c: usize) -> *mut f32 {
+        let g = self.unit.geometry();
+        self.buffer(self.at().dy + c * g.n_sets * CHUNK * g.panel)
+    }
+
     /// Gradients of the outputs as the state sees them: with their value decay.
     fn dy_decayed(&self, t: &At<'_>) -> *mut f32 {
         if self.unit.call.tensors.gv.is_some() { self.buffer(self.at().dy_decayed) } else { t.dy }
     }
 
-    /// What the chunk's end adds to the gradients of the decays: sums of `S1 ∘ dS`.
+    /// What the chunk's end adds to the gradients of the decays: sums of `S1 ∘ dS`, where they have to be made.
     unsafe fn gate_sums(&self, t: &At<'_>, c: usize) {
-        let (g, at) = (self.unit.geometry(), self.at());
-        let rows = self.wants_decay();
-        let columns = self.grads.gv.is_some();
-        if !t.chunk.write || !(rows || columns) {
-            return;
+        let g = self.unit.geometry();
+        let state = if self.by_factor() { t.s0 } else { t.s1 };
+        if t.chunk.read && t.chunk.write && self.wants_decay() && !self.ends_follow() {
+            self.end_sums(t.panel, c, (state, t.ds));
         }
-        let (n, d, a, ld) = (g.m, t.columns, if self.by_factor() { t.s0 } else { t.s1 }, g.panel);
-        // SAFETY: the buffers that `panel` names.
-        unsafe {
-            if rows {
-                let apart = self.unit.recurrence().decay == Decay::Channel;
-                let sum = self.buffer(at.end_lanes + c * self.plan.layout.end_rows * LANES);
-                let args = lanes::Args { n, d, a, lda: ld, b: t.ds, ldb: ld, apart, sum };
-                (self.tiles().lane_products)(&args);
-            }
-            if columns {
-                let col = self.buffer(at.gamma_end);
+        if t.chunk.write && self.grads.gv.is_some() {
+            let (n, d, ld, col) = (g.m, t.columns, g.panel, self.buffer(self.at().gamma_end));
+            // SAFETY: the buffers that `panel` names.
+            unsafe {
                 ptr::write_bytes(col, 0, g.panel);
-                let args = products::Args { n, d, a, lda: ld, b: t.ds, ldb: ld, row: ptr::null_mut(), col };
-                (self.tiles().products)(&args);
+                let row = ptr::null_mut();
+                (self.tiles().products)(&products::Args {
+                    n,
+                    d,
+                    a: state,
+                    lda: ld,
+                    b: t.ds,
+                    ldb: ld,
+                    row,
+                    col,
+                });
             }
         }
     }
@@ -287,38 +291,48 @@ impl Reverse<'_> {
     }
 
     /// `dQᵀ += S0 dYᵀ`, `dKᵀ += dS Uᵀ`, `deᵀ += S0 dRᵀ`, with their decay factors.
-    unsafe fn rows_gradient(&self, t: &At<'_>) {
+    unsafe fn rows_gradient(&self, t: &At<'_>, c: usize) {
         let (g, at, tiles) = (self.unit.geometry(), self.at(), self.unit.tiles());
-        let product = |state: *const f32, rows_t: *const f32, sum: *mut f32| {
-            let mut product = matmul::Args::product(g.m, CHUNK, t.columns, sum, CHUNK as isize);
-            (product.a, product.lda) = (state, g.panel);
-            (product.b, product.ldb) = (rows_t, CHUNK);
-            if !t.fresh {
-                (product.c0, product.ldc0) = (sum, CHUNK as isize);
-            }
-            product
-        };
         let rows = (t.chunk.n, t.columns);
+        if t.chunk.read && self.early(t.chunk.write).is_none() {
+            self.queries_gradient(t.s0, self.dy_decayed(t), t.panel, c, t.chunk);
+        }
         // SAFETY: the buffers that `panel` names.
         unsafe {
-            for set in 0..if t.chunk.read { g.n_sets } else { 0 } {
-                let dy_t = self.buffer(at.dy_t);
-                tiles.transpose(self.dy_decayed(t).add(set * CHUNK * g.panel), rows, g.panel, dy_t);
-                (tiles.matmul)(&product(t.s0, dy_t, t.dq.add(set * CHUNK * g.ldm)));
-            }
             for which in 0..if t.chunk.write { self.unit.recurrence().writes() } else { 0 } {
                 let value_decay = self.unit.call.tensors.gv.is_some();
                 let u = if value_decay { self.buffer(g.at.u) } else { t.u };
                 let u = u.add(which * t.chunk.n * g.panel);
                 tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
                 let dk = t.dk.add(which * CHUNK * g.ldm);
-                (tiles.matmul)(&product(t.ds, self.buffer(at.u_t), dk));
+                self.add_by_channel(t.ds, self.buffer(at.u_t), (t.panel, dk));
             }
             if self.unit.recurrence().corrects() {
                 tiles.transpose(t.corrected, rows, g.panel, self.buffer(at.dr_t));
-                (tiles.matmul)(&product(t.s0, self.buffer(at.dr_t), t.de));
+                self.add_by_channel(t.s0, self.buffer(at.dr_t), (t.panel, t.de));
             }
         }
+    }
+
+    /// A panel of a state times transposed rows `[panel, 16]`, added to a sum over panels `[m, 16]`.
+    ///
+    /// # Safety
+    /// These are their extents.
+    pub unsafe fn add_by_channel(
+        &self,
+        state: *const f32,
+        rows_t: *const f32,
+        (panel, sum): (usize, *mut f32),
+    ) {
+        let g = self.unit.geometry();
+        let mut product = matmul::Args::product(g.m, CHUNK, g.columns(panel), sum, CHUNK as isize);
+        (product.a, product.lda) = (state, g.panel);
+        (product.b, product.ldb) = (rows_t, CHUNK);
+        if panel != 0 {
+            (product.c0, product.ldc0) = (sum, CHUNK as isize);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { (self.unit.tiles().matmul)(&product) }
     }
 
     /// `dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (e ⊙ P)ᵀ dR`.
