@@ -85,11 +85,11 @@ pub fn run(unit: &Unit<'_>, pass: Pass) {
 /// panels. Where the tensors exceed the last-level cache, prefill would otherwise wait for memory at the start
 /// of every block: `simple_gla`, `H = 16`, `T = 2048`, `D = E = 128` (64 MiB), 1000 to 820 ns per token and head
 /// (best thread times, interleaved, on a busy machine); nothing lost where they fit.
-struct Ahead<'a> {
-    unit: &'a Unit<'a>,
-    pass: Pass,
-    t: usize,
-    panel: usize,
+pub struct Ahead<'a> {
+    pub unit: &'a Unit<'a>,
+    pub pass: Pass,
+    pub t: usize,
+    pub panel: usize,
 }
 
 impl Ahead<'_> {
@@ -99,7 +99,8 @@ impl Ahead<'_> {
         row(turn)..row(turn + 1)
     }
 
-    fn fetch(&self, tensor: Option<Tensor>, head: usize, first: usize, columns: usize) {
+    /// Rows of a tensor, the first of the pass being token `first`.
+    pub fn fetch(&self, tensor: Option<Tensor>, head: usize, first: usize, columns: usize) {
         let Some(tensor) = tensor.filter(|tensor| tensor.stride(3) == 1) else { return };
         for row in self.rows() {
             prefetch(
@@ -109,31 +110,51 @@ impl Ahead<'_> {
         }
     }
 
-    fn keys(&self) {
+    pub fn keys(&self) {
+        self.rows_of_keys(self.unit.call.tensors.k);
+    }
+
+    /// Rows of a tensor of the shape of the keys.
+    pub fn rows_of_keys(&self, tensor: Option<Tensor>) {
         if self.pass.write {
             let head = self.unit.shared_head(self.unit.engine.heads.k);
-            self.fetch(self.unit.call.tensors.k, head, self.pass.k0, self.unit.geometry().d);
+            self.fetch(tensor, head, self.pass.k0, self.unit.geometry().d);
         }
     }
 
-    fn values(&self) {
+    pub fn values(&self) {
+        self.rows_of_values(self.unit.call.tensors.v);
+    }
+
+    /// Rows of a tensor of the shape of the values.
+    pub fn rows_of_values(&self, tensor: Option<Tensor>) {
         if self.pass.write {
             let head = self.unit.shared_head(self.unit.engine.heads.v);
-            self.fetch(self.unit.call.tensors.v, head, self.pass.k0, self.unit.geometry().e);
+            self.fetch(tensor, head, self.pass.k0, self.unit.geometry().e);
         }
     }
 
-    fn queries(&self) {
+    pub fn queries(&self) {
+        self.rows_of_queries(self.unit.call.tensors.q);
+    }
+
+    /// Rows of a tensor of the shape of the queries.
+    pub fn rows_of_queries(&self, tensor: Option<Tensor>) {
         for set in 0..if self.pass.read { self.unit.geometry().n_sets } else { 0 } {
             let head = self.unit.query_head(set);
-            self.fetch(self.unit.call.tensors.q, head, self.pass.q0, self.unit.geometry().d);
+            self.fetch(tensor, head, self.pass.q0, self.unit.geometry().d);
         }
     }
 
-    fn outputs(&self) {
+    pub fn outputs(&self) {
+        self.rows_of_outputs(self.unit.call.tensors.out);
+    }
+
+    /// Rows of a tensor of the shape of the outputs.
+    pub fn rows_of_outputs(&self, tensor: Option<Tensor>) {
         for set in 0..if self.pass.read { self.unit.geometry().n_sets } else { 0 } {
             let head = self.unit.output_head(set);
-            self.fetch(self.unit.call.tensors.out, head, self.pass.q0, self.unit.geometry().e);
+            self.fetch(tensor, head, self.pass.q0, self.unit.geometry().e);
         }
     }
 }

@@ -4,42 +4,54 @@ use super::{BLOCK, Reverse};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Decay;
-use crate::engine::linear::scan::Pass;
+use crate::engine::linear::scan::{Ahead, Pass};
 use crate::kernel::decay_rows;
+use crate::tensor::Tensor;
 use std::ptr;
 
 /// Tokens of a block.
 const TOKENS: usize = BLOCK * CHUNK;
+/// Chunks that are prepared at a time where no state inside a block has to be kept, as in forward.
+pub const GROUP: usize = 4;
 
 impl Reverse<'_> {
     /// The forward pass: states before each block, and sums of output rows where a norm needs them.
     pub fn first_pass(&self, pass: &Pass) {
         let stores = pass.read && pass.write;
         let (early, recurrence) = (self.early(stores), self.unit.recurrence());
+        let kept = self.kept(stores);
         let scaled = early.is_some() && recurrence.has_denominator();
         let read = pass.read && (self.measures || scaled || (pass.write && recurrence.corrects()));
         let blocks = pass.n.div_ceil(TOKENS);
         let mut chunks = [Chunk::default(); BLOCK];
-        for b in 0..blocks {
-            if stores {
-                self.save(b);
+        for t in (0..pass.n).step_by(GROUP * CHUNK) {
+            if stores && t % TOKENS == 0 {
+                self.save(t / TOKENS);
             }
             // Else only the start of the last block is wanted: nothing is read after it.
             let whole = self.measures || early.is_some();
-            if (stores && b + 1 == blocks && !whole) || !(read || pass.write) {
+            if (stores && t / TOKENS + 1 == blocks && !whole) || !(read || pass.write) {
                 return;
             }
-            let chunks = self.prepare(&Pass { read, ..*pass }, b, &mut chunks);
+            let chunks = self.prepare(&Pass { read, ..*pass }, t, GROUP, &mut chunks);
             for panel in 0..self.unit.geometry().n_panels {
                 for (c, chunk) in chunks.iter().enumerate() {
+                    let ahead = self.ahead(pass, t + (GROUP + c) * CHUNK, panel);
                     let p = self.unit.prepared(c);
+                    ahead.keys();
                     if pass.write {
                         self.unit.values(panel, &p, chunk);
+                    }
+                    if let Some(dv) = kept {
+                        self.keep_values(dv, panel, chunk, false);
                     }
                     if self.measures && pass.read {
                         self.measure_rows(panel, c, chunk);
                     }
+                    ahead.values();
                     if early.is_some() {
+                        ahead.rows_of_outputs(self.grads.out);
+                        ahead.rows_of_queries(self.grads.q);
                         self.load_dy(panel, c, chunk);
                         let dy = self.dy(c);
                         self.queries_gradient(self.unit.state_panel(panel), dy, panel, c, chunk);
@@ -59,10 +71,11 @@ impl Reverse<'_> {
 
     /// The reverse pass.
     pub fn blocks(&self, pass: &Pass) {
-        let mut chunks = [Chunk::default(); BLOCK];
         let (ordered, blocks) = (pass.read && pass.write, pass.n.div_ceil(TOKENS));
         let early = self.early(ordered).is_some();
         let ends = ordered && self.ends_follow() && self.wants_decay();
+        // Normalisers are stored before blocks only.
+        let group = if early && !self.unit.recurrence().has_denominator() { GROUP } else { BLOCK };
         for b in (0..blocks).rev() {
             if ordered && !early {
                 self.restore_state(b);
@@ -73,33 +86,59 @@ impl Reverse<'_> {
             if ends {
                 self.clear_end(0);
             }
-            let chunks = self.prepare(pass, b, &mut chunks);
-            for panel in 0..self.unit.geometry().n_panels {
-                for (c, chunk) in chunks.iter().enumerate() {
-                    self.again(panel, c, chunk);
-                }
-                if ends {
-                    let after = match early {
-                        true if b + 1 < blocks => self.stored_panel(b + 1, panel),
-                        true => self.unit.state_panel(panel),
-                        false => self.before(panel, chunks.len(), &chunks[0]),
-                    };
-                    self.end_sums(panel, 0, (after, self.ds(panel)));
-                }
-                for (c, chunk) in chunks.iter().enumerate().rev() {
-                    self.panel(panel, c, chunk);
-                }
-            }
-            for (c, chunk) in chunks.iter().enumerate().rev() {
-                self.finish(c, chunks.len(), chunk);
+            let tokens = b * TOKENS..pass.n.min((b + 1) * TOKENS);
+            for t in tokens.step_by(group * CHUNK).rev() {
+                self.group(pass, t, group);
             }
         }
     }
 
-    /// Prepares the chunks of block `b`.
-    fn prepare<'c>(&self, pass: &Pass, b: usize, chunks: &'c mut [Chunk; BLOCK]) -> &'c [Chunk] {
+    /// So many chunks on their way back, from token `t` on.
+    fn group(&self, pass: &Pass, t: usize, group: usize) {
+        let mut chunks = [Chunk::default(); BLOCK];
+        let chunks = self.prepare(pass, t, group, &mut chunks);
+        let ordered = pass.read && pass.write;
+        let (b, next) = (t / TOKENS, t + chunks.len() * CHUNK);
+        let last = next >= pass.n || next % TOKENS == 0;
+        let kept = self.kept(ordered).filter(|_| (b + 1) * TOKENS < pass.n || self.measures);
+        let ends = last && ordered && self.ends_follow() && self.wants_decay();
+        for panel in 0..self.unit.geometry().n_panels {
+            for (c, chunk) in chunks.iter().enumerate() {
+                self.again(panel, c, chunk, kept);
+            }
+            if ends {
+                let after = match self.early(ordered) {
+                    Some(_) if next < pass.n => self.stored_panel(b + 1, panel),
+                    Some(_) => self.unit.state_panel(panel),
+                    None => self.before(panel, chunks.len(), &chunks[0]),
+                };
+                self.end_sums(panel, 0, (after, self.ds(panel)));
+            }
+            for (c, chunk) in chunks.iter().enumerate().rev() {
+                let before = (t + c * CHUNK).checked_sub(group * CHUNK);
+                self.panel(panel, c, chunk, &self.ahead(pass, before.unwrap_or(pass.n), panel));
+            }
+        }
+        for (c, chunk) in chunks.iter().enumerate().rev() {
+            self.finish(c, last && c + 1 == chunks.len(), chunk);
+        }
+    }
+
+    /// What the chunk from token `t` on will load.
+    fn ahead<'a>(&'a self, pass: &Pass, t: usize, panel: usize) -> Ahead<'a> {
+        Ahead { unit: &self.unit, pass: *pass, t, panel }
+    }
+
+    /// Prepares up to so many chunks from token `first` on.
+    fn prepare<'c>(
+        &self,
+        pass: &Pass,
+        first: usize,
+        group: usize,
+        chunks: &'c mut [Chunk; BLOCK],
+    ) -> &'c [Chunk] {
         let mut filled = 0;
-        for t in (b * TOKENS..pass.n.min((b + 1) * TOKENS)).step_by(CHUNK) {
+        for t in (first..pass.n.min(first + group * CHUNK)).step_by(CHUNK) {
             let n = CHUNK.min(pass.n - t);
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             chunks[filled] = self.prepare_chunk(filled, chunk);
@@ -140,13 +179,16 @@ impl Reverse<'_> {
     }
 
     /// What forward computed of a chunk and panel: the state before it, values, gradients of outputs.
-    fn again(&self, panel: usize, c: usize, chunk: &Chunk) {
+    fn again(&self, panel: usize, c: usize, chunk: &Chunk, kept: Option<&Tensor>) {
         let (g, at) = (self.unit.geometry(), self.at());
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             if chunk.write {
-                self.unit.values_on(self.before(panel, c, chunk), panel, &p, chunk);
+                match kept {
+                    Some(dv) => self.keep_values(dv, panel, chunk, true),
+                    None => self.unit.values_on(self.before(panel, c, chunk), panel, &p, chunk),
+                }
                 let rows = self.unit.recurrence().writes() * CHUNK;
                 let u = self.buffer(at.u + c * rows * g.panel);
                 ptr::copy_nonoverlapping(self.buffer(g.at.u), u, rows * g.panel);

@@ -1,4 +1,9 @@
-//! What is known without the states inside a block, where nothing is taken from them beside the decay.
+//! What the first pass leaves for the way back, in gradients that are still to be written.
+//!
+//! *Corrected values.* `U` takes a product with the state and a substitution. The first pass leaves it in the caller's
+//! `dv`, where each row has its own there.
+//!
+//! What follows holds where nothing is taken from the state beside the decay.
 //!
 //! *Queries.* `dQᵀ = S0 dYᵀ` is all that reads the state before a chunk. The first pass, which has it, leaves this part in
 //! the caller's `dq`, where the way back finds it. So no state is computed a second time.
@@ -14,6 +19,7 @@
 //! cancel exactly, and are left out.
 
 use super::Reverse;
+use super::blocks::GROUP;
 use crate::CHUNK;
 use crate::engine::linear::norm;
 use crate::engine::linear::prepare::Chunk;
@@ -37,6 +43,31 @@ impl Reverse<'_> {
         let own = heads.q == heads.out && g.m == g.d;
         let known = self.ends_follow() && !norm::wanted(self.unit.recurrence());
         self.grads.q.as_ref().filter(|dq| ordered && own && known && dq.dtype == DType::F32)
+    }
+
+    /// Where the first pass leaves corrected values, if it can.
+    pub fn kept(&self, ordered: bool) -> Option<&Tensor> {
+        let (recurrence, heads) = (self.unit.recurrence(), &self.unit.engine.heads);
+        let corrected = recurrence.corrects() && recurrence.writes() == 1;
+        let own = heads.v == heads.state && !self.gates_before_values();
+        self.grads.v.as_ref().filter(|dv| ordered && corrected && own && dv.dtype == DType::F32)
+    }
+
+    /// Leaves a chunk's corrected values, or takes them back.
+    pub fn keep_values(&self, dv: &Tensor, panel: usize, chunk: &Chunk, back: bool) {
+        let (g, unit) = (self.unit.geometry(), &self.unit);
+        let head = unit.shared_head(unit.engine.heads.v);
+        let at = [unit.sequence.batch, head, chunk.k0, panel * g.panel];
+        let (u, rows) = (self.buffer(g.at.u), Rows::tokens(dv, &at, (chunk.n, g.columns(panel))));
+        // SAFETY: `dv` has the shape of `v` (checked), and these rows are this unit's; `u` is [16, panel].
+        unsafe {
+            if back {
+                unit.tiles().load(&rows, 1.0, ptr::null(), u, g.panel);
+                ptr::write_bytes(u.add(chunk.n * g.panel), 0, (CHUNK - chunk.n) * g.panel);
+            } else {
+                unit.tiles().store(u, g.panel, &rows);
+            }
+        }
     }
 
     /// `dQᵀ += S0 dYᵀ` of a chunk and panel. `dY` is there.
@@ -108,13 +139,13 @@ impl Reverse<'_> {
         unsafe { ptr::write_bytes(self.end_lanes(c), 0, self.plan.layout.end_rows * lanes::LANES) }
     }
 
-    /// What chunk `c` of `filled` ends with, summed across lanes. Where channels share a decay the sum of all is what
+    /// What chunk `c` ends with, summed across lanes, if it is to be summed: where ends follow, the last of a block. Where channels share a decay the sum of all is what
     /// counts, and the first one has it.
     ///
     /// # Safety
     /// `dg_rows` is not in use.
-    pub unsafe fn sum_end(&self, c: usize, filled: usize) {
-        if self.ends_follow() && c + 1 < filled {
+    pub unsafe fn sum_end(&self, c: usize, last: bool) {
+        if self.ends_follow() && !last {
             return;
         }
         let (g, at) = (self.unit.geometry(), self.at());
@@ -137,16 +168,18 @@ impl Reverse<'_> {
     /// # Safety
     /// These are there, and `dg_rows` is not in use.
     pub unsafe fn end_before(&self, c: usize, chunk: &Chunk) {
-        if c == 0 || !self.ends_follow() {
+        if !self.ends_follow() {
             return;
         }
+        // Groups before this one are whole.
+        let slot = c.checked_sub(1).unwrap_or(GROUP - 1);
         let (g, at) = (self.unit.geometry(), self.at());
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             let row = |p: *mut f32| std::slice::from_raw_parts_mut(p, g.ldm);
             let end = row(self.buffer(at.end + c * g.ldm));
-            let before = row(self.buffer(at.end + (c - 1) * g.ldm));
+            let before = row(self.buffer(at.end + slot * g.ldm));
             let keys = row(self.buffer(at.dg_rows));
             keys.fill(0.0);
             self.add_columns((chunk.n, p.k), Some(self.buffer(at.dk_rows)), keys.as_mut_ptr());

@@ -17,8 +17,8 @@ use std::ptr;
 type PerToken = [f32; CHUNK];
 
 impl Reverse<'_> {
-    /// Chunk `c` of `filled`.
-    pub fn finish(&self, c: usize, filled: usize, chunk: &Chunk) {
+    /// Chunk `c`, which may be the last of its block.
+    pub fn finish(&self, c: usize, last: bool, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
         let (rows, writes) = (CHUNK * g.ldm, unit.recurrence().writes());
@@ -42,10 +42,10 @@ impl Reverse<'_> {
             }
             let ends = ordered && self.wants_decay();
             if ends {
-                self.sum_end(c, filled);
+                self.sum_end(c, last);
             }
             if unit.recurrence().has_denominator() {
-                self.denominators(c, filled, chunk);
+                self.denominators(c, last, chunk);
             }
             if ends {
                 self.end_before(c, chunk);
@@ -95,7 +95,7 @@ impl Reverse<'_> {
     }
 
     /// The normaliser as one more value column, of values 1: its part of every gradient that is summed by now.
-    unsafe fn denominators(&self, c: usize, filled: usize, chunk: &Chunk) {
+    unsafe fn denominators(&self, c: usize, last: bool, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names; those that are written overlap no other.
@@ -107,7 +107,6 @@ impl Reverse<'_> {
                 for j in 0..chunk.n {
                     add_scaled(row(self.buffer(at.dk_rows + j * g.ldm)), 1.0, dz);
                 }
-                let last = c + 1 == filled;
                 if self.wants_decay() && (last || !self.ends_follow()) {
                     let after =
                         if last { self.unit.carried(g.at.z) } else { self.buffer(at.z + (c + 1) * g.ldm) };

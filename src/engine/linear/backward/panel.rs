@@ -4,6 +4,7 @@ use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Gain;
+use crate::engine::linear::scan::Ahead;
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{elementwise, matmul, products, scores, scores_grad, solve};
 use crate::tensor::Tensor;
@@ -38,7 +39,7 @@ struct At<'a> {
 
 impl Reverse<'_> {
     /// Chunk `c` of `filled`.
-    pub fn panel(&self, panel: usize, c: usize, chunk: &Chunk) {
+    pub fn panel(&self, panel: usize, c: usize, chunk: &Chunk, ahead: &Ahead<'_>) {
         let (g, at) = (self.unit.geometry(), self.at());
         let ordered = chunk.read && chunk.write;
         let writes = self.unit.recurrence().writes();
@@ -69,15 +70,23 @@ impl Reverse<'_> {
                 ptr::copy_nonoverlapping(t.u, self.buffer(g.at.u), CHUNK * g.panel);
                 self.decay_values(panel, &t.p, chunk, true);
             }
+            // A few tens of lines at a time, as in forward.
+            ahead.keys();
             self.gate_sums(&t, c);
             if chunk.write {
                 self.values_gradient(&t);
             }
+            ahead.values();
             if ordered {
                 self.scores_gradient(&t);
             }
+            ahead.queries();
             self.rows_gradient(&t, c);
+            ahead.rows_of_outputs(self.grads.out);
+            ahead.rows_of_queries(self.grads.q);
             self.state_gradient(&t);
+            ahead.rows_of_keys(self.grads.k);
+            ahead.rows_of_values(self.grads.v);
             if chunk.write {
                 self.store_values(&t, c);
             }
