@@ -165,9 +165,9 @@ impl Reverse<'_> {
             if self.unit.recurrence().corrects() {
                 // N from the last token to the first: what is below the diagonal stays there.
                 let reversed = self.buffer(at.reversed + c * CHUNK * CHUNK);
-                for i in 0..CHUNK * CHUNK {
-                    let (row, column) = (i / CHUNK, i % CHUNK);
-                    *reversed.add(i) = *p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
+                for (row, column) in (0..CHUNK).flat_map(|row| (0..CHUNK).map(move |column| (row, column))) {
+                    let from = p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
+                    *reversed.add(row * CHUNK + column) = *from;
                 }
             }
             if !self.ends_follow() {

@@ -312,7 +312,10 @@ impl Reverse<'_> {
                 let value_decay = self.unit.call.tensors.gv.is_some();
                 let u = if value_decay { self.buffer(g.at.u) } else { t.u };
                 let u = u.add(which * t.chunk.n * g.panel);
-                tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
+                // Of values alone `scores_gradient` has just made it.
+                if !(t.chunk.read && self.unit.recurrence().writes() == 1 && !value_decay) {
+                    tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
+                }
                 let dk = t.dk.add(which * CHUNK * g.ldm);
                 self.add_by_channel(t.ds, self.buffer(at.u_t), (t.panel, dk));
             }
