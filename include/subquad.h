@@ -581,6 +581,15 @@ subquad_status subquad_plan_state_size(const subquad_plan *plan,
  * alignment is best, none is required; its contents mean nothing before and after, and it belongs to this
  * call alone. Lengths of 0 are fine.
  *
+ * Snapshots: a call of mode causal also stores the state as it is after some of its tokens, so that an engine that
+ * speculates can go back to one of them, or keep prefixes. SNAPSHOT_AT in `in`, i32 [n_sequences, N], says after how
+ * many tokens of each sequence (0 to its length, ascending, -1 for none); for each component of the state `out` binds
+ * role_out | SUBQUAD_ROLE_SNAPSHOT, of the component's type, [n_sequences, N, shape of the component]. n_sequences is
+ * the batch, or the sequences of CU_SEQLENS, whatever STATE_INDEX says; nothing is written for -1 and for skipped
+ * sequences. A shift may be left out, as in STATE_OUT. A snapshot is what a call of that many tokens alone would carry
+ * out. A sequence is cut where one is taken: at multiples of the plan's chunk that changes no bit, elsewhere it rounds
+ * differently.
+ *
  * After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
  * are not checked: NaN stays in the rows that read it.
  *
@@ -1012,6 +1021,10 @@ subquad_status subquad_mechanism_role(size_t index,
 
 #define SUBQUAD_ROLE_GRAD 32768              /* Bit that turns a role into that of its gradient, as in
                                                 SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD for "dq". */
+#define SUBQUAD_ROLE_SNAPSHOT 16384          /* Bit that turns a role that carries a state out into its
+                                                snapshots (see subquad_plan_execute), as in
+                                                SUBQUAD_ROLE_STATE_OUT | SUBQUAD_ROLE_SNAPSHOT for
+                                                "state_snapshots". */
 
 /**
  * Number of the role with this name ("q", "state_in", "dq" for the gradient of q); 0 if there is none.
@@ -1039,6 +1052,8 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
 #define SUBQUAD_ROLE_CU_SEQLENS_K 2          /* the same for the keys of mode cross */
 #define SUBQUAD_ROLE_STATE_INDEX 3           /* slot of each sequence in a pool of states, [n_sequences],
                                                 i32; -1 skips it */
+#define SUBQUAD_ROLE_SNAPSHOT_AT 4           /* numbers of tokens after which snapshots are taken,
+                                                [n_sequences, N], i32; -1: none */
 #define SUBQUAD_ROLE_Q 16                    /* queries */
 #define SUBQUAD_ROLE_K 17                    /* keys */
 #define SUBQUAD_ROLE_V 18                    /* values */

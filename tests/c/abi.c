@@ -375,6 +375,44 @@ static void types(void) {
     }
 }
 
+/* The state after the first of two tokens is its outer product, and stays so. */
+static void snapshots(void) {
+    subquad_param params[3];
+    subquad_plan *plan;
+    subquad_in in[4];
+    subquad_out out[2];
+    const int32_t at[3] = {0, 1, -1};
+    const uint32_t role = SUBQUAD_ROLE_STATE_OUT | SUBQUAD_ROLE_SNAPSHOT;
+    float o[4], states[12];
+    size_t i;
+    static const double taken[12] = {0, 0, 0, 0, 1, 2, 0, 0, -1, -1, -1, -1};
+    CHECK(subquad_role_id("state_snapshots") == role && strcmp(subquad_role_name(role), "state_snapshots") == 0);
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, params, 3);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    in[3] = input(SUBQUAD_ROLE_SNAPSHOT_AT, at, 2, 1, 3, 0, 0);
+    in[3].dtype = SUBQUAD_DTYPE_I32;
+    for (i = 0; i < 12; i++) {
+        states[i] = -1;
+    }
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    /* [n_sequences, N, heads, D, E], the last axis of which `output` does not set. */
+    out[1] = output(role, states, 4, 1, 3, 1, 2);
+    out[1].rank = 5;
+    out[1].shape[4] = 2;
+    out[1].stride[0] = 12;
+    out[1].stride[1] = out[1].stride[2] = 4;
+    out[1].stride[3] = 2;
+    out[1].stride[4] = 1;
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 4, out, 2);
+    CHECK_CLOSE(states, taken);
+    subquad_plan_destroy(plan);
+}
+
 int main(void) {
     CHECK_OK(subquad_context_create(NULL, &context, &err));
     names();
@@ -387,6 +425,7 @@ int main(void) {
     initial_values();
     transposition();
     ragged();
+    snapshots();
     in_one_call();
     subquad_context_destroy(context);
     subquad_context_destroy(NULL);

@@ -13,7 +13,7 @@
 mod backward;
 mod panels;
 
-use super::call::{Call, Sequence};
+use super::call::{Call, Sequence, Snapshots};
 use super::{Engine, Extents};
 use crate::catalog::Role;
 use crate::context::Context;
@@ -130,6 +130,8 @@ impl Engine for Conv {
             return Ok(());
         };
         let state_out = call.tensors.get(Role::STATE_OUT);
+        let to = call.tensors.get(Role::STATE_OUT.snapshots());
+        let snapshots = Snapshots::of(call).zip(to);
         let sequences = call.sequences.len();
         let units = self.blocks() * sequences;
         let tokens = call.sequences.n_q * call.sequences.batch / sequences.max(1);
@@ -143,6 +145,11 @@ impl Engine for Conv {
                     _ => block.insert(self.block(&tensors, c0, workspace.worker(worker))),
                 };
                 if let Some(sequence) = call.sequences.get(unit % sequences) {
+                    if let Some((snapshots, to)) = &snapshots {
+                        snapshots
+                            .places(&sequence, to)
+                            .for_each(|(n, to)| block.snapshot(&tensors, &sequence, n, &to));
+                    }
                     block.sequence(&tensors, &out, state_out.as_ref(), &sequence);
                 }
             }
@@ -314,6 +321,22 @@ impl Block<'_> {
                     self.load(&self.channels_of(x, s.batch, s.q0 + t - before, p), p, before, self.row(p, 0));
                 }
                 self.store(self.row(p, 0), p, before, &self.channels_of(state, s.slot, 0, p));
+            }
+        }
+    }
+
+    /// The inputs before token `n` of a sequence, from the state where there are too few, to a state of its own.
+    fn snapshot(&self, tensors: &Tensors, s: &Sequence, n: usize, to: &Tensor) {
+        let before = self.width() - 1;
+        self.load_state(tensors.state_in.as_ref(), s);
+        let own = n.min(before);
+        for p in 0..self.panels() {
+            let from = self.channels_of(&tensors.x, s.batch, s.q0 + n - own, p);
+            // SAFETY: the sequence has at least `n` tokens (checked), and behind the W − 1 rows of the state there is
+            // room for as many; the state is [slots, D, W − 1] (checked), and this task's alone.
+            unsafe {
+                self.load(&from, p, own, self.row(p, before));
+                self.store(self.row(p, own), p, before, &self.channels_of(to, s.slot, 0, p));
             }
         }
     }

@@ -24,6 +24,13 @@ pub struct Chunk {
     pub write: bool,
 }
 
+impl Chunk {
+    /// The key past its last.
+    pub fn end(&self) -> usize {
+        self.k0 + self.n
+    }
+}
+
 /// Addresses of a prepared chunk's operands.
 #[derive(Clone, Copy)]
 pub struct Prepared {

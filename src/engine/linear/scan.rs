@@ -61,21 +61,26 @@ pub fn run(unit: &Unit<'_>, pass: Pass) {
     while t < pass.n {
         let mut filled = 0;
         while t < pass.n && filled < unit.geometry().chunks {
-            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`).
-            let n = (CHUNK - t % CHUNK).min(pass.n - t);
+            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`, `snapshot.rs`).
+            let n = unit.until_snapshot(pass.k0 + t, (CHUNK - t % CHUNK).min(pass.n - t));
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             block[filled] = unit.prepare(filled, chunk);
+            unit.snapshot_rows(block[filled].end());
             if unit.call.tensors.transition.is_some() {
                 unit.add_transition(&unit.prepared(filled));
             }
             t += block[filled].n;
             filled += 1;
+            if unit.snapshot_ends_block(pass.k0 + t) {
+                break;
+            }
         }
         for panel in unit.panels.clone() {
             for (c, chunk) in block[..filled].iter().enumerate() {
                 // What the next block will load comes closer while this one computes, some rows a turn.
                 let ahead = Ahead { unit, pass, t: t + c * CHUNK, panel };
                 unit.panel(panel, &unit.prepared(c), chunk, &ahead);
+                unit.snapshot_panel(panel, chunk.end());
             }
         }
     }
