@@ -689,7 +689,8 @@ subquad_status subquad_plan_backward(const subquad_plan *plan,
  * =========================================================================================================== */
 
 /**
- * Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
+ * Bytes of workspace that subquad_plan_summarise, subquad_plan_combine and subquad_plan_correct need, whatever the
+ * lengths.
  *
  * Returns NULL_POINTER, UNSUPPORTED (the plan was not made for mode CAUSAL, or the mechanism has no summaries),
  * INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
@@ -745,6 +746,30 @@ subquad_status subquad_plan_summarise(const subquad_plan *plan,
  */
 SUBQUAD_API
 subquad_status subquad_plan_combine(const subquad_plan *plan,
+                                    const subquad_in *in,
+                                    size_t n_in,
+                                    const subquad_out *out,
+                                    size_t n_out,
+                                    void *workspace,
+                                    size_t workspace_size,
+                                    subquad_error *err);
+
+/**
+ * Adds to the outputs of a segment that ran from an empty state what its incoming state gives them, so that OUT is that
+ * of subquad_plan_execute with this STATE_IN, within rounding: a segment runs while its incoming state is on its way.
+ *
+ * `in` binds the inputs of mode CAUSAL but V (and D_SKIP), and STATE_IN; `out` binds OUT, which is read and written.
+ * Ragged batches and pooled states as in subquad_plan_execute. Not for outputs that are normalised.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size, and with a normaliser), otherwise what
+ * subquad_plan_execute returns. Thread-safe with other workspace and outputs. Allocates: no, but for the text of a
+ * failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_correct(const subquad_plan *plan,
                                     const subquad_in *in,
                                     size_t n_in,
                                     const subquad_out *out,

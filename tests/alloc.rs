@@ -247,6 +247,29 @@ fn snapshots_allocate_nothing() {
     }
 }
 
+/// Nor do corrections of outputs.
+#[test]
+fn corrections_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for name in ["gla", "gated_delta_rule"] {
+        let p = Problem::named(name).sized([2, 2, 2], (13, 21), 2, 40).fill(&mut Rng::new(1), true);
+        let plan = p.plan(&context);
+        let mut memory = vec![0; plan.segment_workspace_size().unwrap()];
+        let mut out = Array::filled(&p.shape(Role::OUT), 0.0);
+        let mut call = || {
+            let mut args = Args::new();
+            for (&role, array) in p.inputs.iter().filter(|(role, _)| ![Role::V, Role::GV].contains(role)) {
+                args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+            }
+            args = args.output(Role::OUT, ViewMut::new(&mut out.data, &out.shape).unwrap());
+            plan.correct(&args, &mut memory).unwrap();
+        };
+        let least = (0..5).map(|_| allocations(&mut call)).min();
+        assert_eq!(least, Some(0), "{p}");
+    }
+}
+
 /// Errors of tensors carry their data, not text: finding them allocates nothing either.
 #[test]
 fn refusing_allocates_nothing() {

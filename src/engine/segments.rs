@@ -4,6 +4,7 @@
 //! ```text
 //! summaries   M_r, S⁰_r: what segment r does to a state that comes in, and its final state from none
 //! fold        S_out,r = M_r S_in,r + S⁰_r      S_in,r+1 = S_out,r
+//! correction  O_r += what S_in,r gives to the outputs of a segment that ran from none
 //! segments    each from its S_in, all at once
 //! ```
 //!
@@ -107,6 +108,17 @@ impl Summaries {
                 self.inner.combine_columns(1, at, carry, z_in.as_ref(), &column(local), &column(out), memory);
             }
         })
+    }
+
+    /// Runs a checked correction: adds to the outputs what an incoming state gives them, a scan from it with values of
+    /// zero.
+    pub fn correct(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let recurrence = self.inner.recurrence();
+        let mut call = linear::Call::new(call, recurrence);
+        call.adds = true;
+        // With a correction tokens change the state even so.
+        call.tensors.v = recurrence.corrects().then(|| self.zeros());
+        self.inner.run_scans(runner, &call, workspace)
     }
 
     /// What a segment does to an incoming state of one head: its final state from the identity, with values of

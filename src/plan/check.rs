@@ -20,6 +20,8 @@ pub enum Pass {
     Summary,
     /// The state that leaves a segment.
     Combination,
+    /// What an incoming state adds to a segment's outputs.
+    Correction,
 }
 
 /// The tensors of a call, checked.
@@ -157,9 +159,8 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Resul
 fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side, &'static str> {
     use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
     match (pass, role.is_grad(), spec.kind) {
-        (Pass::Forward | Pass::Summary | Pass::Combination, true, _) | (Pass::Forward, false, GradOutput) => {
-            Err("it belongs to backward")
-        }
+        (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
+        (_, true, _) if pass != Pass::Backward => Err("it belongs to backward"),
         (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
         (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),

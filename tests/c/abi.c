@@ -413,6 +413,41 @@ static void snapshots(void) {
     subquad_plan_destroy(plan);
 }
 
+/* o_t = q_t (S_in + ...): what S_in gives is added to outputs of the segment run from nothing. */
+static void correction(void) {
+    static const float state[4] = {1, 0, 0, 10};
+    static const double expected[4] = {2, 12, 8, 30};
+    subquad_param params[3];
+    subquad_plan *plan;
+    subquad_in in[4];
+    subquad_out out[1];
+    float o[4];
+    size_t size = 0;
+    void *workspace;
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, params, 3);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 3, out, 1);
+    in[2] = input(SUBQUAD_ROLE_STATE_IN, state, 4, 1, 1, 2, 2);
+    CHECK_OK(subquad_plan_segment_workspace_size(plan, &size, &err));
+    workspace = malloc(size);
+    CHECK_OK(subquad_plan_correct(plan, in, 3, out, 1, workspace, size, &err));
+    CHECK_CLOSE(o, expected);
+    CHECK_FAILS(subquad_plan_correct(plan, in, 2, out, 1, workspace, size, &err), SUBQUAD_ERROR_MISSING_ROLE,
+                "state_in");
+    in[3] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    CHECK_FAILS(subquad_plan_correct(plan, in, 4, out, 1, workspace, size, &err), SUBQUAD_ERROR_WRONG_ROLE, "v");
+    CHECK_FAILS(subquad_plan_correct(NULL, in, 3, out, 1, workspace, size, &err), SUBQUAD_ERROR_NULL_POINTER, "plan");
+    CHECK_CLOSE(o, expected);
+    free(workspace);
+    subquad_plan_destroy(plan);
+}
+
 int main(void) {
     CHECK_OK(subquad_context_create(NULL, &context, &err));
     names();
@@ -426,6 +461,7 @@ int main(void) {
     transposition();
     ragged();
     snapshots();
+    correction();
     in_one_call();
     subquad_context_destroy(context);
     subquad_context_destroy(NULL);

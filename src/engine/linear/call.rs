@@ -112,6 +112,9 @@ pub struct Call {
     pub step: bool,
     /// Queries read the state. Not so in the summary of a segment, which has none.
     pub reads: bool,
+    /// Outputs are added to what is there. With a recurrence that only decays `v` may then be absent: nothing is
+    /// written to the state.
+    pub adds: bool,
     pub sequences: Sequences,
     pub tensors: Tensors,
     pub snapshots: Option<Snapshots>,
@@ -129,7 +132,7 @@ impl Call {
     pub fn with(call: &call::Call, tensors: Tensors) -> Call {
         let causal = matches!(call.mode, Mode::Causal | Mode::Step);
         let step = call.mode == Mode::Step;
-        Call { causal, step, reads: true, sequences: call.sequences, tensors, snapshots: None }
+        Call { causal, step, reads: true, adds: false, sequences: call.sequences, tensors, snapshots: None }
     }
 
     /// Number of sequences.

@@ -179,7 +179,8 @@ impl Linear {
         self.geometry.m * self.geometry.e
     }
 
-    fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+    /// Runs every unit of a call as a scan.
+    pub fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
         // Panels of a head share its normaliser, which may be carried in place: the task that stores it must

@@ -259,10 +259,16 @@ impl Unit<'_> {
                 let mut read = matmul::Args::product(chunk.n, columns, g.m, c, ldc);
                 (read.a, read.lda) = (p.q.add(set * CHUNK * g.ldm), g.ldm);
                 (read.b, read.ldb) = (self.state_panel(panel), g.panel);
-                if skip.is_some() {
+                if self.call.adds {
+                    let sum = y.add(set * CHUNK * g.panel);
+                    let at = target(set);
+                    let there = Rows::tokens(&out, &at, (chunk.n, columns));
+                    tiles.load(&there, 1.0, ptr::null(), sum, g.panel);
+                    (read.c0, read.ldc0) = (sum, g.panel as isize);
+                } else if skip.is_some() {
                     (read.c0, read.ldc0, read.pre) = (self.buffer(g.at.x), g.panel as isize, row);
                 }
-                if chunk.write && !value_decay {
+                if self.writes_values(chunk) && !value_decay {
                     (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
                     (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
                     if self.recurrence().writes() == 2 {
@@ -316,7 +322,7 @@ impl Unit<'_> {
         // rows of the state.
         unsafe {
             let state = self.state_panel(panel).add(rows.start * g.panel);
-            let writes = chunk.n * self.recurrence().writes();
+            let writes = if self.writes_values(chunk) { chunk.n * self.recurrence().writes() } else { 0 };
             let mut update = matmul::Args::product(rows.len(), g.panel, writes, state, g.panel as isize);
             (update.a, update.lda, update.a_by_columns) = (p.k.add(rows.start), g.ldm, true);
             (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
