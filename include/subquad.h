@@ -781,7 +781,7 @@ subquad_status subquad_plan_correct(const subquad_plan *plan,
 /* ===========================================================================================================
  * State
  *
- * The state of a sequence is the caller's memory. It is plain f32: the tensors that
+ * The state of a sequence is the caller's memory. It is plain numbers: the tensors that
  * subquad_plan_state_component lists, row-major, each at its offset. A pool of n sequences is n such pieces
  * one after the other; bind a component of all of them as a tensor whose first stride is
  * subquad_plan_state_size / 4. Any other strided tensors of the same extents will do as well, so that the
@@ -846,30 +846,34 @@ subquad_status subquad_state_init(const subquad_plan *plan,
                                   subquad_error *err);
 
 /**
- * Transposes n_matrices row-major matrices: dst[h][c][r] = src[h][r][c], src being [n_matrices, rows, cols]
- * and dst [n_matrices, cols, rows], both f32 without gaps.
+ * Converts n_matrices row-major matrices [rows, cols] without gaps to another element type, and transposes them if
+ * `transpose` is 1: dst[h][c][r] = src[h][r][c], else dst[h][r][c] = src[h][r][c].
  *
- * For engines that keep a state [heads, dim_v, dim_qk]: with rows = dim_qk and cols = dim_v it turns ours
- * into theirs, with the two exchanged theirs into ours. (Binding their memory with strides works too,
- * without a copy; converting once is faster where it is stepped often.) `src_size` and `dst_size` are the
- * bytes there are, at least n_matrices * rows * cols * 4; what lies behind is not touched. The two must not
- * overlap.
+ * For states of other engines: one that is kept [heads, dim_v, dim_qk] becomes ours with rows = dim_v, cols = dim_qk and
+ * transpose = 1, ours becomes theirs with the two exchanged. (Binding their memory with strides works too, without
+ * a copy; converting once is faster where it is stepped often.) Element types are SUBQUAD_DTYPE_F32, _BF16 and _F16;
+ * to 16 bits values are rounded to nearest, ties to even. `src_size` and `dst_size` are the bytes there are, at least
+ * n_matrices * rows * cols * bytes of an element; what lies behind is not touched. The two must not overlap.
  *
- * Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`), MISALIGNED, OVERLAP,
- * INTERNAL. Thread-safe for different memory. Allocates: no. Since 0.1.0.
+ * Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`, an unknown element type,
+ * `transpose`), UNSUPPORTED (SUBQUAD_DTYPE_I32), MISALIGNED, OVERLAP, INTERNAL. Thread-safe for different memory.
+ * Allocates: no, but for the text of a failure. Since 0.1.0.
  *
  * Safety:
  * `src` is NULL or readable for `src_size` bytes, `dst` is NULL or writable for `dst_size` bytes; `err` is
  * NULL or writable.
  */
 SUBQUAD_API
-subquad_status subquad_state_convert(const float *src,
+subquad_status subquad_state_convert(const void *src,
+                                     uint32_t src_dtype,
                                      size_t src_size,
-                                     float *dst,
+                                     void *dst,
+                                     uint32_t dst_dtype,
                                      size_t dst_size,
                                      int64_t n_matrices,
                                      int64_t rows,
                                      int64_t cols,
+                                     uint32_t transpose,
                                      subquad_error *err);
 
 /* ===========================================================================================================

@@ -220,25 +220,36 @@ static void initial_values(void) {
     subquad_plan_destroy(plan);
 }
 
-/* [2, 2, 3] to [2, 3, 2] and back. */
+/* [2, 2, 3] to [2, 3, 2] and back, and by way of 16 bits, which hold these values. */
 static void transposition(void) {
     static const float here[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
     static const double there[12] = {1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12};
+    const uint32_t f32 = SUBQUAD_DTYPE_F32, bf16 = SUBQUAD_DTYPE_BF16;
+    const size_t size = sizeof here;
     float moved[13], back[12], large[40 * 33], turned[40 * 33];
+    uint16_t halves[13];
     int r, c, same = 1;
     moved[12] = 99;
-    CHECK_OK(subquad_state_convert(here, sizeof here, moved, sizeof moved, 2, 2, 3, &err));
+    CHECK_OK(subquad_state_convert(here, f32, size, moved, f32, sizeof moved, 2, 2, 3, 1, &err));
     CHECK_CLOSE(moved, there);
     CHECK(moved[12] == 99);
-    CHECK_OK(subquad_state_convert(moved, sizeof here, back, sizeof back, 2, 3, 2, &err));
-    CHECK(memcmp(here, back, sizeof here) == 0);
+    CHECK_OK(subquad_state_convert(moved, f32, size, back, f32, size, 2, 3, 2, 1, &err));
+    CHECK(memcmp(here, back, size) == 0);
+    halves[12] = 99;
+    CHECK_OK(subquad_state_convert(here, f32, size, halves, bf16, sizeof halves, 2, 2, 3, 1, &err));
+    CHECK(halves[0] == 0x3f80 && halves[1] == 0x4080 && halves[12] == 99);
+    memset(back, 0, sizeof back);
+    CHECK_OK(subquad_state_convert(halves, bf16, 24, back, f32, size, 2, 3, 2, 1, &err));
+    CHECK(memcmp(here, back, size) == 0);
+    CHECK_OK(subquad_state_convert(halves, bf16, 24, moved, f32, size, 2, 2, 3, 0, &err));
+    CHECK_CLOSE(moved, there);
     for (r = 0; r < 40 * 33; r++) large[r] = (float)r;
-    CHECK_OK(subquad_state_convert(large, sizeof large, turned, sizeof turned, 1, 40, 33, &err));
+    CHECK_OK(subquad_state_convert(large, f32, sizeof large, turned, f32, sizeof turned, 1, 40, 33, 1, &err));
     for (r = 0; r < 40; r++) {
         for (c = 0; c < 33; c++) same = same && turned[c * 40 + r] == large[r * 33 + c];
     }
     CHECK(same);
-    CHECK_OK(subquad_state_convert(NULL, 0, NULL, 0, 0, 2, 3, &err));
+    CHECK_OK(subquad_state_convert(NULL, f32, 0, NULL, f32, 0, 0, 2, 3, 1, &err));
 }
 
 /* Two sequences of one and two tokens in one batch, their states in slots of a pool. */
