@@ -7,8 +7,11 @@ use common::oracle;
 use common::problem::{self, Problem, Strided, Tensors, assert_same_bits, context};
 use common::refusal::{CANARY, Call, expect};
 use common::support::Rng;
+use common::types::{Stored, TYPES, contiguous, rounded};
 use std::sync::Arc;
-use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut};
+use subquad::{
+    Args, Context, ContextOptions, DType, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut,
+};
 
 const MESSAGES: [Role; 3] = [Role::MSG_STATE, Role::MSG_LOCAL, Role::MSG_TRANSITION];
 
@@ -128,6 +131,40 @@ fn messages_are_states_of_segments() {
             part.inputs.insert(Role::STATE_IN, identity);
             let transition = &part.run(&context())[&Role::STATE_OUT];
             assert_close(&entry(Role::MSG_TRANSITION), transition, &what(Role::MSG_TRANSITION));
+        }
+    }
+}
+
+/// Other types give what `f32` gives on the same values, rounded once; messages stay `f32`.
+#[test]
+fn other_types() {
+    for case in cases() {
+        for (types, messages) in TYPES.into_iter().zip(subsets().into_iter().rev()) {
+            let case = Case { inner: types.round(&case.inner), ..case.clone() };
+            let mut desc =
+                case.inner.desc().param("ranks", case.ranks).param("inner", case.inner.mechanism.name);
+            desc.mechanism = "lasp".into();
+            let plan = Plan::new(&context(), &types.desc(desc)).unwrap();
+            let want = case.run(&context(), &messages);
+            let stored = |(&role, array): (&Role, &Array)| {
+                let message = MESSAGES.contains(&role);
+                (role, Stored::new(contiguous(array), if message { DType::F32 } else { types.of(role) }))
+            };
+            let inputs: Vec<_> = case.inner.inputs.iter().map(stored).collect();
+            let mut outputs: Vec<_> = want.iter().map(stored).collect();
+            let mut args = Args::new();
+            for (role, tensor) in &inputs {
+                args = args.input(*role, tensor.view());
+            }
+            for (role, tensor) in &mut outputs {
+                args = args.output(*role, tensor.view_mut());
+            }
+            plan.execute(Mode::Causal, &args, &mut problem::workspace(&plan)).unwrap();
+            for (role, tensor) in &mut outputs {
+                let message = MESSAGES.contains(role);
+                let near = if message { want[role].clone() } else { rounded(&want[role], types.of(*role)) };
+                assert_eq!(tensor.read(), near, "{role} of {} as {types:?}", case.inner);
+            }
         }
     }
 }

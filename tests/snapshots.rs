@@ -193,9 +193,6 @@ fn at_chunks() {
 fn other_types() {
     let mut turn = 0;
     each(|rng, p| {
-        if common::types::F32_ONLY.contains(&p.mechanism.name) {
-            return;
-        }
         turn += 1;
         let types = TYPES[turn % TYPES.len()];
         let p = types.round(&p);

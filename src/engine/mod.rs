@@ -65,7 +65,7 @@ impl Settings {
     pub fn converts(&self) -> bool {
         match self {
             Settings::Linear(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => true,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
+            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => true,
         }
     }
 

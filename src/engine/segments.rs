@@ -318,7 +318,7 @@ impl<'a> Job<'a> {
     fn decay(&self, rank: usize, [b, h]: [usize; 2]) -> f32 {
         let call = self.block(rank);
         // SAFETY: a gate is [H] or [B, H, T] (checked).
-        let get = |g: &Tensor, at: &[usize]| f64::from(unsafe { *g.f32_at(at) });
+        let get = |g: &Tensor, at: &[usize]| f64::from(unsafe { self.engine.inner().value(g, at) });
         let log = match (self.engine.settings.inner.decay, &call.tensors.g) {
             (Decay::Head, Some(g)) => get(g, &[h]) * self.n as f64,
             // Only the exponential of the whole sum is wanted, and in double precision it is exact enough; a

@@ -2,13 +2,14 @@
 //! `y_{c,t} = act(b_c + Σ_j w_{c,j} x_{c,t−W+1+j})`, the state the last `W − 1` inputs.
 //!
 //! Channels are taken in blocks of up to 128, and in these in panels of 16, tokens in chunks of 32. Panels of inputs
-//! are packed behind the `W − 1` tokens before them, which is where the state comes in and goes out. Where channels lie
-//! side by side in both tensors, all but the first chunk of a sequence is read and written in place.
+//! are packed behind the `W − 1` tokens before them, which is where the state comes in and goes out, and element types are
+//! converted. Where channels lie side by side in two tensors of `f32`, all but the first chunk of a sequence is read and
+//! written in place.
 //!
 //! *Tasks*: blocks of channels of a sequence, as many as make some tens of microseconds, the sequences of a block
 //! together, since they share its packed taps. An output depends on nothing but its own channel, so no bit depends on
 //! the partition, on strides, or on where a sequence is cut.
-//! *Cost*: `2W` FLOPs and 8 bytes per token and channel, the activation apart. *Workspace*: independent of the length.
+//! *Cost*: `2W` FLOPs and 8 bytes (of `f32`) per token and channel, the activation apart. *Workspace*: independent of the length.
 
 mod backward;
 mod panels;
@@ -21,7 +22,7 @@ use crate::error::Result;
 use crate::kernel::causal_conv::{self, PANEL};
 use crate::kernel::{KernelFn, causal_conv_grad, select};
 use crate::parallel::{self, Runner};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::workspace::{Carver, Workspace};
 use panels::{Grid, Panels};
 use std::ptr;
@@ -300,7 +301,8 @@ impl Block<'_> {
     /// One sequence from its incoming to its outgoing state.
     fn sequence(&self, tensors: &Tensors, out: &Tensor, state_out: Option<&Tensor>, s: &Sequence) {
         let (x, before) = (&tensors.x, self.width() - 1);
-        let in_place = x.stride(1) == 1 && out.stride(1) == 1;
+        let plain = |tensor: &Tensor| tensor.dtype == DType::F32 && tensor.stride(1) == 1;
+        let in_place = plain(x) && plain(out);
         self.load_state(tensors.state_in.as_ref(), s);
         let mut t = 0;
         while t < s.n_q {
