@@ -147,7 +147,7 @@ fn store<E>(n: usize, d: usize, by_columns: bool) -> store_rows::Args<E> {
 }
 
 fn transpose(n: usize, d: usize) -> transpose_rows::Args {
-    transpose_rows::Args { n, d, src: numbers(16 * d), ld: d, dst: numbers(16 * d) }
+    transpose_rows::Args { n, d, src: numbers(16 * d), ld: d, dst: numbers(16 * d), ld_dst: 16 }
 }
 
 /// Factors of a decay, and a state that stays where it is: the same buffers are worked on over and over.

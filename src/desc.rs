@@ -26,6 +26,11 @@ impl Modes {
     pub const fn contains(self, mode: Mode) -> bool {
         self.0 & mode as u32 != 0
     }
+
+    /// Whether a mode in which no query sees a later key is in the set.
+    pub(crate) const fn causal(self) -> bool {
+        self.contains(Mode::Causal) || self.contains(Mode::Step)
+    }
 }
 
 impl From<Mode> for Modes {

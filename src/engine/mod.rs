@@ -10,6 +10,7 @@ pub(crate) mod linear;
 pub(crate) mod orthogonal_memory;
 pub(crate) mod segments;
 pub(crate) mod slots;
+pub(crate) mod softmax;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -40,6 +41,7 @@ pub(crate) enum Settings {
     Slots(slots::Memory),
     OrthogonalMemory(orthogonal_memory::Basis),
     Segments(segments::Settings),
+    Softmax(softmax::Attention),
 }
 
 impl Settings {
@@ -58,14 +60,20 @@ impl Settings {
             Settings::Segments(settings) => {
                 Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
             }
+            Settings::Softmax(settings) => Ok(Box::new(softmax::Softmax::plan(context, *settings, extents)?)),
         }
     }
 
     /// Whether tensors of 16-bit types are converted on their way in and out. Other engines take `f32` only.
     pub fn converts(&self) -> bool {
         match self {
-            Settings::Linear(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => true,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => true,
+            Settings::Linear(_)
+            | Settings::Slots(_)
+            | Settings::OrthogonalMemory(_)
+            | Settings::Softmax(_)
+            | Settings::Gate(_)
+            | Settings::Conv(_)
+            | Settings::Segments(_) => true,
         }
     }
 
@@ -89,8 +97,24 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
+            Settings::Softmax(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether a step reads all keys so far, and not a state that sums them up.
+    pub fn reads_cache(&self) -> bool {
+        matches!(self, Settings::Softmax(_))
+    }
+
+    /// Whether backward takes `out` and `lse` of forward, where a call has them.
+    pub fn takes_outputs(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Plain)
+    }
+
+    /// Whether distances of queries and keys count, so that there may not be more queries than keys in any mode.
+    pub fn is_windowed(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.is_windowed())
     }
 
     /// The parameter that cuts a sequence into equal parts, with its value; such an engine takes neither ragged

@@ -5,20 +5,25 @@
 #![forbid(unsafe_code)]
 
 mod abc;
+mod bswa;
 mod causal_conv;
 mod common;
 mod cosformer;
 mod delta_rule;
+mod diff;
 mod dijiang;
 mod dpfp;
 mod feature_fixation;
+mod focal;
 mod focused;
+mod fox;
 mod gate;
 mod gated_delta_rule;
 mod gdn2;
 mod gla;
 mod gsa;
 mod hedgehog;
+mod integral;
 mod kda;
 mod lasp;
 mod lavo;
@@ -27,11 +32,13 @@ mod linear;
 mod linear1p;
 mod lln;
 mod mamba2;
+mod parallax;
 mod retention;
 mod rfa_gate;
 mod rwkv6;
 mod rwkv7;
 mod simple_gla;
+mod softmax;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
@@ -73,6 +80,13 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &focused::ENTRY,
     &lln::ENTRY,
     &dijiang::ENTRY,
+    &softmax::ENTRY,
+    &focal::ENTRY,
+    &fox::ENTRY,
+    &bswa::ENTRY,
+    &diff::ENTRY,
+    &integral::ENTRY,
+    &parallax::ENTRY,
     &abc::ENTRY,
     &feature_fixation::ENTRY,
     &causal_conv::ENTRY,
@@ -108,7 +122,9 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
         Settings::Gate(form) => gate::role_use(*form, role),
-        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
+        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) | Settings::Softmax(_) => {
+            Use::Catalogue
+        }
         Settings::Segments(settings) => match (role, settings.inner.gain) {
             (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
             (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),

@@ -86,6 +86,9 @@ pub fn check_planned(plan: &Inner, mode: Mode) -> Result<()> {
     Err(Error::Unsupported { what, why: "it is not among desc.modes".into() })
 }
 
+/// What some engines take from a forward call to save the work of another one; together or not at all.
+const OUTPUTS: [Role; 2] = [Role::OUT, Role::LSE];
+
 const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STATE_INDEX];
 
 fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
@@ -120,7 +123,11 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     if let (Use::Ordered(why), Mode::Bidirectional | Mode::Cross) = (rule.usage, mode) {
         return wrong(why);
     }
-    match (side_of(pass, rule.spec, role), side) {
+    let expected = match pass {
+        Pass::Backward if plan.settings.takes_outputs() && OUTPUTS.contains(&role) => Ok(Side::In),
+        _ => side_of(pass, rule.spec, role),
+    };
+    match (expected, side) {
         (Err(why), _) => return wrong(why),
         (Ok(Side::Out), Side::In) => return wrong("it is an output"),
         (Ok(Side::In), Side::Out) => return wrong("it is an input"),
@@ -233,6 +240,10 @@ impl Bound {
             if self.get(role).is_none() {
                 return Err(Error::MissingRole { role, why: "backward starts from it" });
             }
+        }
+        let missing = OUTPUTS.into_iter().find(|&role| self.get(role).is_none());
+        if let (Some(role), true) = (missing, OUTPUTS.iter().any(|&role| self.get(role).is_some())) {
+            return Err(Error::MissingRole { role, why: "out and lse come together or not at all" });
         }
         for spec in plan.rules.iter().map(|rule| rule.spec).filter(|spec| spec.kind == RoleKind::Input) {
             if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() {
@@ -349,14 +360,17 @@ impl Bound {
     ) -> Result<()> {
         for (axis, dim) in shape.iter().enumerate() {
             let given = tensor.layout.shape[axis];
-            let batch = matches!(dim, Dim::Size(Size::B));
+            let batch = dim.is(Size::B);
+            // What belongs to whole sequences, not to their tokens.
+            let by_sequence = rule.is_state() || !shape.iter().any(|dim| dim.is(Size::T) || dim.is(Size::S));
             let (expected, from) = match (batch, n_sequences) {
                 (true, _) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
-                (true, Some(n)) if rule.is_state() => (Some(n), "the number of sequences in cu_seqlens"),
+                (true, Some(n)) if by_sequence => (Some(n), "the number of sequences in cu_seqlens"),
                 (true, Some(_)) => (Some(1), "the batch of packed sequences"),
                 _ => (dim.value(sizes), dim.source()),
             };
             match (expected, dim) {
+                (Some(_), Dim::OrOne(_)) if given == 1 => {}
                 (Some(expected), _) if given != expected => {
                     return Err(Error::WrongExtent { role, axis, given, expected, from });
                 }
@@ -385,9 +399,14 @@ impl Bound {
                 "the next multiple of parameter ranks",
             ));
         }
+        if plan.settings.is_windowed() && t > s {
+            return Err(self.wrong_length(plan, Size::T, t, s, "the key length, where there is a window"));
+        }
         match mode {
             Mode::Step if t != 1 => Err(self.wrong_length(plan, Size::T, t, 1, "the tokens of a step")),
-            Mode::Step if s != 1 => Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step")),
+            Mode::Step if s != 1 && !plan.settings.reads_cache() => {
+                Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step"))
+            }
             Mode::Causal if right_aligned && t <= s => Ok(()),
             Mode::Causal | Mode::Bidirectional if t != s => {
                 Err(self.wrong_length(plan, Size::S, s, t, "the query length of the call"))
@@ -444,6 +463,15 @@ impl Bound {
             if last != self.size(total) {
                 let (at, why) = (offsets.len() - 1, "the last offset is the number of tokens");
                 return Err(Error::IndexValue { role, at, given: last, why });
+            }
+        }
+        if let Some(lengths) = self.get(Role::KEY_LEN).map(Index) {
+            for i in 0..lengths.len() {
+                let given = lengths.get(i);
+                if !(0..=self.size(Size::S)).contains(&given) {
+                    let why = "a length is from 0 to the number of keys";
+                    return Err(Error::IndexValue { role: Role::KEY_LEN, at: i, given, why });
+                }
             }
         }
         let role = Role::STATE_INDEX;

@@ -60,12 +60,17 @@ pub enum Dim {
     Size(Size),
     Sum(Box<Dim>, Box<Dim>),
     Product(Box<Dim>, Box<Dim>),
+    /// This, or 1: the same for all.
+    OrOne(Box<Dim>),
 }
 
 impl Dim {
-    /// Reads `1+D`, `Ho*E`, `2*D*nu`, `ranks-1`: sums of products of numbers, sizes and integer parameters.
+    /// Reads `1+D`, `Ho*E`, `2*D*nu`, `ranks-1`, `H|1`: sums of products of numbers, sizes and integer parameters.
     pub fn parse(text: &str, integer: &dyn Fn(&str) -> Option<i64>) -> Result<Dim> {
         let text = text.trim();
+        if let Some(size) = text.strip_suffix("|1") {
+            return Ok(Dim::OrOne(Box::new(Dim::parse(size, integer)?)));
+        }
         if let Some((left, right)) = text.split_once('+') {
             return Ok(Dim::Sum(Box::new(Dim::parse(left, integer)?), Box::new(Dim::parse(right, integer)?)));
         }
@@ -86,6 +91,15 @@ impl Dim {
             .ok_or(Error::Internal("a shape of the catalogue has an unknown size"))
     }
 
+    /// Whether it is that size, or that size or 1.
+    pub fn is(&self, size: Size) -> bool {
+        match self {
+            Dim::Size(own) => *own == size,
+            Dim::OrOne(dim) => dim.is(size),
+            _ => false,
+        }
+    }
+
     /// Its value, if every size in it has one.
     pub fn value(&self, sizes: &Sizes) -> Option<i64> {
         match self {
@@ -93,6 +107,7 @@ impl Dim {
             Dim::Size(size) => sizes.get(*size),
             Dim::Sum(a, b) => a.value(sizes)?.checked_add(b.value(sizes)?),
             Dim::Product(a, b) => a.value(sizes)?.checked_mul(b.value(sizes)?),
+            Dim::OrOne(size) => size.value(sizes),
         }
     }
 
@@ -100,6 +115,7 @@ impl Dim {
     pub fn source(&self) -> &'static str {
         match self {
             Dim::Size(size) => NAMES[*size as usize].2,
+            Dim::OrOne(size) => size.source(),
             _ => "what the catalogue's shape gives",
         }
     }

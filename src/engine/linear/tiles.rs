@@ -182,7 +182,23 @@ impl Tiles {
     /// `src` has `n · ld` elements, `dst` `16 · d`.
     pub unsafe fn transpose(&self, src: *const f32, (n, d): (usize, usize), ld: usize, dst: *mut f32) {
         // SAFETY: the caller's contract.
-        unsafe { (self.transpose)(&transpose_rows::Args { n, d, src, ld, dst }) }
+        unsafe { self.transpose_to(src, (n, d), ld, dst, transpose_rows::TILE) }
+    }
+
+    /// The same with `ld_dst` elements from column to column.
+    ///
+    /// # Safety
+    /// `src` has `n · ld` elements, `dst` 16 in each of `d` rows.
+    pub unsafe fn transpose_to(
+        &self,
+        src: *const f32,
+        (n, d): (usize, usize),
+        ld: usize,
+        dst: *mut f32,
+        ld_dst: usize,
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe { (self.transpose)(&transpose_rows::Args { n, d, src, ld, dst, ld_dst }) }
     }
 }
 

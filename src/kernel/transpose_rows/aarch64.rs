@@ -30,7 +30,7 @@ unsafe fn neon_rows<const FULL: bool>(args: &Args) {
             let columns = transpose([0, 1, 2, 3].map(|r| unsafe { vld1q_f32(rows.at(i + r, j)) }));
             for (k, column) in columns.into_iter().enumerate() {
                 // SAFETY: j + k < d; i + 4 ≤ 16.
-                unsafe { vst1q_f32(args.dst.add((j + k) * TILE + i), column) };
+                unsafe { vst1q_f32(args.dst.add((j + k) * args.ld_dst + i), column) };
             }
         }
     };

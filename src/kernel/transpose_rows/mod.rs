@@ -1,6 +1,6 @@
 //! Up to 16 packed rows, transposed into columns of 16: `dst[j][i] = src[i][j]`, zero for `n ≤ i < 16`.
 //!
-//! * **Shapes.** `src [n ≤ 16][ld]` of which `d` columns count; `dst [d][16]`. They don't overlap.
+//! * **Shapes.** `src [n ≤ 16][ld]` of which `d` columns count; `dst [d][ld_dst]`, of which 16 columns are written. They don't overlap.
 //! * **Numerics.** Copies bits.
 //! * **Cost.** 128 bytes per column.
 //! * **Overrides.** Four columns at a time: each 128-bit lane of a register holds four columns of one row, lane `l` of
@@ -26,7 +26,8 @@ pub const TILE: usize = 16;
 
 /// One call.
 ///
-/// `src` is readable for `n ≤ 16` rows of `d` elements, `ld ≥ d` apart; `dst` is writable for `16·d` elements.
+/// `src` is readable for `n ≤ 16` rows of `d` elements, `ld ≥ d` apart; `dst` is
+/// writable for 16 elements in each of `d` rows, `ld_dst ≥ 16` apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Args {
     /// Rows, at most [`TILE`].
@@ -39,6 +40,8 @@ pub struct Args {
     pub ld: usize,
     /// The transpose.
     pub dst: *mut f32,
+    /// Elements from one of its rows to the next.
+    pub ld_dst: usize,
 }
 
 /// The kernel.

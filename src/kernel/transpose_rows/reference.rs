@@ -10,7 +10,8 @@ pub(super) unsafe fn run(args: &Args) {
         for i in 0..TILE {
             // SAFETY: i < n where src is read, j < d.
             unsafe {
-                *args.dst.add(j * TILE + i) = if i < args.n { *args.src.add(i * args.ld + j) } else { 0.0 };
+                *args.dst.add(j * args.ld_dst + i) =
+                    if i < args.n { *args.src.add(i * args.ld + j) } else { 0.0 };
             }
         }
     }

@@ -39,7 +39,7 @@ unsafe fn avx2_rows<const FULL: bool>(args: &Args) {
             let columns = transpose_lanes([load(0), load(1), load(2), load(3)]);
             for (k, column) in columns.into_iter().enumerate() {
                 // SAFETY: j + k < d; half + 8 ≤ 16.
-                unsafe { _mm256_storeu_ps(args.dst.add((j + k) * TILE + half), column) };
+                unsafe { _mm256_storeu_ps(args.dst.add((j + k) * args.ld_dst + half), column) };
             }
         }
     };

@@ -1,0 +1,274 @@
+//! Exact softmax attention and what is made of the same loop (`docs/spec/softmax.md`): tiles of queries against tiles of
+//! keys, a running maximum and sum per query, no matrix of scores.
+//!
+//! ```text
+//! for each tile of 32 queries of a head, all query heads of a key head where queries are few:    rows.rs
+//!     q ← rows · scale                                                                             products.rs
+//!     for each tile of 64 keys that some of them see, ascending:                                   tile.rs
+//!         X = K qᵀ                                             [keys, queries]
+//!         X ← cap, ALiBi, bias, decay, mask                    terms.rs; a tile that all see whole has no mask
+//!         X, factor, m, l ← online softmax                     kernel::online_softmax
+//!         acc = acc · factor + Vᵀ X                            [channels, queries]
+//!     out = acc / l, lse = m + ln l, a sink counted in both
+//! ```
+//!
+//! **Queries lie across the lanes.** Scores and sums are kept transposed, queries last: maxima, sums, factors, positions
+//! and slopes are then vectors, and nothing is reduced across lanes; keys and values are the broadcast operand of the
+//! matrix tile, so they are read where they lie, not packed. The queries of a tile are transposed once.
+//!
+//! **Few queries.** Below [`products::WIDE`] rows (a decode step, its query heads stacked) lanes would stay empty: scores are dot products
+//! along the channels (`kernel::dots`), sums are kept by rows, values are the vector operand.
+//!
+//! **What a row sees** is an interval of keys, whatever the mode, window or block rule says ([`rows::Rows`]): the mask
+//! is two comparisons, and a tile of keys is skipped, whole or cut by them.
+//!
+//! *Numerics*: scores, maxima, sums in `f32`, whatever the element type. A `NaN` in a key or value reaches the rows that
+//! see it and no other: a masked score is replaced, and a tile of values that some row does not see is searched for what
+//! is not finite (`tile.rs`). *Order*: keys ascending, in tiles that end at multiples of 64, so that a row's bits depend
+//! on nothing but its keys and the layout: a prefill in pieces of 16 tokens or more gives the same bits as a whole one. *Tasks*:
+//! sequence × key head × tile of queries; few queries and many keys are cut into at most [`SPLITS`] runs of keys and merged
+//! in order (`merge.rs`). All of this is decided by the lengths of a sequence alone: no bit depends on threads, nor on what else is in
+//! the batch. *Cost*: `2(D + E)` FLOPs per pair of
+//! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
+//! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
+
+mod backward;
+mod call;
+mod decay;
+mod merge;
+mod products;
+mod rows;
+mod terms;
+mod tile;
+
+use super::call as shared;
+use super::linear::{Recurrence, Tiles};
+use super::{Engine, Extents};
+use crate::context::Context;
+use crate::error::Result;
+use crate::kernel::{KernelFn, dots, online_softmax, products as sums, score_terms, select};
+use crate::parallel::{self, Runner};
+use crate::simd::Isa;
+use crate::workspace::{Carver, Workspace};
+use call::Call;
+use rows::{KEYS, ROWS, Unit};
+
+/// Which keys a query at position `p` sees, besides what the mode says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// `p − left ≤ s ≤ p + right`; `None`: no bound.
+    Window { left: Option<usize>, right: Option<usize> },
+    /// The block of `p`, and this many blocks before it.
+    Blocks { block: usize, memory: usize },
+}
+
+/// Score products, softmaxes and sums of a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One of each.
+    Plain,
+    /// Two softmaxes over two pairs of heads, their outputs subtracted (`diff`).
+    Difference,
+    /// One softmax, and a second score that weighs the values of a second sum (`parallax`).
+    Probe,
+}
+
+/// Settings of a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Factor of the scores, where role `scale_bh` does not give it.
+    pub scale: f32,
+    /// Scores go through `cap · tanh(· / cap)`; 0: they don't.
+    pub softcap: f32,
+    pub reach: Reach,
+    pub form: Form,
+}
+
+impl Attention {
+    /// Plain attention to everything that the mode allows.
+    pub fn new(scale: f32) -> Attention {
+        let reach = Reach::Window { left: None, right: None };
+        Attention { scale, softcap: 0.0, reach, form: Form::Plain }
+    }
+
+    /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
+    pub fn is_windowed(&self) -> bool {
+        self.reach != Reach::Window { left: None, right: None }
+    }
+}
+
+/// Most runs that the keys of few queries are cut into.
+const SPLITS: usize = 16;
+/// Keys of a run, but for the longest caches.
+const SPLIT_KEYS: usize = 1024;
+/// Partial results that are kept at a time.
+const PARTS: usize = 32;
+
+/// The tiles of one plan.
+#[derive(Clone, Copy)]
+struct Kernels {
+    common: Tiles,
+    dots: KernelFn<dots::Args>,
+    terms: KernelFn<score_terms::Args>,
+    online: KernelFn<online_softmax::Args>,
+    end: KernelFn<online_softmax::EndArgs>,
+    sums: KernelFn<sums::Args>,
+}
+
+impl Kernels {
+    fn new(isa: Isa) -> Kernels {
+        Kernels {
+            common: Tiles::new(isa, &Recurrence::default()),
+            dots: select::<dots::Dots>(isa),
+            terms: select::<score_terms::ScoreTerms>(isa),
+            online: select::<online_softmax::OnlineSoftmax>(isa),
+            end: select::<online_softmax::SoftmaxEnd>(isa),
+            sums: select::<sums::Products>(isa),
+        }
+    }
+}
+
+/// Offsets of a worker's buffers, in elements.
+#[derive(Clone, Copy, Debug)]
+struct Offsets {
+    /// Queries of each stream: `[D][32]`, or `[32][D]` padded where they are few.
+    q: [usize; 2],
+    /// Rows of queries on their way in, of outputs on their way out, `[32][max(D, E)]` padded, and of biases.
+    rows: usize,
+    /// Scores, then weights, `[64][32]`, and those of a second product.
+    x: [usize; 2],
+    /// Additive terms `[64][32]`.
+    terms: usize,
+    /// A tile of keys, of values, where they can't be read in place.
+    k: usize,
+    v: usize,
+    /// Sums of each stream: `[E][32]`, or `[32][E]` padded where the queries are few.
+    acc: [usize; 2],
+    /// Partial results of runs of keys. The last: gradients have none.
+    parts: usize,
+}
+
+/// Attention with its tiles and buffers.
+#[derive(Clone)]
+pub struct Softmax {
+    settings: Attention,
+    /// Query heads, key heads.
+    heads: (usize, usize),
+    d: usize,
+    e: usize,
+    kernels: Kernels,
+    backward: backward::Kernels,
+    at: Offsets,
+    /// Elements of one partial result.
+    part: usize,
+    workers: usize,
+    len: usize,
+}
+
+impl std::fmt::Debug for Softmax {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Softmax")
+            .field("settings", &self.settings)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Softmax {
+    /// Attention of these extents on the machine of `context`.
+    pub fn plan(context: &Context, settings: Attention, extents: Extents) -> Result<Softmax> {
+        let Extents { heads, d, e, .. } = extents;
+        let (d16, e16) = (d.next_multiple_of(16), e.next_multiple_of(16));
+        let workers = context.max_workers();
+        let second = |yes: bool, n: usize| if yes { n } else { 0 };
+        let two = settings.form != Form::Plain;
+        let mut carver = Carver::default();
+        let part = streams(settings.form) * ROWS * (e16 + 2);
+        let at = Offsets {
+            q: [carver.take(&[ROWS, d16]), carver.take(&[second(two, ROWS), d16])],
+            rows: carver.take(&[ROWS, d16.max(e16).max(KEYS)]),
+            x: [carver.take(&[KEYS, ROWS]), carver.take(&[second(two, KEYS), ROWS])],
+            terms: carver.take(&[KEYS, ROWS]),
+            k: carver.take(&[KEYS, products::pitch(d)]),
+            v: carver.take(&[KEYS, products::pitch(e)]),
+            acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
+            parts: carver.take(&[PARTS.div_ceil(workers), part]),
+        };
+        let kernels = Kernels::new(context.isa());
+        let backward = backward::Kernels::new(context.isa());
+        let heads = (heads.out, heads.k);
+        Ok(Softmax { settings, heads, d, e, kernels, backward, at, part, workers, len: carver.finish()? })
+    }
+
+    /// Query heads that share a key head.
+    fn sets(&self) -> usize {
+        self.heads.0 / self.heads.1
+    }
+
+    /// Where partial result `i` lies.
+    fn part(&self, workspace: &Workspace, i: usize) -> *mut f32 {
+        workspace.worker(i % self.workers).wrapping_add(self.at.parts + i / self.workers * self.part)
+    }
+}
+
+/// Running softmaxes.
+fn streams(form: Form) -> usize {
+    if form == Form::Plain { 1 } else { 2 }
+}
+
+impl Engine for Softmax {
+    fn kernel_name(&self) -> &'static str {
+        "softmax:matmul_f32"
+    }
+
+    fn chunk(&self) -> usize {
+        KEYS
+    }
+
+    fn panel(&self) -> usize {
+        ROWS
+    }
+
+    fn workspace_len(&self) -> usize {
+        self.len
+    }
+
+    fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        let call = Call::new(call);
+        let grid = rows::Grid::new(self, &call);
+        let (units, splits) = (grid.units(), grid.splits);
+        // As many units at a time as there is memory for their partial results: all, where there are none.
+        let wave = if splits == 1 { units.max(1) } else { PARTS / splits };
+        for start in (0..units).step_by(wave) {
+            let n = wave.min(units - start);
+            let part = |unit: usize, split| self.part(workspace, unit * splits + split);
+            parallel::run(runner, n * splits, &|task, worker| {
+                // The tiles with the most keys first.
+                let (index, split) = (n - 1 - task / splits, task % splits);
+                let Some(unit) = Unit::new(self, &call, &grid, start + index) else { return };
+                let part = (unit.splits > 1).then(|| part(index, split));
+                if split < unit.splits {
+                    tile::run(&unit, workspace.worker(worker), split, part);
+                }
+            })?;
+            if splits == 1 {
+                continue;
+            }
+            parallel::run(runner, n, &|index, worker| {
+                let unit = Unit::new(self, &call, &grid, start + index);
+                if let Some(unit) = unit.filter(|unit| unit.splits > 1) {
+                    merge::run(&unit, workspace.worker(worker), |split| part(index, split));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        self.backward_workspace(sequences, n_k, workers)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
+    }
+}

@@ -1,0 +1,217 @@
+//! The queries of a tile: which they are, and which keys each of them sees.
+
+use super::call::Call;
+use super::decay;
+use super::products::WIDE;
+use super::{Reach, SPLIT_KEYS, SPLITS, Softmax};
+use crate::engine::call::Sequence;
+use std::ops::Range;
+
+/// Queries of a tile: two vectors of AVX-512, four of AVX2. The 16 KiB of sums and of queries that they take at
+/// `D = E = 128` are read from L1, 64 keys by 64 queries would no longer fit beside them.
+pub const ROWS: usize = 32;
+/// Keys of a tile: 8 KiB of scores, and a hundred products for each time that sums are rescaled.
+pub const KEYS: usize = 64;
+
+/// How a call is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Most tiles of queries of one sequence and key head.
+    tiles: usize,
+    /// Sequences, key heads.
+    n: usize,
+    heads: usize,
+    /// Most runs that the keys of a tile are cut into.
+    pub splits: usize,
+}
+
+impl Grid {
+    /// By the lengths of the call alone.
+    pub fn new(engine: &Softmax, call: &Call) -> Grid {
+        let (n_q, n_k) = call.sequences.longest();
+        let (n, heads, sets) = (call.sequences.len(), engine.heads.1, engine.sets());
+        // As many as either way of cutting takes.
+        let tiles = sets * n_q.div_ceil(ROWS);
+        // Queries are few in some sequence, perhaps.
+        let few = n_q < WIDE || call.sequences.offsets_q.is_some();
+        let splits = if few { splits(call, n_k) } else { 1 };
+        Grid { tiles, n, heads, splits }
+    }
+
+    /// Units: sequence × key head × tile of queries.
+    pub fn units(&self) -> usize {
+        self.n * self.heads * self.tiles
+    }
+}
+
+/// Runs that the keys of few queries are cut into. By the number of keys alone, whatever else is in the batch.
+fn splits(call: &Call, keys: usize) -> usize {
+    // Sums of gates go through all keys.
+    if call.g.is_some() { 1 } else { keys.div_ceil(SPLIT_KEYS).clamp(1, SPLITS) }
+}
+
+/// Tiles of keys: they end at multiples of [`KEYS`].
+pub fn tiles_of(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut at = keys.start;
+    std::iter::from_fn(move || {
+        let tile = at..((at / KEYS + 1) * KEYS).min(keys.end);
+        at = tile.end;
+        (!tile.is_empty()).then_some(tile)
+    })
+}
+
+/// A tile of queries with what it needs.
+pub struct Unit<'a> {
+    pub engine: &'a Softmax,
+    pub call: &'a Call,
+    pub sequence: Sequence,
+    /// The number of the sequence.
+    pub index: usize,
+    /// Key head.
+    pub head: usize,
+    pub splits: usize,
+    pub rows: Rows,
+}
+
+impl<'a> Unit<'a> {
+    /// Unit `index`, or `None` if the sequence is shorter than the longest one and has no such tile.
+    pub fn new(engine: &'a Softmax, call: &'a Call, grid: &Grid, index: usize) -> Option<Unit<'a>> {
+        let (outer, tile) = (index / grid.tiles, index % grid.tiles);
+        let (index, head) = (outer / grid.heads, outer % grid.heads);
+        let sequence = call.sequences.get(index)?;
+        let (n_q, sets) = (sequence.n_q, engine.sets());
+        let wide = n_q >= WIDE;
+        let of_head = n_q.div_ceil(ROWS);
+        let (set, at) = if wide { (tile / of_head, tile % of_head) } else { (0, tile) };
+        let end = if wide { n_q } else { sets * n_q };
+        let (first, end) = (set * n_q + at * ROWS, set * n_q + ((at + 1) * ROWS).min(end));
+        if set >= sets || first >= end {
+            return None;
+        }
+        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
+        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
+        let splits = if wide { 1 } else { splits(call, sequence.n_k) };
+        let mut unit = Unit { engine, call, sequence, index, head, splits, rows };
+        if let Some(g) = &call.g {
+            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
+            unsafe { decay::hide(&mut unit, g) };
+        }
+        Some(unit)
+    }
+
+    /// Queries from token `first` on of one of the heads that share a key head, across the lanes however few they are.
+    pub fn of_head(
+        engine: &'a Softmax,
+        call: &'a Call,
+        (index, sequence): (usize, Sequence),
+        (head, set): (usize, usize),
+        first: usize,
+    ) -> Unit<'a> {
+        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
+        let n_q = sequence.n_q;
+        let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
+        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, range, true);
+        let mut unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+        if let Some(g) = &call.g {
+            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
+            unsafe { decay::hide(&mut unit, g) };
+        }
+        unit
+    }
+
+    /// Factor of the scores of a set.
+    ///
+    /// # Safety
+    /// The tensors of the call have the shapes of the catalogue.
+    pub unsafe fn scale(&self, set: usize) -> f32 {
+        match &self.call.scale_bh {
+            // SAFETY: a scale for each sequence and head.
+            Some(scale) => unsafe {
+                self.engine.kernels.common.value(scale, &[self.index, self.query_head(set)])
+            },
+            None => self.engine.settings.scale,
+        }
+    }
+
+    /// Query head of a set.
+    pub fn query_head(&self, set: usize) -> usize {
+        self.head * self.engine.sets() + set
+    }
+}
+
+/// Queries of one sequence and key head, and the keys that each sees. A row is a query of one of the query heads that
+/// share the key head; the rows of a head follow each other.
+pub struct Rows {
+    /// How many, and rounded up to 16.
+    pub n: usize,
+    pub width: usize,
+    /// Lanes are queries; else channels.
+    pub wide: bool,
+    /// Which of the heads, which token of the sequence.
+    pub set: [usize; ROWS],
+    pub token: [usize; ROWS],
+    /// Position of each among the keys; negative where there are more queries than keys.
+    pub position: [i64; ROWS],
+    /// First key that each sees, and one past the last.
+    pub first: [usize; ROWS],
+    pub end: [usize; ROWS],
+}
+
+impl Rows {
+    fn new(reach: &Reach, causal: bool, s: &Sequence, keys: usize, range: Range<usize>, wide: bool) -> Rows {
+        let n = range.len();
+        let mut rows = Rows {
+            n,
+            width: n.next_multiple_of(16),
+            wide,
+            set: [0; ROWS],
+            token: [0; ROWS],
+            position: [0; ROWS],
+            first: [0; ROWS],
+            end: [0; ROWS],
+        };
+        for (i, row) in range.enumerate() {
+            let (set, token) = (row / s.n_q, row % s.n_q);
+            let position = s.n_k as i64 - s.n_q as i64 + token as i64;
+            let last = if causal { position } else { i64::MAX - 1 };
+            let (first, last) = match *reach {
+                Reach::Window { left, right } => (
+                    left.map_or(0, |left| position.saturating_sub_unsigned(left as u64)),
+                    right.map_or(last, |right| last.min(position.saturating_add_unsigned(right as u64))),
+                ),
+                Reach::Blocks { block, memory } => {
+                    let block_of = position.max(0) as usize / block;
+                    ((block_of.saturating_sub(memory) * block) as i64, last)
+                }
+            };
+            let end = (last + 1).clamp(0, keys as i64) as usize;
+            (rows.set[i], rows.token[i], rows.position[i]) = (set, token, position);
+            (rows.first[i], rows.end[i]) = (first.clamp(0, end as i64) as usize, end);
+        }
+        rows
+    }
+
+    /// Keys that some row sees, from a multiple of 4 on: as [`tiles_of`] cuts them, what a row sums up does not depend
+    /// on the rows beside it.
+    pub fn keys(&self) -> Range<usize> {
+        let seen = || (0..self.n).filter(|&i| self.first[i] < self.end[i]);
+        let first = seen().map(|i| self.first[i]).min().unwrap_or(0) / 4 * 4;
+        first..seen().map(|i| self.end[i]).max().unwrap_or(first)
+    }
+
+    /// Whether every row sees all of these keys.
+    pub fn see_all(&self, keys: &Range<usize>) -> bool {
+        (0..self.n).all(|i| self.first[i] <= keys.start && keys.end <= self.end[i])
+    }
+
+    /// Runs of rows of one head.
+    pub fn runs(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let first = at;
+            let set = *self.set[..self.n].get(first)?;
+            at += self.set[first..self.n].iter().take_while(|&&other| other == set).count();
+            Some(first..at)
+        })
+    }
+}

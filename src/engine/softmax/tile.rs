@@ -1,0 +1,378 @@
+//! One tile of queries on its way through its keys.
+
+use super::products::{Buffers, Operand};
+use super::rows::{KEYS, ROWS, Unit, tiles_of};
+use super::terms::Terms;
+use super::{Form, streams};
+use crate::kernel::online_softmax::{self, MASKED};
+use crate::kernel::{elementwise, products};
+use crate::tensor::Tensor;
+use std::ops::Range;
+use std::ptr;
+
+/// A softmax on its way: maximum and sum of each row.
+#[derive(Clone, Copy)]
+pub struct Running {
+    pub max: [f32; ROWS],
+    pub sum: [f32; ROWS],
+}
+
+impl Running {
+    pub const EMPTY: Running = Running { max: [f32::NEG_INFINITY; ROWS], sum: [0.0; ROWS] };
+}
+
+/// A tile of queries with its softmaxes; of a probe, the second one's sum is that of the weighed scores.
+pub struct Tile<'a> {
+    pub buffers: Buffers<'a>,
+    pub running: [Running; 2],
+    /// Nothing has been summed up yet.
+    first: [bool; 2],
+}
+
+/// Runs one unit over its share of the keys; the result goes to `part` if there is one, else to the outputs.
+pub fn run(unit: &Unit<'_>, base: *mut f32, split: usize, part: Option<*mut f32>) {
+    let mut tile = Tile::empty(unit, base);
+    // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
+    unsafe {
+        tile.sum_up(share(unit.rows.keys(), split, unit.splits));
+        match part {
+            Some(part) => tile.store_part(part),
+            None => tile.finish(),
+        }
+    }
+}
+
+/// Run `i` of the keys, cut into `n` at the ends of tiles.
+fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
+    let first = keys.start / KEYS;
+    let tiles = (keys.end.div_ceil(KEYS) - first).div_ceil(n);
+    let at = |i: usize| ((first + i * tiles) * KEYS).clamp(keys.start, keys.end);
+    at(i)..at(i + 1)
+}
+
+impl<'a> Tile<'a> {
+    /// A tile that has seen nothing.
+    pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
+        Tile { buffers: Buffers { unit, base }, running: [Running::EMPTY; 2], first: [true; 2] }
+    }
+
+    /// Sums have come from elsewhere.
+    pub fn summed(&mut self) {
+        self.first = [false; 2];
+    }
+
+    /// Sums up these keys.
+    ///
+    /// # Safety
+    /// Tensors and buffers are those of the call.
+    pub unsafe fn sum_up(&mut self, keys: Range<usize>) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (at, call, form) = (&unit.engine.at, unit.call, unit.engine.settings.form);
+        let n = streams(form);
+        // SAFETY: by contract.
+        unsafe {
+            self.load_queries();
+            if !unit.rows.wide {
+                // Columns that are no rows are computed with, and never written.
+                for x in at.x.into_iter().take(n) {
+                    ptr::write_bytes(buffers.at(x), 0, KEYS * ROWS);
+                }
+            }
+            let softmaxes = if form == Form::Difference { 2 } else { 1 };
+            let mut terms: [Terms; 2] =
+                std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), softmaxes));
+            let (Some(k), Some(v)) = (call.k, call.v) else { return };
+            for keys in tiles_of(keys) {
+                let masked = !unit.rows.see_all(&keys);
+                let v = self.values(&v, &keys, masked);
+                for (stream, terms) in terms.iter_mut().enumerate().take(softmaxes) {
+                    let head = unit.head * softmaxes + stream;
+                    let k = buffers.rows_of(&k, head, &keys, unit.engine.d, at.k, false);
+                    buffers.scores(k, keys.len(), at.q[stream], at.x[stream]);
+                    terms.apply(&buffers, &keys, masked, at.x[stream]);
+                    let factor = self.weights(stream, keys.len());
+                    if form == Form::Probe {
+                        self.probe(k, &v, &keys, masked, &factor);
+                    }
+                    self.add(stream, stream, &v, &keys, &factor);
+                }
+            }
+        }
+    }
+
+    /// Queries of every stream.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn load_queries(&self) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
+        let Some(q) = call.q else { return };
+        // SAFETY: by contract.
+        let scale = |set| unsafe { unit.scale(set) };
+        // SAFETY: by contract.
+        unsafe {
+            match (settings.form, call.probe) {
+                (Form::Difference, _) => {
+                    for stream in 0..2 {
+                        let head = |set| 2 * unit.query_head(set) + stream;
+                        buffers.load_queries(&q, head, scale, at.q[stream]);
+                    }
+                }
+                (Form::Probe, Some(probe)) => {
+                    buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]);
+                    buffers.load_queries(&probe, |set| unit.query_head(set), |_| 1.0, at.q[1]);
+                }
+                _ => buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]),
+            }
+        }
+    }
+
+    /// Weights of a tile in place of its scores; the factor of what was summed up before, if it is not 1.
+    ///
+    /// # Safety
+    /// The stream's buffer holds scores.
+    unsafe fn weights(&mut self, stream: usize, n: usize) -> Option<[f32; ROWS]> {
+        let (engine, running) = (self.buffers.unit.engine, &mut self.running[stream]);
+        let (mut factor, mut changed) = ([1.0; ROWS], false);
+        // SAFETY: by contract.
+        unsafe {
+            (engine.kernels.online)(&online_softmax::Args {
+                n,
+                w: self.buffers.unit.rows.width,
+                x: self.buffers.at(engine.at.x[stream]),
+                ld: ROWS,
+                max: running.max.as_mut_ptr(),
+                sum: running.sum.as_mut_ptr(),
+                factor: factor.as_mut_ptr(),
+                changed: &mut changed,
+            });
+        }
+        changed.then_some(factor)
+    }
+
+    /// The second score of a probe, times the weights, summed up with and without the values.
+    ///
+    /// # Safety
+    /// The first buffer holds weights.
+    unsafe fn probe(
+        &mut self,
+        k: Operand,
+        v: &Values,
+        keys: &Range<usize>,
+        masked: bool,
+        factor: &Option<[f32; ROWS]>,
+    ) {
+        let (engine, buffers) = (self.buffers.unit.engine, self.buffers);
+        let (x, y) = (buffers.at(engine.at.x[0]), buffers.at(engine.at.x[1]));
+        let n = keys.len() * ROWS;
+        // SAFETY: by contract.
+        unsafe {
+            buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1]);
+            if masked || Terms::may_mask(&buffers) {
+                // What is masked has the weight −0, which times 0 stays; its score may not be finite.
+                for i in (0..n).filter(|&i| (*x.add(i)).to_bits() == MASKED) {
+                    *y.add(i) = 0.0;
+                }
+            }
+            (engine.kernels.common.product)(&elementwise::Args { n, src: x, dst: y });
+            let sum = &mut self.running[1].sum;
+            if let Some(factor) = factor {
+                sum.iter_mut().zip(factor).for_each(|(sum, factor)| *sum *= factor);
+            }
+            let (d, col) = (buffers.unit.rows.width, sum.as_mut_ptr());
+            let (b, row) = (ptr::null(), ptr::null_mut());
+            (engine.kernels.sums)(&products::Args { n: keys.len(), d, a: y, lda: ROWS, b, ldb: 0, row, col });
+            self.add(1, 1, v, keys, factor);
+        }
+    }
+
+    /// A tile of values; in a tile that is not seen whole, what is not finite is taken out.
+    ///
+    /// # Safety
+    /// The tensor has these keys.
+    unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
+        let (engine, buffers) = (self.buffers.unit.engine, self.buffers);
+        let (head, e, wide) = (buffers.unit.head, engine.e, buffers.unit.rows.wide);
+        let guarded = masked || Terms::may_mask(&buffers);
+        // SAFETY: by contract.
+        unsafe {
+            if !guarded {
+                let operand = buffers.rows_of(v, head, keys, e, engine.at.v, !wide);
+                return Values { tensor: *v, operand, poison: 0 };
+            }
+            let (operand, poison) = buffers.finite_copy_of(v, head, keys, e, engine.at.v);
+            Values { tensor: *v, operand, poison }
+        }
+    }
+
+    /// `acc = acc · factor + Vᵀ X`, what is not finite for the rows that see it only.
+    ///
+    /// # Safety
+    /// Buffer `x` holds weights, `acc` sums unless these are the first.
+    unsafe fn add(
+        &mut self,
+        x: usize,
+        acc: usize,
+        v: &Values,
+        keys: &Range<usize>,
+        factor: &Option<[f32; ROWS]>,
+    ) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let at = &unit.engine.at;
+        let factor = factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr());
+        let first = std::mem::replace(&mut self.first[acc], false);
+        let (x, acc) = (at.x[x], at.acc[acc]);
+        // SAFETY: by contract.
+        unsafe {
+            buffers.add_values(v.operand, keys.len(), x, acc, first, factor);
+            for s in (0..keys.len()).filter(|s| v.poison & 1 << s != 0) {
+                for e in 0..unit.engine.e {
+                    let value = {
+                        let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
+                        unit.engine.kernels.common.value(&v.tensor, &at)
+                    };
+                    for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
+                        let weight = *buffers.at(x).add(s * ROWS + r);
+                        if weight.to_bits() != MASKED {
+                            *buffers.sum(acc, r, e) += weight * value;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums and softmaxes of a run of keys.
+    ///
+    /// # Safety
+    /// `part` has the elements of a part; what follows a sum is its own.
+    unsafe fn store_part(&mut self, part: *mut f32) {
+        let engine = self.buffers.unit.engine;
+        let len = ROWS * engine.e.next_multiple_of(16);
+        for stream in 0..streams(engine.settings.form) {
+            // SAFETY: by contract.
+            unsafe {
+                if self.first[stream] {
+                    self.buffers.clear_sums(engine.at.acc[stream]);
+                }
+                let to = part.add(stream * (len + 2 * ROWS));
+                ptr::copy_nonoverlapping(self.buffers.at(engine.at.acc[stream]), to, len);
+                to.add(len).cast::<Running>().write(self.running[stream]);
+            }
+        }
+    }
+
+    /// Sums that nothing was added to become zero.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn clear_unsummed(&mut self) {
+        for stream in (0..streams(self.buffers.unit.engine.settings.form)).filter(|&i| self.first[i]) {
+            // SAFETY: by contract.
+            unsafe { self.buffers.clear_sums(self.buffers.unit.engine.at.acc[stream]) };
+        }
+    }
+
+    /// Outputs.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn finish(&mut self) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (at, form) = (&unit.engine.at, unit.engine.settings.form);
+        let softmaxes = if form == Form::Difference { 2 } else { 1 };
+        let (mut factor, mut lse) = ([[0.0; ROWS]; 2], [0.0; ROWS]);
+        // SAFETY: by contract.
+        unsafe {
+            self.clear_unsummed();
+            for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
+                self.end(stream, softmaxes, factor, &mut lse);
+            }
+            self.combine(&mut factor);
+            for (stream, factor) in factor.iter().enumerate().take(streams(form)) {
+                buffers.scale_sums(at.acc[stream], factor.as_ptr());
+            }
+            if form != Form::Plain {
+                let len = ROWS * unit.engine.e.next_multiple_of(16);
+                let (sum, other) = (buffers.at(at.acc[0]), buffers.at(at.acc[1]));
+                (0..len).for_each(|i| *sum.add(i) -= *other.add(i));
+            }
+            if let Some(out) = &unit.call.out {
+                buffers.store_sums(at.acc[0], out);
+            }
+            if let Some(to) = &unit.call.lse {
+                for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
+                    let (head, token) =
+                        (unit.query_head(unit.rows.set[i]), unit.sequence.q0 + unit.rows.token[i]);
+                    *to.f32_at(&[unit.sequence.batch, head, token]) = lse;
+                }
+            }
+        }
+    }
+
+    /// The end of a softmax.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn end(
+        &self,
+        stream: usize,
+        softmaxes: usize,
+        factor: &mut [f32; ROWS],
+        lse: &mut [f32; ROWS],
+    ) {
+        let (unit, running) = (self.buffers.unit, &self.running[stream]);
+        let mut sinks = [f32::NEG_INFINITY; ROWS];
+        if let Some(sink) = &unit.call.sink {
+            for (to, &set) in sinks.iter_mut().zip(&unit.rows.set[..unit.rows.n]) {
+                // SAFETY: a sink for each head.
+                *to = unsafe {
+                    unit.engine.kernels.common.value(sink, &[unit.query_head(set) * softmaxes + stream])
+                };
+            }
+        }
+        // SAFETY: vectors of 32.
+        unsafe {
+            (unit.engine.kernels.end)(&online_softmax::EndArgs {
+                w: unit.rows.width,
+                max: running.max.as_ptr(),
+                sum: running.sum.as_ptr(),
+                sink: if unit.call.sink.is_some() { sinks.as_ptr() } else { ptr::null() },
+                factor: factor.as_mut_ptr(),
+                lse: lse.as_mut_ptr(),
+            });
+        }
+    }
+
+    /// Factors of the two sums, of which the second is subtracted.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    unsafe fn combine(&self, factor: &mut [[f32; ROWS]; 2]) {
+        let unit = self.buffers.unit;
+        match (unit.engine.settings.form, &unit.call.lam) {
+            (Form::Difference, Some(lam)) => {
+                for (factor, &set) in factor[1].iter_mut().zip(&unit.rows.set[..unit.rows.n]) {
+                    // SAFETY: a value for each head.
+                    *factor *= unsafe { unit.engine.kernels.common.value(lam, &[unit.query_head(set)]) };
+                }
+            }
+            (Form::Probe, _) => {
+                let [first, second] = factor;
+                second.copy_from_slice(first);
+                for (factor, sum) in first.iter_mut().zip(&self.running[1].sum) {
+                    *factor *= 1.0 + sum * *factor;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
+struct Values {
+    tensor: Tensor,
+    operand: Operand,
+    poison: u64,
+}
