@@ -61,21 +61,26 @@ pub fn run(unit: &Unit<'_>, pass: Pass) {
     while t < pass.n {
         let mut filled = 0;
         while t < pass.n && filled < unit.geometry().chunks {
-            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`).
-            let n = (CHUNK - t % CHUNK).min(pass.n - t);
+            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`, `snapshot.rs`).
+            let n = unit.until_snapshot(pass.k0 + t, (CHUNK - t % CHUNK).min(pass.n - t));
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             block[filled] = unit.prepare(filled, chunk);
+            unit.snapshot_rows(block[filled].end());
             if unit.call.tensors.transition.is_some() {
                 unit.add_transition(&unit.prepared(filled));
             }
             t += block[filled].n;
             filled += 1;
+            if unit.snapshot_ends_block(pass.k0 + t) {
+                break;
+            }
         }
         for panel in unit.panels.clone() {
             for (c, chunk) in block[..filled].iter().enumerate() {
                 // What the next block will load comes closer while this one computes, some rows a turn.
                 let ahead = Ahead { unit, pass, t: t + c * CHUNK, panel };
                 unit.panel(panel, &unit.prepared(c), chunk, &ahead);
+                unit.snapshot_panel(panel, chunk.end());
             }
         }
     }
@@ -280,10 +285,16 @@ impl Unit<'_> {
                 let mut read = matmul::Args::product(chunk.n, columns, g.m, c, ldc);
                 (read.a, read.lda) = (p.q.add(set * CHUNK * g.ldm), g.ldm);
                 (read.b, read.ldb) = (self.state_panel(panel), g.panel);
-                if skip.is_some() {
+                if self.call.adds {
+                    let sum = y.add(set * CHUNK * g.panel);
+                    let at = target(set);
+                    let there = Rows::tokens(&out, &at, (chunk.n, columns));
+                    tiles.load(&there, 1.0, ptr::null(), sum, g.panel);
+                    (read.c0, read.ldc0) = (sum, g.panel as isize);
+                } else if skip.is_some() {
                     (read.c0, read.ldc0, read.pre) = (self.buffer(g.at.x), g.panel as isize, row);
                 }
-                if chunk.write && !value_decay {
+                if self.writes_values(chunk) && !value_decay {
                     (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
                     (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
                     if self.recurrence().writes() == 2 {
@@ -343,7 +354,7 @@ impl Unit<'_> {
         // rows of the state.
         unsafe {
             let (from, to) = (from.add(rows.start * g.panel), to.add(rows.start * g.panel));
-            let writes = chunk.n * self.recurrence().writes();
+            let writes = if self.writes_values(chunk) { chunk.n * self.recurrence().writes() } else { 0 };
             let mut update = matmul::Args::product(rows.len(), g.panel, writes, to, g.panel as isize);
             (update.a, update.lda, update.a_by_columns) = (p.k.add(rows.start), g.ldm, true);
             (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
