@@ -18,6 +18,8 @@ pub mod gate_grad;
 pub mod load_rows;
 pub mod map_grad;
 pub mod matmul;
+pub mod matmul_bf16;
+pub mod pair_rows;
 pub mod products;
 pub mod row_l2norm;
 pub mod row_rms;
