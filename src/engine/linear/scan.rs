@@ -57,6 +57,7 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
 /// Runs one pass on the state in the worker's memory.
 pub fn run(unit: &Unit<'_>, pass: Pass) {
     let mut block = [Chunk::default(); MAX_CHUNKS];
+    unit.pair_state();
     let mut t = 0;
     while t < pass.n {
         let mut filled = 0;
@@ -201,7 +202,7 @@ impl Unit<'_> {
                 (read.l, read.ldl) = (p.inflow, CHUNK);
                 (read.u, read.ldu) = (u, g.panel);
             }
-            (tiles.matmul)(&read);
+            self.read_state(panel, &read, p.k16, p.factors.wrapping_add(CHUNK));
             (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u: corrected, ld: g.panel });
         }
     }
@@ -268,7 +269,7 @@ impl Unit<'_> {
                 if self.recurrence().has_denominator() {
                     read.post = p.inv_den.add(set * CHUNK);
                 }
-                (tiles.matmul)(&read);
+                self.read_state(panel, &read, p.q16.wrapping_add(set * CHUNK * g.ldm / 2), p.factors);
             }
             if value_decay {
                 self.value_decay(panel, p, chunk, g.n_sets);
@@ -322,7 +323,7 @@ impl Unit<'_> {
             if self.call.tensors.gv.is_some() {
                 update.col = self.buffer(g.at.gamma_end);
             }
-            (self.tiles().matmul)(&update);
+            self.write_state(panel, &update, p, rows.start);
         }
     }
 }
