@@ -324,6 +324,14 @@ SUBQUAD_API uint32_t subquad_context_isa(const subquad_context *context);
 #define SUBQUAD_MODE_DRAW 16                 /* Random draws. */
 #define SUBQUAD_MODE_TRANSFORM 32            /* Helpers that are no attention. */
 
+#define SUBQUAD_FLAG_BF16_DOT 1              /* Operands of matrix products may be rounded to bf16,
+                                                whatever the tensors' types; sums and the carried state
+                                                stay f32. A permission: used where the processor multiplies
+                                                pairs of bf16, in prefill without gradients, by recurrences
+                                                with a decay per token or head or none, with or without the
+                                                delta rule; elsewhere it changes nothing. The plan's info
+                                                tells by its kernel. */
+
 #define SUBQUAD_DTYPE_F32 1                  /* IEEE single. */
 #define SUBQUAD_DTYPE_BF16 2                 /* The upper half of an IEEE single. */
 #define SUBQUAD_DTYPE_F16 3                  /* IEEE half. */
@@ -367,7 +375,7 @@ typedef struct subquad_desc {
     const char *mechanism;
     /** Bits of SUBQUAD_MODE_... to prepare. Default: SUBQUAD_MODE_CAUSAL. */
     uint32_t modes;
-    /** Zero. */
+    /** Bits of SUBQUAD_FLAG_... Default: 0. */
     uint32_t flags;
     /** Heads of q. The larger of any two head counts is a multiple of the smaller. Default: 1. */
     int64_t heads_q;

@@ -43,7 +43,7 @@ mod workspace;
 pub use args::{Args, MAX_TENSORS};
 pub use catalog::{Mode, Role};
 pub use context::{Caches, Context, ContextOptions};
-pub use desc::{Desc, Modes, Value};
+pub use desc::{Desc, Flags, Modes, Value};
 pub use error::{Error, Result, Status};
 pub use parallel::{Runner, Serial, ThreadPool};
 pub use plan::{Plan, PlanInfo, StateComponent, StateLayout};

@@ -144,6 +144,7 @@ fn other_types_are_one_rounding_off() {
         &["--dtype", "f16", "--dtype-state", "bf16", "--isa", "scalar"],
         &["--dtype", "bf16", "--dtype-state", "bf16", "--step", "--threads", "2"],
         &["--dtype-state", "bf16", "--split", "16"],
+        &["--dtype", "bf16", "--bf16-dot"],
     ] {
         let lines = json(&[&folders[..], types].concat());
         let (files, totals) = lines.split_at(lines.len() - 1);

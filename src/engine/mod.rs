@@ -30,6 +30,8 @@ pub(crate) struct Extents {
     pub e: usize,
     /// Element type of `out`.
     pub dtype_out: DType,
+    /// Operands may be rounded to `bf16`.
+    pub bf16_dot: bool,
 }
 
 /// The engine of a mechanism and its settings.

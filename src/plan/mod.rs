@@ -20,7 +20,7 @@ pub use state::{StateComponent, StateLayout};
 use crate::args::Args;
 use crate::catalog::{self, Mechanism, Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
-use crate::desc::{Desc, Modes};
+use crate::desc::{Desc, Flags, Modes};
 use crate::engine::call::Heads;
 use crate::engine::{Engine, Extents, Settings};
 use crate::error::{Error, Result};
@@ -99,6 +99,7 @@ impl Plan {
             why: "it is in the catalogue, but not in this version".into(),
         })?;
         check_modes(mechanism, desc)?;
+        check_flags(desc)?;
         check_types(desc)?;
         let heads = check_sizes(desc)?;
         let params = Params::resolve(mechanism, desc)?;
@@ -108,7 +109,8 @@ impl Plan {
         let rules = rules(mechanism, &params, &settings)?;
         check_head_counts(desc, heads, &sizes, &rules)?;
         let (d, e) = (desc.dim_qk as usize, desc.dim_v as usize);
-        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out };
+        let bf16_dot = desc.flags.contains(Flags::BF16_DOT);
+        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out, bf16_dot };
         let engine = settings.plan(context, extents)?;
         let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
         let segments = match desc.modes.contains(Mode::Causal) && other_type(desc).is_none() {
@@ -223,6 +225,14 @@ fn check_modes(mechanism: &'static Mechanism, desc: &Desc) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn check_flags(desc: &Desc) -> Result<()> {
+    if Flags::BF16_DOT.contains(desc.flags) {
+        return Ok(());
+    }
+    let (given, expected) = (desc.flags.bits().into(), "a set of flag bits: 1 (bf16_dot), or 0");
+    Err(Error::InvalidArgument { what: "desc.flags", given, expected })
 }
 
 /// Element types of a description, by name.

@@ -235,8 +235,8 @@ static void wrong_descriptions(void) {
     refuse_desc(SUBQUAD_ERROR_INVALID_ARGUMENT, "desc.dtype_out is 0");
     desc.dtype_qkv = SUBQUAD_DTYPE_I32;
     refuse_desc(SUBQUAD_ERROR_UNSUPPORTED, "i32");
-    desc.flags = 1;
-    refuse_desc(SUBQUAD_ERROR_WRONG_STRUCT, "desc.flags must be zero");
+    desc.flags = SUBQUAD_FLAG_BF16_DOT | 2;
+    refuse_desc(SUBQUAD_ERROR_INVALID_ARGUMENT, "desc.flags is 3");
     desc.reserved = 1;
     refuse_desc(SUBQUAD_ERROR_WRONG_STRUCT, "desc.reserved must be zero");
     desc.n_params = 1;

@@ -51,6 +51,7 @@
 mod backward;
 mod call;
 mod denominator;
+mod dots;
 mod features;
 mod geometry;
 mod norm;
@@ -123,7 +124,12 @@ pub const STEP_GRAIN: usize = 1 << 16;
 
 impl Engine for Linear {
     fn kernel_name(&self) -> &'static str {
-        if self.recurrence.corrects() { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
+        match (self.recurrence.corrects(), self.geometry.dots) {
+            (true, false) => "linear:matmul+solve_f32",
+            (true, true) => "linear:matmul_bf16+solve_f32",
+            (false, false) => "linear:matmul_f32",
+            (false, true) => "linear:matmul_bf16",
+        }
     }
 
     fn chunk(&self) -> usize {
@@ -164,6 +170,8 @@ impl Linear {
     /// Blocking and tiles for these extents on the machine of `context`.
     pub fn plan(context: &Context, recurrence: Recurrence, extents: Extents) -> Result<Linear> {
         let heads = extents.heads;
+        let extents =
+            Extents { bf16_dot: extents.bf16_dot && dots::pays(context.isa(), &recurrence), ..extents };
         let geometry = Geometry::new(&recurrence, &extents, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;

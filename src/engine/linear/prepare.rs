@@ -45,6 +45,10 @@ pub struct Prepared {
     pub inv_den: *mut f32,
     pub gain: *mut f32,
     pub gamma: *mut f32,
+    pub q16: *mut u32,
+    pub k16: *mut u32,
+    pub k_pairs: *mut u32,
+    pub factors: *mut f32,
 }
 
 impl Unit<'_> {
@@ -64,6 +68,10 @@ impl Unit<'_> {
             inv_den: self.buffer(at.inv_den + c * g.n_sets * CHUNK),
             gain: self.buffer(at.gain + c * CHUNK),
             gamma: self.buffer(at.gamma + c * CHUNK * g.e.next_multiple_of(16)),
+            q16: self.buffer(at.q16 + c * g.n_sets * rows / 2).cast(),
+            k16: self.buffer(at.k16 + c * rows / 2).cast(),
+            k_pairs: self.buffer(at.k_pairs + c * rows / 2).cast(),
+            factors: self.buffer(at.factors + c * 3 * CHUNK),
         }
     }
 
@@ -80,6 +88,10 @@ impl Unit<'_> {
     /// Prepares slot `c`. Returns the chunk as it was done, which may be shorter than asked for.
     pub fn prepare(&self, c: usize, mut chunk: Chunk) -> Chunk {
         let p = self.prepared(c);
+        if self.paired() {
+            self.prepare_pairs(&p, &chunk);
+            return chunk;
+        }
         self.load_features(&p, &chunk);
         if self.recurrence().features.map == FeatureMap::Exp {
             chunk.n = shift::apply(self, &p, &chunk);
@@ -353,7 +365,7 @@ impl Unit<'_> {
         }
     }
 
-    fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
+    pub fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
         let g = self.geometry();
         // The shift of the map `exp` is a factor per channel.
         let shifted = self.recurrence().features.map == FeatureMap::Exp;

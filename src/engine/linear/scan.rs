@@ -57,6 +57,7 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
 /// Runs one pass on the state in the worker's memory.
 pub fn run(unit: &Unit<'_>, pass: Pass) {
     let mut block = [Chunk::default(); MAX_CHUNKS];
+    unit.pair_state();
     let mut t = 0;
     while t < pass.n {
         let mut filled = 0;
@@ -232,7 +233,7 @@ impl Unit<'_> {
                 (read.l, read.ldl) = (p.inflow, CHUNK);
                 (read.u, read.ldu) = (u, g.panel);
             }
-            (tiles.matmul)(&read);
+            self.read_state(panel, &read, p.k16, p.factors.wrapping_add(CHUNK));
             (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u: corrected, ld: g.panel });
         }
     }
@@ -305,7 +306,7 @@ impl Unit<'_> {
                 if self.recurrence().has_denominator() {
                     read.post = p.inv_den.add(set * CHUNK);
                 }
-                (tiles.matmul)(&read);
+                self.read_state(panel, &read, p.q16.wrapping_add(set * CHUNK * g.ldm / 2), p.factors);
             }
             if value_decay {
                 self.value_decay(panel, p, chunk, g.n_sets);
@@ -344,11 +345,18 @@ impl Unit<'_> {
     /// `S = P_C ⊙ S + (K ⊙ F)ᵀ U`, some rows of the state.
     pub fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
         let state = self.state_panel(panel);
-        self.update_to(state, state, p, chunk, rows);
+        self.update_to((state, state), panel, p, chunk, rows);
     }
 
     /// The same from one place to another, or to the same. Both are panels of a state.
-    pub fn update_to(&self, from: *const f32, to: *mut f32, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
+    pub fn update_to(
+        &self,
+        (from, to): (*const f32, *mut f32),
+        panel: usize,
+        p: &Prepared,
+        chunk: &Chunk,
+        rows: Range<usize>,
+    ) {
         let g = self.geometry();
         // SAFETY: all operands are this worker's buffers, with the extents that `Offsets` names; `rows` are
         // rows of the state.
@@ -365,7 +373,7 @@ impl Unit<'_> {
             if self.call.tensors.gv.is_some() {
                 update.col = self.buffer(g.at.gamma_end);
             }
-            (self.tiles().matmul)(&update);
+            self.write_state(panel, &update, p, rows.start);
         }
     }
 }

@@ -53,6 +53,7 @@ impl Summaries {
         extents: Extents,
         matrix: bool,
     ) -> Result<Summaries> {
+        let extents = Extents { bf16_dot: false, ..extents };
         let inner = Linear::plan(context, recurrence, extents)?;
         let square = Extents { e: extents.d, ..extents };
         let square = if matrix { Some(Linear::plan(context, recurrence, square)?) } else { None };

@@ -100,12 +100,16 @@ struct Offsets {
 impl Slots {
     /// The two recurrences for these extents on the machine of `context`.
     pub fn plan(context: &Context, memory: Memory, extents: Extents) -> Result<Slots> {
-        let Extents { heads, d, e, dtype_out } = extents;
+        let Extents { heads, d, e, .. } = extents;
         let m = memory.n_slots;
         let first = Recurrence { value_decay: true, scale: memory.scale, ..Recurrence::default() };
         let second = Recurrence { decay: Decay::Channel, ..Recurrence::default() };
-        let keys = Linear::plan(context, first, Extents { heads, d, e: m, dtype_out: DType::F32 })?;
-        let values = Linear::plan(context, second, Extents { heads, d: m, e, dtype_out })?;
+        let keys = Linear::plan(
+            context,
+            first,
+            Extents { e: m, dtype_out: DType::F32, bf16_dot: false, ..extents },
+        )?;
+        let values = Linear::plan(context, second, Extents { d: m, bf16_dot: false, ..extents })?;
         let ldm = m.next_multiple_of(16);
         let rows = if memory.gates == Gates::Logits { RUN } else { 0 };
         let mut carver = Carver::default();

@@ -253,7 +253,7 @@ impl Reverse<'_> {
             if ordered && !self.only_state && self.early(ordered).is_none() {
                 let (from, to) = (self.before(panel, c, chunk), self.before(panel, c + 1, chunk));
                 self.decay_values(panel, &p, chunk, false);
-                self.unit.update_to(from, to, &p, chunk, 0..g.m);
+                self.unit.update_to((from, to), panel, &p, chunk, 0..g.m);
             }
         }
     }
