@@ -37,7 +37,8 @@ fn applies(plan: &Plan, p: &Problem) -> bool {
 fn each(mut f: impl FnMut(&mut Rng, Types, Problem)) {
     for mechanism in types::mechanisms() {
         let heads = problem::heads(mechanism);
-        for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
+        let variants = problem::variants(mechanism).into_iter().enumerate();
+        for (case, params) in variants.filter(|(case, _)| problem::taken(*case)) {
             for &mode in mechanism.modes {
                 let rng = &mut Rng::new(seed().wrapping_add((case as u64) << 32));
                 let t = if mode == Mode::Step { 1 } else { rng.pick(&[1, 16, 37, 150]) };
