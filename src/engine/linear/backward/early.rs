@@ -110,6 +110,11 @@ impl Reverse<'_> {
         }
     }
 
+    /// Whether channels have ends of their own: a shift is a decay per channel.
+    fn ends_apart(&self) -> bool {
+        self.unit.recurrence().decay == Decay::Channel || self.shifts()
+    }
+
     /// `rowsum(S1 ∘ dS1)` of a panel, in lanes that are still to be summed: of chunk `c`, or of a block's end.
     pub fn end_sums(&self, panel: usize, c: usize, (state, ds): (*const f32, *const f32)) {
         let g = self.unit.geometry();
@@ -122,7 +127,7 @@ impl Reverse<'_> {
                 lda: g.panel,
                 b: ds,
                 ldb: g.panel,
-                apart: self.unit.recurrence().decay == Decay::Channel,
+                apart: self.ends_apart(),
                 sum: self.end_lanes(c),
             });
         }
@@ -154,7 +159,7 @@ impl Reverse<'_> {
         unsafe {
             let end = std::slice::from_raw_parts_mut(self.buffer(at.end + c * g.ldm), g.ldm);
             end.fill(0.0);
-            if self.unit.recurrence().decay != Decay::Channel {
+            if !self.ends_apart() {
                 end[0] = std::slice::from_raw_parts(self.end_lanes(c), lanes::LANES).iter().sum();
                 return;
             }

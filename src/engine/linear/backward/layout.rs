@@ -113,9 +113,11 @@ impl Layout {
         let corrects = usize::from(recurrence.corrects());
         let value_decay = usize::from(recurrence.value_decay);
         let (writes, bonus) = (recurrence.writes(), usize::from(recurrence.bonus));
-        let end_rows = if recurrence.decay == Decay::Channel { m } else { 1 };
+        // A shift is a decay per channel.
+        let shifts = recurrence.features.map == FeatureMap::Exp;
+        let end_rows = if recurrence.decay == Decay::Channel || shifts { m } else { 1 };
         // Whether decay of values or gates as factors are bound is known by the call only.
-        let follow = !(recurrence.corrects() || recurrence.value_decay || recurrence.convex);
+        let follow = !(recurrence.corrects() || recurrence.value_decay || recurrence.convex || shifts);
         let ends = if follow { 1 } else { BLOCK };
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
@@ -161,7 +163,7 @@ impl Layout {
             maps: Maps::carve(&mut carver, &recurrence.features, g),
         };
         // The normaliser, and a shift.
-        let rows = if recurrence.features.map == FeatureMap::Exp { 2 } else { 1 };
+        let rows = if shifts { 2 } else { 1 };
         let (state_len, bonus_len) = (n_panels * m * panel + rows * ldm, bonus * ldm);
         let parameters = Parameters::new(&recurrence.features, g);
         let norm_len = if norm::wanted(recurrence) { 2 * n_sets * e } else { 0 };
