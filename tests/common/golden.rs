@@ -59,8 +59,8 @@ pub struct Golden {
     pub path: PathBuf,
     pub meta: BTreeMap<String, String>,
     pub tensors: BTreeMap<String, Array>,
-    /// Those of integers, which are inputs.
-    pub indices: BTreeMap<String, Vec<i32>>,
+    /// Lengths, which are integers.
+    pub lengths: BTreeMap<String, Vec<i32>>,
 }
 
 /// Reference files of a folder of `tests/golden`, sorted by name.
@@ -84,13 +84,12 @@ impl Golden {
             let shape = view.shape().iter().map(|&n| n as i64).collect();
             (name.to_owned(), Array { shape, data: data.collect() })
         });
-        let tensors = floats.collect();
         let integers = all.iter().filter(|(_, view)| view.dtype() == Dtype::I32).map(|(name, view)| {
             let data = view.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
             (name.to_owned(), data.collect())
         });
-        let indices = integers.collect();
-        Golden { path: path.to_owned(), meta, tensors, indices }
+        let (tensors, lengths) = (floats.collect(), integers.collect());
+        Golden { path: path.to_owned(), meta, tensors, lengths }
     }
 
     pub fn mechanism(&self) -> &str {
@@ -161,8 +160,8 @@ impl Golden {
             *array = rounded(array, values.of(Role::from_name(name).unwrap()));
         }
         match self.mode() {
-            Mode::Step if !self.is_cached() => self.steps(&plan, inputs, stored, values),
-            mode => run(&plan, mode, (&inputs, &self.indices), &self.out_shape(None), stored),
+            Mode::Step => self.steps(&plan, inputs, stored, values),
+            mode => run(&plan, mode, (&inputs, &self.lengths), &self.out_shape(None), stored),
         }
     }
 
@@ -193,12 +192,12 @@ impl Golden {
         for (name, array) in &inputs {
             args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
         }
+        for (name, values) in &self.lengths {
+            args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
+        }
         for (name, array) in &mut outputs {
             let shape = array.shape.clone();
             args = args.output(Role::from_name(name).unwrap(), ViewMut::new(&mut array.data, &shape)?);
-        }
-        for (name, values) in &self.indices {
-            args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
         }
         let size = |name| self.size(name).unwrap_or(1) as usize;
         let n_k = self.size("S").map_or(size("T"), |s| s as usize);
@@ -225,11 +224,6 @@ impl Golden {
         self.tensors.iter().filter(|(name, _)| is_input(name)).map(|(n, a)| (n.clone(), a.clone())).collect()
     }
 
-    /// Whether a step reads all keys so far.
-    fn is_cached(&self) -> bool {
-        catalog::find(self.mechanism()).unwrap().step == StepKind::Cache
-    }
-
     fn out_shape(&self, tokens: Option<i64>) -> Vec<i64> {
         let mut shape = self.tensors["out"].shape.clone();
         shape[2] = tokens.unwrap_or(shape[2]);
@@ -244,17 +238,31 @@ impl Golden {
         values: Types,
     ) -> Result<BTreeMap<String, Array>, Error> {
         let n = self.tensors["out"].shape[2] as usize;
-        let mut outs = Vec::new();
+        let mechanism = catalog::find(self.mechanism()).unwrap();
+        let caches = mechanism.step == StepKind::Cache;
+        let mut pieces = Vec::new();
         let mut last = BTreeMap::new();
         for t in 0..n {
             let token = inputs.iter().map(|(name, array)| {
-                // What has a token axis is cut along it; states and per-head values are not.
-                let cut = !name.ends_with("_in") && array.shape.len() >= 3;
-                (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
+                // What has a token axis is cut along it, keys to those up to the token's own where they are cached.
+                let spec = mechanism.role(Role::from_name(name).unwrap()).unwrap();
+                let axes = || spec.shapes[0].split(',');
+                let axis = |size: &str| axes().position(|own| own == size);
+                let array = axis("T").map_or(array.clone(), |axis| array.pick(axis, [t]));
+                let array = match axis("S") {
+                    Some(axis) if caches => {
+                        let keys = array.shape[axis] as usize - n + t + 1;
+                        array.pick(axis, 0..keys)
+                    }
+                    Some(axis) => array.pick(axis, [t]),
+                    None => array,
+                };
+                (name.clone(), array)
             });
-            last =
-                run(plan, Mode::Step, (&token.collect(), &self.indices), &self.out_shape(Some(1)), stored)?;
-            outs.push(last["out"].clone());
+            let inputs_of_step = token.collect();
+            let out_shape = self.out_shape(Some(1));
+            last = run(plan, Mode::Step, (&inputs_of_step, &self.lengths), &out_shape, stored)?;
+            pieces.push(last.clone());
             for (name, array) in &last {
                 if let Some(base) = name.strip_suffix("_out") {
                     let name = format!("{base}_in");
@@ -263,21 +271,28 @@ impl Golden {
                 }
             }
         }
-        last.insert("out".into(), Array::join(2, &outs));
+        for name in ["out", "lse"] {
+            if let Some(whole) = last.get_mut(name) {
+                *whole = Array::join(2, &pieces.iter().map(|piece| piece[name].clone()).collect::<Vec<_>>());
+            }
+        }
         Ok(last)
     }
 }
 
-/// Runs a plan on contiguous tensors of these types; gives `out` and every part of the state.
+/// Runs a plan on contiguous tensors of these types; gives `out`, `lse` where there is one, and every part of the state.
 pub fn run(
     plan: &Plan,
     mode: Mode,
-    (inputs, indices): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
+    (inputs, lengths): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
     out_shape: &[i64],
     types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
     let batch = inputs.get("q").unwrap_or_else(|| &inputs["x"]).shape[0];
     let mut outputs = BTreeMap::from([("out".to_owned(), Array::filled(out_shape, f32::NAN))]);
+    if plan.mechanism().role(Role::LSE).is_some() {
+        outputs.insert("lse".into(), Array::filled(&out_shape[..3], f32::NAN));
+    }
     for part in &plan.state_layout().components {
         if part.role_in == Role::SHIFT_IN && !inputs.contains_key("shift_in") {
             continue;
@@ -296,7 +311,7 @@ pub fn run(
     for (role, _, tensor) in &inputs {
         args = args.input(*role, tensor.view());
     }
-    for (name, values) in indices {
+    for (name, values) in lengths {
         args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
     }
     for (role, _, tensor) in &mut outputs {

@@ -232,7 +232,7 @@ impl<'a> Tile<'a> {
                         let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
                         unit.engine.kernels.common.value(&v.tensor, &at)
                     };
-                    for r in 0..unit.rows.n {
+                    for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
                             *buffers.sum(acc, r, e) += weight * value;
@@ -250,12 +250,11 @@ impl<'a> Tile<'a> {
     unsafe fn store_part(&mut self, part: *mut f32) {
         let engine = self.buffers.unit.engine;
         let len = ROWS * engine.e.next_multiple_of(16);
+        // SAFETY: by contract.
+        unsafe { self.clear_unsummed() };
         for stream in 0..streams(engine.settings.form) {
             // SAFETY: by contract.
             unsafe {
-                if self.first[stream] {
-                    self.buffers.clear_sums(engine.at.acc[stream]);
-                }
                 let to = part.add(stream * (len + 2 * ROWS));
                 ptr::copy_nonoverlapping(self.buffers.at(engine.at.acc[stream]), to, len);
                 to.add(len).cast::<Running>().write(self.running[stream]);
@@ -370,7 +369,7 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// A tile of values, and which of its rows were not finite and are zero in the operand.
+/// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
 struct Values {
     tensor: Tensor,
     operand: Operand,
