@@ -54,13 +54,15 @@ fn count((name, given): (&'static str, i64)) -> Result<usize> {
 /// `in` binds the inputs of subquad_plan_execute as they were, STATE_IN included, and the gradient of OUT; with
 /// it, if what was carried out has a gradient, that of STATE_OUT and the other parts of the state (absent: zero).
 /// `out` binds the gradients that are wanted, of any inputs that are bound and of STATE_IN. OUT and STATE_OUT
-/// themselves are not bound: what is needed of the forward pass is computed anew.
+/// themselves are not bound: what is needed of the forward pass is computed anew. Only softmax, focal, fox, bswa and
+/// integral take OUT and LSE of subquad_plan_execute in `in`, both or none, and do without that work.
 ///
 /// Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
 /// those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be
 /// differentiated in pieces, last one first: the gradient of a piece's STATE_IN is that of STATE_OUT for the piece
-/// before. No output may share memory with another tensor. `workspace` has at least
-/// subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
+/// before. Where SHIFT_IN is bound, gradients of states are in the scale of SHIFT_IN and of the SHIFT_OUT of forward, at
+/// fixed shifts; else of states in plain scale. No output may share memory with another tensor. `workspace` has at
+/// least subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
 /// number of threads, and whatever else is wanted.
 ///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs untouched.

@@ -115,7 +115,7 @@ impl Buffers<'_> {
         Operand { at: to, ld }
     }
 
-    /// The same, with zeros in place of what is not finite; says in which rows.
+    /// The same, with zeros in place of what is not finite; says which rows have such elements.
     ///
     /// # Safety
     /// As [`Buffers::rows_of`].
@@ -134,7 +134,7 @@ impl Buffers<'_> {
         }
     }
 
-    /// Zeros in place of what is not finite in up to 64 rows; says in which of them.
+    /// Zeros in place of what is not finite in up to 64 rows; says which rows have such elements.
     ///
     /// # Safety
     /// The rows are those of a buffer, zero to whole vectors.
@@ -145,11 +145,11 @@ impl Buffers<'_> {
         // SAFETY: by contract.
         unsafe {
             (self.unit.engine.kernels.sums)(&products::Args { n, d: channels, a, lda, b, ldb: 0, row, col });
-            // A sum of finite values that overflows is taken for one that is not: there is nothing to replace.
+            // A sum of finite values that overflows is taken for one that is not: slower, no different.
             for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
                 taken |= 1 << i;
                 let row = std::slice::from_raw_parts_mut(a.cast_mut().add(i * lda), channels);
-                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
+                row.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
             }
         }
         taken

@@ -1,8 +1,7 @@
 //! The products of a tile of weights and gradients, and what is left out of them.
 //!
 //! A product over queries takes in rows that do not see the key, with weights of 0, and one over keys likewise: a row or
-//! key with a value that is not finite would make `NaN` of what does not see it. Such values are zero in the operand and
-//! added pair by pair.
+//! key that is not finite would make `NaN` of what does not see it. Such rows are zero in the operand and added pair by pair.
 
 use super::tile::Tile;
 use crate::engine::softmax::Form;
@@ -68,12 +67,15 @@ impl Tile<'_> {
                     ..matmul::Args::product(d, self.unit.rows.width, keys.len(), dq, ROWS as isize)
                 });
                 for i in (0..keys.len()).filter(|i| taken & 1 << i != 0) {
-                    let s = &self.unit.sequence;
-                    let values = (0..d).map(|c| (c, [s.batch, head, s.k0 + keys.start + i, c]));
-                    let values = values.map(|(c, at)| (c, engine.kernels.common.value(k, &at)));
-                    for (c, value) in values.filter(|(_, value)| !value.is_finite()) {
-                        for r in (0..n).filter(|r| self.sees(seen, i, *r)) {
-                            *dq.add(c * ROWS + r) += *self.buffer(dy).add(i * ROWS + r) * value;
+                    for r in (0..n).filter(|r| self.sees(seen, i, *r)) {
+                        let gradient = *self.buffer(dy).add(i * ROWS + r);
+                        for c in 0..d {
+                            let at =
+                                [self.unit.sequence.batch, head, self.unit.sequence.k0 + keys.start + i, c];
+                            let value = engine.kernels.common.value(k, &at);
+                            if !value.is_finite() {
+                                *dq.add(c * ROWS + r) += gradient * value;
+                            }
                         }
                     }
                 }
@@ -110,7 +112,7 @@ impl Tile<'_> {
         }
     }
 
-    /// The same of what was taken out of rows, for keys that they see; `turned` has it, queries last.
+    /// The same for what was taken out of rows, for keys that they see; `turned` has them, queries last.
     ///
     /// # Safety
     /// As [`Tile::over_queries`].
@@ -126,10 +128,13 @@ impl Tile<'_> {
         for r in (0..self.unit.rows.n).filter(|r| taken & 1 << r != 0) {
             // SAFETY: by contract.
             unsafe {
-                let values = (0..channels).map(|c| (c, *self.buffer(turned).add(c * ROWS + r)));
-                for (c, value) in values.filter(|(_, value)| !value.is_finite()) {
-                    for i in (0..n).filter(|i| self.sees(seen, *i, r)) {
-                        *sum.add(i * pitch(channels) + c) += *self.buffer(x).add(i * ROWS + r) * value;
+                for i in (0..n).filter(|i| self.sees(seen, *i, r)) {
+                    let weight = *self.buffer(x).add(i * ROWS + r);
+                    for c in 0..channels {
+                        let value = *self.buffer(turned).add(c * ROWS + r);
+                        if !value.is_finite() {
+                            *sum.add(i * pitch(channels) + c) += weight * value;
+                        }
                     }
                 }
             }
