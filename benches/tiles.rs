@@ -279,6 +279,12 @@ fn row_products(m: usize, n: usize) -> products::Args {
     products::Args { n: m, d: n, a, lda: n, b, ldb: n, row: numbers(m), col: null_mut() }
 }
 
+/// The same by lane, each row apart.
+fn lane_products(n: usize, d: usize) -> products::lanes::Args {
+    let (a, b, sum) = (numbers(n * d), numbers(n * d), numbers(16 * n));
+    products::lanes::Args { n, d, a, lda: d, b, ldb: d, apart: true, sum }
+}
+
 /// The reverse of a tile of attention scores: weights stay what they are, those of scores near 0.
 fn attention_grads(n: usize, w: usize) -> score_grad::Args {
     let vectors = [(); 3].map(|()| numbers(w).cast_const());
@@ -384,6 +390,7 @@ fn tiles(c: &mut Criterion) {
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
     bench::<score_grad::ScoreGrad>(c, "64x32", 64 * 32, attention_grads(64, 32));
+    bench::<products::lanes::LaneProducts>(c, "128x32", 128 * 32, lane_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
     bench::<scores_grad::ScoresGrad>(c, "16x128_bonus", 16 * 128, bonus_grads(128));

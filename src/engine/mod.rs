@@ -70,8 +70,10 @@ impl Settings {
             Settings::Linear(_)
             | Settings::Slots(_)
             | Settings::OrthogonalMemory(_)
-            | Settings::Softmax(_) => true,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
+            | Settings::Softmax(_)
+            | Settings::Gate(_)
+            | Settings::Conv(_)
+            | Settings::Segments(_) => true,
         }
     }
 
