@@ -12,7 +12,7 @@ use subquad::kernel::row_rms::Activation;
 use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
     causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
-    map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax, scores,
+    map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax, score_grad, scores,
     scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
 
@@ -336,6 +336,13 @@ fn lane_products(n: usize, d: usize) -> products::lanes::Args {
     products::lanes::Args { n, d, a, lda: d, b, ldb: d, apart: true, sum }
 }
 
+/// The reverse of a tile of attention scores: weights stay what they are, those of scores near 0.
+fn attention_grads(n: usize, w: usize) -> score_grad::Args {
+    let vectors = [(); 3].map(|()| numbers(w).cast_const());
+    let plain = score_grad::Args::plain(n, w, w, numbers(n * w), numbers(n * w));
+    score_grad::Args { dx: numbers(n * w), shift: vectors[0], factor: vectors[1], delta: vectors[2], ..plain }
+}
+
 /// The reverse of a chunk's scores and factors, with erase rows and gates.
 fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
     // Gradients stay what they are where all scores and factors but 1 are zero.
@@ -438,6 +445,7 @@ fn tiles(c: &mut Criterion) {
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
+    bench::<score_grad::ScoreGrad>(c, "64x32", 64 * 32, attention_grads(64, 32));
     bench::<products::lanes::LaneProducts>(c, "128x32", 128 * 32, lane_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));

@@ -383,10 +383,9 @@ fn ragged_is_each_alone() {
             }
             for (&role, array) in &mut packed.inputs {
                 let of_tokens = ["T", "S"].iter().any(|size| p.axis(role, size).is_some());
-                if p.mechanism.role(role).unwrap().kind == RoleKind::Input && !of_tokens {
-                    if let Some(axis) = p.axis(role, "B") {
-                        *array = array.pick(axis, vec![0; n]);
-                    }
+                let shared = p.mechanism.role(role).unwrap().kind == RoleKind::Input && !of_tokens;
+                if let Some(axis) = p.axis(role, "B").filter(|_| shared) {
+                    *array = array.pick(axis, vec![0; n]);
                 }
             }
             packed.indices.push((Role::CU_SEQLENS, ends_q.clone()));

@@ -219,7 +219,7 @@ fn given_outputs() {
         let mut given = p.clone();
         given.inputs.extend(p.forward());
         if ["diff", "parallax"].contains(&name) {
-            let error = given.try_run(&context()).err().expect("it takes no outputs");
+            let error = given.try_run(&context()).expect_err("it takes no outputs");
             expect(&error, Status::WrongRole, &["its gradient"]);
             continue;
         }
@@ -231,7 +231,7 @@ fn given_outputs() {
         for (one, other) in [(Role::OUT, "role lse"), (Role::LSE, "role out")] {
             let mut half = p.clone();
             half.inputs.insert(one, given.inputs[&one].clone());
-            let error = half.try_run(&context()).err().expect("both or none");
+            let error = half.try_run(&context()).expect_err("both or none");
             expect(&error, Status::MissingRole, &[other, "together"]);
         }
     }

@@ -54,7 +54,8 @@ fn count((name, given): (&'static str, i64)) -> Result<usize> {
 /// `in` binds the inputs of subquad_plan_execute as they were, STATE_IN included, and the gradient of OUT; with
 /// it, if what was carried out has a gradient, that of STATE_OUT and the other parts of the state (absent: zero).
 /// `out` binds the gradients that are wanted, of any inputs that are bound and of STATE_IN. OUT and STATE_OUT
-/// themselves are not bound: what is needed of the forward pass is computed anew.
+/// themselves are not bound: what is needed of the forward pass is computed anew. Only softmax, focal, fox, bswa and
+/// integral take OUT and LSE of subquad_plan_execute in `in`, both or none, and do without that work.
 ///
 /// Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
 /// those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be

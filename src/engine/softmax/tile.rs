@@ -250,12 +250,11 @@ impl<'a> Tile<'a> {
     unsafe fn store_part(&mut self, part: *mut f32) {
         let engine = self.buffers.unit.engine;
         let len = ROWS * engine.e.next_multiple_of(16);
+        // SAFETY: by contract.
+        unsafe { self.clear_unsummed() };
         for stream in 0..streams(engine.settings.form) {
             // SAFETY: by contract.
             unsafe {
-                if self.first[stream] {
-                    self.buffers.clear_sums(engine.at.acc[stream]);
-                }
                 let to = part.add(stream * (len + 2 * ROWS));
                 ptr::copy_nonoverlapping(self.buffers.at(engine.at.acc[stream]), to, len);
                 to.add(len).cast::<Running>().write(self.running[stream]);

@@ -24,7 +24,8 @@ pub struct Tile<'a> {
     /// Of a probe, the mean of its scores, and `do·v` averaged.
     mean: [f32; ROWS],
     along: [f32; ROWS],
-    /// Rows of queries, of the probe, and of the outputs' gradients that are not finite and are zero in the operand.
+    /// Which rows of queries, of the probe, and of the outputs' gradients have values that are not finite and are zero in
+    /// the operand.
     pub taken: [u64; 3],
 }
 
