@@ -6,6 +6,7 @@
 pub(crate) mod call;
 pub(crate) mod conv;
 pub(crate) mod gate;
+pub(crate) mod gated_unit;
 pub(crate) mod linear;
 pub(crate) mod orthogonal_memory;
 pub(crate) mod segments;
@@ -42,6 +43,7 @@ pub(crate) enum Settings {
     OrthogonalMemory(orthogonal_memory::Basis),
     Segments(segments::Settings),
     Softmax(softmax::Attention),
+    GatedUnit(gated_unit::Unit),
 }
 
 impl Settings {
@@ -61,6 +63,7 @@ impl Settings {
                 Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
             }
             Settings::Softmax(settings) => Ok(Box::new(softmax::Softmax::plan(context, *settings, extents)?)),
+            Settings::GatedUnit(unit) => Ok(Box::new(gated_unit::GatedUnit::plan(context, *unit, extents)?)),
         }
     }
 
@@ -71,6 +74,8 @@ impl Settings {
             | Settings::Slots(_)
             | Settings::OrthogonalMemory(_)
             | Settings::Softmax(_) => true,
+            // The linear part waits in the output, and may not be rounded there.
+            Settings::GatedUnit(unit) => unit.blocks.is_none(),
             Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
         }
     }
@@ -95,19 +100,23 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
-            Settings::Softmax(_) => true,
+            Settings::Softmax(_) | Settings::GatedUnit(_) => true,
             _ => false,
         }
     }
 
     /// Whether a step reads all keys so far, and not a state that sums them up.
     pub fn reads_cache(&self) -> bool {
-        matches!(self, Settings::Softmax(_))
+        matches!(self, Settings::Softmax(_) | Settings::GatedUnit(_))
     }
 
     /// Whether distances of queries and keys count, so that there may not be more queries than keys in any mode.
     pub fn is_windowed(&self) -> bool {
-        matches!(self, Settings::Softmax(attention) if attention.is_windowed())
+        match self {
+            Settings::Softmax(attention) => attention.is_windowed(),
+            Settings::GatedUnit(_) => true,
+            _ => false,
+        }
     }
 
     /// The parameter that cuts a sequence into equal parts, with its value; such an engine takes neither ragged

@@ -135,7 +135,8 @@ impl Rows {
                 ),
                 Reach::Blocks { block, memory } => {
                     let block_of = position.max(0) as usize / block;
-                    ((block_of.saturating_sub(memory) * block) as i64, last)
+                    let end = (block_of + 1).saturating_mul(block).min(i64::MAX as usize) as i64;
+                    ((block_of.saturating_sub(memory) * block) as i64, last.min(end - 1))
                 }
             };
             let end = (last + 1).clamp(0, keys as i64) as usize;
