@@ -155,7 +155,11 @@ impl Engine for GatedUnit {
     }
 
     fn chunk(&self) -> usize {
-        self.unit.blocks.map_or(self.scores.chunk(), |blocks| blocks.block)
+        let (keys, rows) = (self.scores.chunk(), self.scores.panel());
+        // Where it ends both a block and a tile of queries, a sequence can be cut without a difference.
+        let common =
+            |block: usize| (1..=rows).find(|n| (n * block).is_multiple_of(rows)).map_or(block, |n| n * block);
+        self.unit.blocks.map_or(keys, |blocks| common(blocks.block.min(1 << 32)))
     }
 
     fn panel(&self) -> usize {

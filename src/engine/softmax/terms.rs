@@ -66,11 +66,11 @@ impl Terms {
         }
         // SAFETY: by contract; a tile of terms has as many elements as one of scores.
         unsafe {
-            if tile.unit.call.bias_of_block {
-                load_block_bias(tile, keys);
-                terms.tile = tile.at(engine.at.terms);
-            } else if tile.unit.call.bias.is_some() {
-                self.load_bias(tile, keys);
+            if tile.unit.call.bias.is_some() {
+                match tile.unit.call.bias_of_block {
+                    true => load_block_bias(tile, keys),
+                    false => self.load_bias(tile, keys),
+                }
                 terms.tile = tile.at(engine.at.terms);
             }
             if let Some(decay) = &mut self.decay {
