@@ -8,6 +8,7 @@ use common::problem::{
     self, Strided, Tensors, assert_lively, assert_same_bits, context, context_of, percent,
 };
 use common::support::{Rng, seed};
+use common::types::{Stored, contiguous, rounded};
 use std::sync::Arc;
 use subquad::{
     Args, Context, ContextOptions, DType, Error, Isa, Mode, Plan, Role, Runner, Serial, ThreadPool, View,
@@ -266,6 +267,65 @@ fn gradients_are_those_of_the_definition() {
                 }
             }
         }
+    }
+}
+
+/// The keys of one query are cut into runs, which are merged.
+#[test]
+fn long_caches() {
+    for (name, activation) in [("gau", "laplace"), ("flash", "relu2"), ("diag", "softmax"), ("diag", "relu")]
+    {
+        let block = if name == "diag" { 100 } else { 3000 };
+        let step = Case { mode: Mode::Step, activation, block, bias: 0, d: 9, e: 12, ..Case::new(name, 1) };
+        let case = Case { s: 2990, ..step };
+        let inputs = case.inputs(&mut Rng::new(6));
+        let got = case.run(&Plan::new(&context(), &case.desc()).unwrap(), &inputs);
+        let want = case.expect(&reals(&inputs));
+        assert_near(&got[&Role::OUT].data, &want[&Role::OUT], TOLERANCE, || format!("{name} {activation}"));
+    }
+}
+
+#[test]
+fn empty_calls() {
+    for name in NAMES {
+        for (b, t) in [(0, 5), (2, 0)] {
+            let case = Case { b, bias: 0, state: name == "flash", ..Case::new(name, t) };
+            let inputs = case.inputs(&mut Rng::new(7));
+            let mut got = case.run(&Plan::new(&context(), &case.desc()).unwrap(), &inputs);
+            if let Some(state) = got.remove(&Role::STATE_OUT) {
+                assert_eq!(state, inputs[&Role::STATE_IN], "the state passes through");
+            }
+            if name != "diag" {
+                let grads = backward(&case, &context(), &inputs, &case.outputs()[&Role::OUT]).unwrap();
+                let maps = &grads[&Role::AFFINE_WEIGHT.grad()].data;
+                assert!(maps.iter().all(|&x| x == 0.0), "{name}: {maps:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits() {
+    for (name, dtype) in [("gau", DType::Bf16), ("gau", DType::F16), ("diag", DType::Bf16)] {
+        let case = Case { bias: 0, ..Case::new(name, 70) };
+        let mut inputs = case.inputs(&mut Rng::new(8));
+        inputs.values_mut().for_each(|array| *array = rounded(array, dtype));
+        let plan = Plan::new(&context(), &case.desc().types(dtype, dtype, DType::F32)).unwrap();
+        let own = |role| [Role::AFFINE_WEIGHT, Role::AFFINE_BIAS].contains(&role);
+        let stored = |(&role, array): (&Role, &Array)| {
+            (role, Stored::new(contiguous(array), if own(role) { DType::F32 } else { dtype }))
+        };
+        let stored: Vec<_> = inputs.iter().map(stored).collect();
+        let mut out = Stored::new(contiguous(&case.outputs()[&Role::OUT]), dtype);
+        let mut args = Args::new();
+        for (role, tensor) in &stored {
+            args = args.input(*role, tensor.view());
+        }
+        let args = args.output(Role::OUT, out.view_mut());
+        plan.execute(case.mode, &args, &mut problem::workspace(&plan)).unwrap();
+        drop(args);
+        let want = case.expect(&reals(&inputs));
+        assert_near(&out.read().data, &want[&Role::OUT], 4e-3, || format!("{name} in {dtype}"));
     }
 }
 
