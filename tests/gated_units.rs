@@ -87,8 +87,8 @@ fn steps_are_a_prefill() {
 
 #[test]
 fn pieces_of_whole_blocks_give_the_same_bits() {
-    for end in [32, 64] {
-        let case = Case { e: 70, ..Case::new("flash", 90) };
+    for (block, end) in [(16, 64), (48, 192), (64, 64), (128, 256)] {
+        let case = Case { e: 70, block, lin_scale: Some(0.1), ..Case::new("flash", 290) };
         let inputs = case.inputs(&mut Rng::new(2));
         let plan = Plan::new(&context(), &case.desc()).unwrap();
         let whole = case.run(&plan, &inputs);
@@ -102,10 +102,10 @@ fn pieces_of_whole_blocks_give_the_same_bits() {
             Case { t: n, s: n, ..case.clone() }.run(&plan, &given)
         };
         let first = piece(0..end, None);
-        let mut last = piece(end..90, Some(first[&Role::STATE_OUT].clone()));
+        let mut last = piece(end..290, Some(first[&Role::STATE_OUT].clone()));
         let out = Array::join(1, &[first[&Role::OUT].clone(), last[&Role::OUT].clone()]);
         last.insert(Role::OUT, out);
-        assert_same_bits(&last, &whole, || format!("cut at {end}"));
+        assert_same_bits(&last, &whole, || format!("block {block}, cut at {end}"));
         assert_lively(&whole, || "flash".into());
     }
 }

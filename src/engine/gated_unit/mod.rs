@@ -155,11 +155,10 @@ impl Engine for GatedUnit {
     }
 
     fn chunk(&self) -> usize {
-        let (keys, rows) = (self.scores.chunk(), self.scores.panel());
-        // Where it ends both a block and a tile of queries, a sequence can be cut without a difference.
-        let common =
-            |block: usize| (1..=rows).find(|n| (n * block).is_multiple_of(rows)).map_or(block, |n| n * block);
-        self.unit.blocks.map_or(keys, |blocks| common(blocks.block.min(1 << 32)))
+        let keys = self.scores.chunk();
+        let Some(Blocks { block, .. }) = self.unit.blocks else { return keys };
+        // Where it ends both a block and a tile of keys, a sequence can be cut without a difference.
+        (1..=keys).filter_map(|n| block.checked_mul(n)).find(|n| n.is_multiple_of(keys)).unwrap_or(block)
     }
 
     fn panel(&self) -> usize {

@@ -1,7 +1,7 @@
 //! One tile of queries on its way through its keys.
 
 use super::products::{Buffers, Operand};
-use super::rows::{KEYS, ROWS, Unit};
+use super::rows::{KEYS, ROWS, Unit, tiles_of};
 use super::terms::Terms;
 use super::{Form, Weights, streams};
 use crate::kernel::online_softmax::{self, MASKED};
@@ -46,10 +46,11 @@ pub fn run(unit: &Unit<'_>, base: *mut f32, split: usize, part: Option<*mut f32>
     }
 }
 
-/// Run `i` of the keys, cut into `n` of whole tiles.
+/// Run `i` of the keys, cut into `n` at the ends of tiles.
 fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
-    let len = keys.len().div_ceil(n).next_multiple_of(KEYS);
-    let at = |i: usize| keys.start + (i * len).min(keys.len());
+    let first = keys.start / KEYS;
+    let tiles = (keys.end.div_ceil(KEYS) - first).div_ceil(n);
+    let at = |i: usize| ((first + i * tiles) * KEYS).clamp(keys.start, keys.end);
     at(i)..at(i + 1)
 }
 
@@ -86,15 +87,14 @@ impl<'a> Tile<'a> {
             let mut terms: [Terms; 2] =
                 std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), softmaxes));
             let (Some(k), Some(v)) = (call.k, call.v) else { return };
-            for start in keys.clone().step_by(KEYS) {
-                let keys = start..(start + KEYS).min(keys.end);
+            for keys in tiles_of(keys) {
                 let masked = !unit.rows.see_all(&keys);
                 let v = self.values(&v, &keys, masked);
-                for stream in 0..softmaxes {
+                for (stream, terms) in terms.iter_mut().enumerate().take(softmaxes) {
                     let head = unit.head * softmaxes + stream;
                     let k = buffers.rows_of(&k, head, &keys, unit.engine.d, at.k, false);
                     buffers.scores(k, keys.len(), at.q[stream], at.x[stream]);
-                    terms[stream].apply(&buffers, &keys, masked, at.x[stream]);
+                    terms.apply(&buffers, &keys, masked, at.x[stream]);
                     let factor = self.weights(stream, keys.len());
                     if form == Form::Probe {
                         self.probe(k, &v, &keys, masked, &factor);
@@ -227,7 +227,8 @@ impl<'a> Tile<'a> {
             // A sum of finite values that overflows is taken for one that is not: slower, no different.
             for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
                 poison |= 1 << i;
-                ptr::write_bytes(operand.at.cast_mut().add(i * operand.ld), 0, e);
+                let row = std::slice::from_raw_parts_mut(operand.at.cast_mut().add(i * operand.ld), e);
+                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
             }
             Values { tensor: *v, operand, poison }
         }
@@ -259,7 +260,7 @@ impl<'a> Tile<'a> {
                         let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
                         unit.engine.kernels.common.value(&v.tensor, &at)
                     };
-                    for r in 0..unit.rows.n {
+                    for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
                             *buffers.sum(acc, r, e) += weight * value;
@@ -386,7 +387,7 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// A tile of values, and which of its rows were not finite and are zero in the operand.
+/// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
 struct Values {
     tensor: Tensor,
     operand: Operand,
