@@ -225,7 +225,7 @@ fn backward(case: &Case, context: &Context, inputs: &Tensors, dout: &Array) -> R
 
 #[test]
 fn gradients_are_those_of_the_definition() {
-    for name in ["gau", "flash"] {
+    for name in NAMES {
         for n in 0..(40 * percent()).div_ceil(100) {
             let mut rng = Rng::new(seed() ^ (n as u64) << 24);
             let mut case = Case::random(&mut rng, name);

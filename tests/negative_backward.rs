@@ -7,7 +7,7 @@ use common::backward::{Backward, mechanisms};
 use common::problem::{Problem, Tensors, assert_same_bits, context};
 use common::refusal::{Bound, CANARY, Call, expect};
 use common::support::Rng;
-use subquad::catalog::RoleKind;
+use subquad::catalog::{RoleKind, StepKind};
 use subquad::{Args, DType, Desc, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status};
 
 fn backward(call: &mut Call, plan: &Plan) -> Result<(), Error> {
@@ -268,6 +268,8 @@ fn workspaces() {
         // Slots take up to eight rows of floats per token, in lines of 16.
         let slots = if p.has_slots() { p.slots() as usize } else { 0 };
         let rows = 10_000 * 8 * 4 * slots.next_multiple_of(16);
+        // Where keys are cached, the gradients of keys and values, and a sum of gates.
+        let rows = if mechanism.step == StepKind::Cache { 10_000 * 4 * (3 * 32 + 2) } else { rows };
         let mut fixture = Fixture::of(p);
         let needed = fixture.plan.backward_workspace_size(3, 5, 5).unwrap();
         for given in [0, needed / 2, needed - 1] {

@@ -18,7 +18,8 @@ impl Plan {
     ///
     /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
     /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
-    /// of `M` as well: two for each query that reads a state, four or six for each key.
+    /// of `M` as well: two for each query that reads a state, four or six for each key; with softmax attention each worker
+    /// keeps the gradients of the keys and values of a head instead.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -44,7 +45,8 @@ impl Plan {
     /// `state_index` where states are.
     ///
     /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
-    /// anew. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
+    /// anew. One exception: mechanisms of one softmax (`softmax`, `focal`, `fox`, `bswa`, `integral`) take `out` and
+    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
     /// before as `dstate_out`.
     ///
     /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text

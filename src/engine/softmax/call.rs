@@ -44,7 +44,15 @@ pub struct Call {
 impl Call {
     /// The engine's view of a checked call.
     pub fn new(call: &call::Call) -> Call {
-        let get = |role| call.tensors.get(role);
+        Call::of(call, |role| call.tensors.get(role))
+    }
+
+    /// The gradients of a backward call, by the names of what they are gradients of.
+    pub fn gradients(call: &call::Call) -> Call {
+        Call::of(call, |role| call.tensors.get(role.grad()))
+    }
+
+    fn of(call: &call::Call, get: impl Fn(Role) -> Option<Tensor>) -> Call {
         Call {
             causal: matches!(call.mode, Mode::Causal | Mode::Step),
             sequences: call.sequences,

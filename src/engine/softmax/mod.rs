@@ -32,6 +32,7 @@
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
+mod backward;
 mod base;
 mod call;
 mod decay;
@@ -174,7 +175,7 @@ struct Offsets {
     /// Affine maps folded into one of the queries `[4, D]` padded, and what it adds to the scores of each, `[32]`.
     folded: usize,
     shift: usize,
-    /// Partial results of runs of keys.
+    /// Partial results of runs of keys. The last: gradients have none.
     parts: usize,
 }
 
@@ -187,6 +188,7 @@ pub struct Softmax {
     d: usize,
     e: usize,
     kernels: Kernels,
+    backward: backward::Kernels,
     at: Offsets,
     /// Elements of one partial result.
     part: usize,
@@ -226,8 +228,9 @@ impl Softmax {
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
         };
         let kernels = Kernels::new(context.isa(), settings.weights);
+        let backward = backward::Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
-        Ok(Softmax { settings, heads, d, e, kernels, at, part, workers, len: carver.finish()? })
+        Ok(Softmax { settings, heads, d, e, kernels, backward, at, part, workers, len: carver.finish()? })
     }
 
     /// Query heads that share a key head.
@@ -296,5 +299,16 @@ impl Engine for Softmax {
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
         self.run(runner, &Call::new(call), workspace)
+    }
+
+    fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
+        // Queries and keys of a base belong to an engine of their own.
+        let own = known && self.settings.base.is_none();
+        own.then(|| self.backward_workspace(sequences, n_k, workers)).flatten()
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }

@@ -70,7 +70,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    unsafe fn sum_up(&mut self, keys: Range<usize>) {
+    pub unsafe fn sum_up(&mut self, keys: Range<usize>) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, form) = (&unit.engine.at, unit.call, unit.engine.settings.form);
         let n = streams(form);
@@ -109,18 +109,12 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    unsafe fn load_queries(&self) {
+    pub unsafe fn load_queries(&self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
         let Some(q) = call.q else { return };
-        let tiles = &unit.engine.kernels.common;
-        let scale = |set| match call.scale_bh {
-            // SAFETY: a scale for each batch entry and head.
-            Some(scale) => unsafe { tiles.value(&scale, &[unit.index, unit.query_head(set)]) },
-            // It is folded into the maps.
-            None if call.base.is_some() => 1.0,
-            None => settings.scale,
-        };
+        // SAFETY: by contract.
+        let scale = |set| unsafe { unit.scale(set) };
         // SAFETY: by contract.
         unsafe {
             match (settings.form, call.probe) {
@@ -218,18 +212,7 @@ impl<'a> Tile<'a> {
                 let operand = buffers.rows_of(v, head, keys, e, engine.at.v, !wide);
                 return Values { tensor: *v, operand, poison: 0 };
             }
-            let operand = buffers.copy_of(v, head, keys, e, engine.at.v);
-            let mut sums = [0.0; KEYS];
-            let (b, col) = (ptr::null(), ptr::null_mut());
-            let (a, lda, row) = (operand.at, operand.ld, sums.as_mut_ptr());
-            (engine.kernels.sums)(&products::Args { n: keys.len(), d: e, a, lda, b, ldb: 0, row, col });
-            let mut poison = 0;
-            // A sum of finite values that overflows is taken for one that is not: slower, no different.
-            for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
-                poison |= 1 << i;
-                let row = std::slice::from_raw_parts_mut(operand.at.cast_mut().add(i * operand.ld), e);
-                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
-            }
+            let (operand, poison) = buffers.finite_copy_of(v, head, keys, e, engine.at.v);
             Values { tensor: *v, operand, poison }
         }
     }
@@ -291,6 +274,17 @@ impl<'a> Tile<'a> {
         }
     }
 
+    /// Sums that nothing was added to become zero.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn clear_unsummed(&mut self) {
+        for stream in (0..streams(self.buffers.unit.engine.settings.form)).filter(|&i| self.first[i]) {
+            // SAFETY: by contract.
+            unsafe { self.buffers.clear_sums(self.buffers.unit.engine.at.acc[stream]) };
+        }
+    }
+
     /// Outputs.
     ///
     /// # Safety
@@ -302,11 +296,7 @@ impl<'a> Tile<'a> {
         let (mut factor, mut lse) = ([[0.0; ROWS]; 2], [0.0; ROWS]);
         // SAFETY: by contract.
         unsafe {
-            for stream in 0..streams(form) {
-                if self.first[stream] {
-                    buffers.clear_sums(at.acc[stream]);
-                }
-            }
+            self.clear_unsummed();
             if unit.engine.settings.weights == Weights::Softmax {
                 for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
                     self.end(stream, softmaxes, factor, &mut lse);
@@ -338,7 +328,13 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    unsafe fn end(&self, stream: usize, softmaxes: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
+    pub unsafe fn end(
+        &self,
+        stream: usize,
+        softmaxes: usize,
+        factor: &mut [f32; ROWS],
+        lse: &mut [f32; ROWS],
+    ) {
         let (unit, running) = (self.buffers.unit, &self.running[stream]);
         let mut sinks = [f32::NEG_INFINITY; ROWS];
         if let Some(sink) = &unit.call.sink {
