@@ -142,14 +142,17 @@ fn wrong_roles() {
             call.bind(role.grad(), role == Role::Z_IN, &ones, &[3, 2, 8]);
         });
     }
-    let p = Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5);
-    let p = p.fill(&mut Rng::new(1), true);
-    let spec = p.mechanism.role(Role::GATE).unwrap();
-    if !spec.differentiable && p.plan(&context()).has_gradient(Mode::Causal) {
-        Fixture::of(p).refuse(Status::WrongRole, &["dgate", "no gradient"], |call| {
-            call.bind(Role::GATE.grad(), true, &ones, &[3, 2, 5, 6]);
-        });
-    }
+    let role = Role::W_DIAG;
+    let p = Problem::named("dijiang").sized([2, 2, 2], (8, 6), 3, 5);
+    assert!(p.mechanism.role(role).is_some_and(|spec| !spec.differentiable));
+    Fixture::of(p).refuse(Status::WrongRole, &["dw_diag", "no gradient"], |call| {
+        call.bind(role.grad(), true, &ones, &[8]);
+    });
+    // Read only by parameters, and so are their gradients.
+    let p = Problem::named("gla").param("normalize", "rms_head").sized([2, 2, 2], (8, 6), 3, 5);
+    Fixture::of(p).refuse(Status::WrongRole, &["dgate", "rms_gate"], |call| {
+        call.bind(Role::GATE.grad(), true, &ones, &[3, 2, 5, 6]);
+    });
 }
 
 #[test]

@@ -44,6 +44,13 @@ impl Plan {
     /// sequences share, are sums over those who share; `dstate_in` and `dstate_out` are addressed by
     /// `state_index` where states are.
     ///
+    /// With `feature_map = exp` and in `lln` a state comes in plain scale or with its shift; gradients of
+    /// states likewise: where `shift_in` is bound, `dstate_in` and `dz_in` are those of `state_in` and `z_in` as
+    /// they are bound, at a fixed shift, and `dstate_out`, `dz_out` those of what forward writes beside `shift_out`.
+    /// A sequence without a state before it has one, with shifts of −∞.
+    ///
+    /// `lasp` writes to `msg_grad`, where it is bound, the gradient of every segment's incoming state but the first's.
+    ///
     /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
     /// anew. One exception: mechanisms of one softmax (`softmax`, `focal`, `fox`, `bswa`, `integral`) take `out` and
     /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one

@@ -184,7 +184,7 @@ impl Golden {
     pub fn replay_gradient(&self, context: &Context) -> Result<f64, Error> {
         let plan = Plan::new(context, &self.desc())?;
         let mut outputs: BTreeMap<String, Array> =
-            self.gradients(&[RoleKind::Input, RoleKind::StateIn]).collect();
+            self.gradients(&[RoleKind::Input, RoleKind::StateIn, RoleKind::GradOutput]).collect();
         outputs.values_mut().for_each(|array| array.data.fill(f32::NAN));
         let mut args = Args::new();
         let (inputs, given) = (self.inputs(), self.gradients(&[RoleKind::Output, RoleKind::StateOut]));
@@ -206,12 +206,14 @@ impl Golden {
         Ok(outputs.iter().map(|(name, got)| self.error(name, got, "grad_")).fold(0.0, f64::max))
     }
 
-    /// The file's gradients of roles of these kinds.
+    /// The file's gradients of roles of these kinds, and roles that are gradients themselves.
     fn gradients(&self, kinds: &[RoleKind]) -> impl Iterator<Item = (String, Array)> {
         let mechanism = catalog::find(self.mechanism()).unwrap();
         self.tensors.iter().filter_map(move |(name, array)| {
-            let role = Role::from_name(name).filter(|role| role.is_grad())?;
-            kinds.contains(&mechanism.role(role.base())?.kind).then(|| (name.clone(), array.clone()))
+            let role = Role::from_name(name)?;
+            let kind = mechanism.role(role.base())?.kind;
+            let gradient = role.is_grad() || kind == RoleKind::GradOutput;
+            (gradient && kinds.contains(&kind)).then(|| (name.clone(), array.clone()))
         })
     }
 
