@@ -279,6 +279,12 @@ fn row_products(m: usize, n: usize) -> products::Args {
     products::Args { n: m, d: n, a, lda: n, b, ldb: n, row: numbers(m), col: null_mut() }
 }
 
+/// The same by lane, each row apart.
+fn lane_products(n: usize, d: usize) -> products::lanes::Args {
+    let (a, b, sum) = (numbers(n * d), numbers(n * d), numbers(16 * n));
+    products::lanes::Args { n, d, a, lda: d, b, ldb: d, apart: true, sum }
+}
+
 /// The reverse of a chunk's scores and factors, with erase rows and gates.
 fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
     // Gradients stay what they are where all scores and factors but 1 are zero.
@@ -376,6 +382,7 @@ fn tiles(c: &mut Criterion) {
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
+    bench::<products::lanes::LaneProducts>(c, "128x32", 128 * 32, lane_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
     bench::<scores_grad::ScoresGrad>(c, "16x128_bonus", 16 * 128, bonus_grads(128));

@@ -48,7 +48,7 @@ pub use error::{Error, Result, Status};
 pub use parallel::{Runner, Serial, ThreadPool};
 pub use plan::{Plan, PlanInfo, StateComponent, StateLayout};
 pub use simd::Isa;
-pub use tensor::{DType, Element, Layout, MAX_RANK, View, ViewMut};
+pub use tensor::{DType, Element, Layout, MAX_RANK, View, ViewMut, convert_state};
 
 /// Tokens of a chunk: one AVX-512 vector of scores, and the best length on a core whose L1 holds a panel of
 /// the state (`docs/spec/linear.md` 1.6).

@@ -182,13 +182,17 @@ fn hostile_values() {
         let types = rng.pick(&TYPES);
         for (&role, array) in &mut p.inputs {
             let dtype = types.of(role);
-            if ![Role::Q, Role::K, Role::V, Role::STATE_IN].contains(&role) || dtype == DType::F32 {
+            if ![Role::Q, Role::K, Role::V, Role::X, Role::STATE_IN].contains(&role) || dtype == DType::F32 {
                 continue;
             }
             for _ in 0..3 {
                 let at = rng.below(array.data.len());
                 let x =
                     rng.pick(&[f32::NAN, f32::INFINITY, 3.38e38, 65504.0, 65520.0, 5.9e-8, 3e-5, 9.2e-41]);
+                // The state of a convolution is a copy of its inputs: in `f32` nothing computes with it, and nothing
+                // flushes it.
+                let copied = p.mechanism.name == "causal_conv" && x < f32::MIN_POSITIVE;
+                let x = if copied { 0.0 } else { x };
                 array.data[at] = if rng.one_in(2) { -x } else { x };
             }
         }

@@ -184,7 +184,7 @@ fn at_most(n: usize, max: usize, place: Place) -> Result<()> {
     if n > max { Err(Fault::invalid(place, n as i128, "far fewer")) } else { Ok(()) }
 }
 
-fn dtype(number: u32, place: Place) -> Result<DType> {
+pub(crate) fn dtype(number: u32, place: Place) -> Result<DType> {
     let known = DType::ALL.into_iter().find(|&dtype| dtype as u32 == number);
     known.ok_or(Fault::invalid(place, number, "one of SUBQUAD_DTYPE_..."))
 }

@@ -73,10 +73,12 @@ impl Settings {
             Settings::Linear(_)
             | Settings::Slots(_)
             | Settings::OrthogonalMemory(_)
-            | Settings::Softmax(_) => true,
+            | Settings::Softmax(_)
+            | Settings::Gate(_)
+            | Settings::Conv(_)
+            | Settings::Segments(_) => true,
             // The linear part waits in the output, and may not be rounded there.
             Settings::GatedUnit(unit) => unit.blocks.is_none(),
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
         }
     }
 

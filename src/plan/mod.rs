@@ -11,6 +11,7 @@ mod memory;
 mod params;
 mod segments;
 mod shape;
+mod snapshots;
 mod state;
 
 pub(crate) use params::{Params, range_error};
@@ -177,6 +178,16 @@ impl Plan {
     /// `T = 0` and an empty batch are fine: outputs are empty, and the state passes through. Element types,
     /// ranks and extents are those of the mechanism's page; strides are free. `g > 0` is outside the
     /// contract: nothing then bounds the state. *Allocates*: no, except for the text of an error.
+    ///
+    /// **Snapshots.** A call of mode causal stores the state as it is after some of its tokens, so that an engine that
+    /// speculates can go back to one of them, or keep prefixes for reuse. [`Role::SNAPSHOT_AT`], i32
+    /// `[n_sequences, N]`, says after how many tokens (0 to the sequence's length, ascending, −1 for none), and every
+    /// part of [`Plan::state_layout`] is bound as an output `[n_sequences, N, …]` in the role
+    /// [`role_out.snapshots()`](Role::snapshots), of the part's type, by sequences whatever `state_index` says. Nothing is
+    /// written for −1 and for skipped sequences. A shift may be left out, as where it is carried out. A snapshot is what
+    /// a call of that many tokens alone would carry out. Sequences are cut where one is taken: if that is at multiples
+    /// of [`PlanInfo::chunk`] only, neither it nor anything else has other bits, otherwise they round differently.
+    /// *Cost*: a store of the state each, and shorter chunks.
     ///
     /// # Errors
     /// Names the tensor that is missing, unknown, of the wrong type or shape, misaligned or overlapping, or

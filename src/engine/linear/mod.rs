@@ -60,12 +60,13 @@ mod recurrence;
 mod scan;
 mod segment;
 mod shift;
+mod snapshot;
 mod state;
 mod step;
 mod tiles;
 
 pub use backward::{Grads, softmax_gradient};
-pub use call::{Call, Tensors};
+pub use call::{Call, Snapshots, Tensors};
 pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
 pub use recurrence::{Correction, Decay, Gain, Normaliser, Recurrence};
@@ -102,7 +103,8 @@ pub struct Linear {
 ///
 /// An engine that runs several recurrences in one loop makes its units itself: [`Unit::new`], then
 /// `load_state`, [`Unit::run`] for each run of tokens, `store_state`. Between them the state lies in the
-/// worker's memory, so a unit may be made anew for every run, with other tensors.
+/// worker's memory, so a unit may be made anew for every run, with other tensors. Snapshots of the state are taken
+/// where it is loaded and while it runs.
 pub struct Unit<'a> {
     engine: &'a Linear,
     call: &'a Call,
@@ -177,7 +179,8 @@ impl Linear {
         self.geometry.m * self.geometry.e
     }
 
-    fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+    /// Runs every unit of a call as a scan.
+    pub fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
         // Panels of a head share its normaliser, which may be carried in place: the task that stores it must

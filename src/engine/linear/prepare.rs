@@ -24,6 +24,13 @@ pub struct Chunk {
     pub write: bool,
 }
 
+impl Chunk {
+    /// The key past its last.
+    pub fn end(&self) -> usize {
+        self.k0 + self.n
+    }
+}
+
 /// Addresses of a prepared chunk's operands.
 #[derive(Clone, Copy)]
 pub struct Prepared {
@@ -65,6 +72,11 @@ impl Unit<'_> {
         self.recurrence().decay != Decay::None || self.recurrence().features.map == FeatureMap::Exp
     }
 
+    /// Whether a chunk's values are written to the state; if not, it only decays.
+    pub fn writes_values(&self, chunk: &Chunk) -> bool {
+        chunk.write && self.call.tensors.v.is_some()
+    }
+
     /// Prepares slot `c`. Returns the chunk as it was done, which may be shorter than asked for.
     pub fn prepare(&self, c: usize, mut chunk: Chunk) -> Chunk {
         let p = self.prepared(c);
@@ -76,7 +88,7 @@ impl Unit<'_> {
         if chunk.write {
             self.load_correction(&p, &chunk);
         }
-        let scored = chunk.write && (chunk.read || self.recurrence().corrects());
+        let scored = self.writes_values(&chunk) && (chunk.read || self.recurrence().corrects());
         if scored && chunk.n == 1 {
             self.score_of_one(&p, &chunk);
         } else if scored {
