@@ -472,6 +472,8 @@ fn tiles(c: &mut Criterion) {
     bench::<ew::Tanh1>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Relu>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Relu2>(c, "4096", 4096, elementwise(4096));
+    bench::<ew::Relu2Weight>(c, "4096", 4096, elementwise(4096));
+    bench::<ew::LaplaceWeight>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Sin>(c, "4096", 4096, elementwise(4096));
     bench::<ew::Cos>(c, "4096", 4096, elementwise(4096));
     let args = sincos::Args { n: 4096, src: numbers(4096), sin: numbers(4096), cos: numbers(4096) };

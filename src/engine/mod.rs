@@ -6,6 +6,7 @@
 pub(crate) mod call;
 pub(crate) mod conv;
 pub(crate) mod gate;
+pub(crate) mod gated_unit;
 pub(crate) mod linear;
 pub(crate) mod orthogonal_memory;
 pub(crate) mod segments;
@@ -44,6 +45,7 @@ pub(crate) enum Settings {
     OrthogonalMemory(orthogonal_memory::Basis),
     Segments(segments::Settings),
     Softmax(softmax::Attention),
+    GatedUnit(gated_unit::Unit),
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
                 Ok(Box::new(segments::Segments::plan(context, *settings, extents)?))
             }
             Settings::Softmax(settings) => Ok(Box::new(softmax::Softmax::plan(context, *settings, extents)?)),
+            Settings::GatedUnit(unit) => Ok(Box::new(gated_unit::GatedUnit::plan(context, *unit, extents)?)),
         }
     }
 
@@ -76,6 +79,8 @@ impl Settings {
             | Settings::Gate(_)
             | Settings::Conv(_)
             | Settings::Segments(_) => true,
+            // The linear part waits in the output, and may not be rounded there.
+            Settings::GatedUnit(unit) => unit.blocks.is_none(),
         }
     }
 
@@ -99,14 +104,14 @@ impl Settings {
     pub fn right_aligned(&self) -> bool {
         match self {
             Settings::Linear(recurrence) => recurrence.right_aligned,
-            Settings::Softmax(_) => true,
+            Settings::Softmax(_) | Settings::GatedUnit(_) => true,
             _ => false,
         }
     }
 
     /// Whether a step reads all keys so far, and not a state that sums them up.
     pub fn reads_cache(&self) -> bool {
-        matches!(self, Settings::Softmax(_))
+        matches!(self, Settings::Softmax(_) | Settings::GatedUnit(_))
     }
 
     /// Whether backward takes `out` and `lse` of forward, where a call has them.
@@ -116,7 +121,11 @@ impl Settings {
 
     /// Whether distances of queries and keys count, so that there may not be more queries than keys in any mode.
     pub fn is_windowed(&self) -> bool {
-        matches!(self, Settings::Softmax(attention) if attention.is_windowed())
+        match self {
+            Settings::Softmax(attention) => attention.is_windowed(),
+            Settings::GatedUnit(_) => true,
+            _ => false,
+        }
     }
 
     /// The parameter that cuts a sequence into equal parts, with its value; such an engine takes neither ragged

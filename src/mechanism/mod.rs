@@ -10,15 +10,18 @@ mod causal_conv;
 mod common;
 mod cosformer;
 mod delta_rule;
+mod diag;
 mod diff;
 mod dijiang;
 mod dpfp;
 mod feature_fixation;
+mod flash;
 mod focal;
 mod focused;
 mod fox;
 mod gate;
 mod gated_delta_rule;
+mod gau;
 mod gdn2;
 mod gla;
 mod gsa;
@@ -71,7 +74,10 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &rwkv6::ENTRY,
     &gate::ENTRY,
     &linear1p::ENTRY,
+    &gau::ENTRY,
+    &flash::ENTRY,
     &lasp::ENTRY,
+    &diag::ENTRY,
     &lavo::ENTRY,
     &rfa_gate::ENTRY,
     &cosformer::ENTRY,
@@ -115,6 +121,9 @@ pub(crate) enum Use {
     Ordered(&'static str),
     /// Comes with this role or not at all.
     With(Role),
+    /// As the catalogue says, with the key length in place of the query length: queries and keys are made of it, or
+    /// belong to it, and in modes causal and step the last of its tokens are the queries.
+    Cached,
 }
 
 /// Roles whose meaning depends on parameters.
@@ -125,6 +134,10 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
         Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) | Settings::Softmax(_) => {
             Use::Catalogue
         }
+        Settings::GatedUnit(_) => match role {
+            Role::QK | Role::V | Role::BIAS => Use::Cached,
+            _ => Use::Catalogue,
+        },
         Settings::Segments(settings) => match (role, settings.inner.gain) {
             (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
             (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),

@@ -333,7 +333,13 @@ fn rules(mechanism: &'static Mechanism, params: &Params, settings: &Settings) ->
         };
         let shapes =
             shapes.filter(|shapes| !shapes.is_empty()).ok_or(Error::Internal("a role lacks a shape"))?;
-        let parse = |text: &&str| shape::parse_shape(text, &|name| params.integer(name));
+        let parse = |text: &&str| {
+            let mut shape = shape::parse_shape(text, &|name| params.integer(name))?;
+            if usage == Use::Cached {
+                shape.iter_mut().for_each(|dim| dim.rename(Size::T, Size::S));
+            }
+            Ok(shape)
+        };
         Ok(RoleRule { spec, shapes: shapes.iter().map(parse).collect::<Result<_>>()?, usage })
     };
     mechanism.roles.iter().map(rule).collect()

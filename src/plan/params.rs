@@ -79,6 +79,9 @@ impl Params {
         let root = (self.desc.dim_qk as f64).sqrt().recip();
         match text {
             "1/sqrt(D)" | "D**-0.5" => Ok(Some(root)),
+            "1/block" => Ok(self.integer("block").map(|block| (block as f64).recip())),
+            // Which of the two, a call says.
+            "1/block if causal else 1/T" => Ok(None),
             "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
             "1/(signals*sqrt(D/signals))" => {
                 Ok(self.integer("signals").map(|signals| root / (signals as f64).sqrt()))

@@ -91,6 +91,19 @@ impl Dim {
             .ok_or(Error::Internal("a shape of the catalogue has an unknown size"))
     }
 
+    /// Puts one size in the place of another.
+    pub fn rename(&mut self, from: Size, to: Size) {
+        match self {
+            Dim::Size(own) if *own == from => *own = to,
+            Dim::Sum(a, b) | Dim::Product(a, b) => {
+                a.rename(from, to);
+                b.rename(from, to);
+            }
+            Dim::OrOne(dim) => dim.rename(from, to),
+            Dim::Const(_) | Dim::Size(_) => {}
+        }
+    }
+
     /// Whether it is that size, or that size or 1.
     pub fn is(&self, size: Size) -> bool {
         match self {

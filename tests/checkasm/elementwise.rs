@@ -82,8 +82,30 @@ checks! {
     tanh1: Tanh1Fn, 2.6, TINY;
     relu: ReluFn, 0.0, 0.0;
     relu2: Relu2Fn, 0.5, TINY;
+    relu_weight: ReluWeightFn, 0.0, 0.0;
+    relu2_weight: Relu2WeightFn, 0.5, TINY;
+    laplace_weight: LaplaceWeightFn, 2.0, 2e-7;
     sin: SinFn, 1.6, TINY;
     cos: CosFn, 1.6, TINY;
+}
+
+/// What is masked is told from a weight of 0 by its sign.
+#[test]
+fn masked_weights() {
+    fn check<F: Function>() {
+        cases::<Elementwise<F>>(1, |_, run| {
+            let src = [f32::NEG_INFINITY, -1e30, -0.0, 0.0, f32::NAN, -1.0, -3e38];
+            let mut got = src;
+            // SAFETY: as many elements in place.
+            unsafe { run(&Args { n: src.len(), src: got.as_ptr(), dst: got.as_mut_ptr() }) };
+            let masked = got.map(|x| x.to_bits() == 0x8000_0000);
+            assert_eq!(masked, [true, false, false, false, false, false, false], "{}: {got:?}", F::NAME);
+            assert!(got[4].is_nan(), "{}: {got:?}", F::NAME);
+        });
+    }
+    check::<ew::ReluWeightFn>();
+    check::<ew::Relu2WeightFn>();
+    check::<ew::LaplaceWeightFn>();
 }
 
 #[test]

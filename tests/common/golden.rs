@@ -290,7 +290,7 @@ pub fn run(
     out_shape: &[i64],
     types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
-    let batch = inputs.get("q").unwrap_or_else(|| &inputs["x"]).shape[0];
+    let batch = ["q", "qk", "x"].iter().find_map(|name| inputs.get(*name)).unwrap().shape[0];
     let mut outputs = BTreeMap::from([("out".to_owned(), Array::filled(out_shape, f32::NAN))]);
     if plan.mechanism().role(Role::LSE).is_some() {
         outputs.insert("lse".into(), Array::filled(&out_shape[..3], f32::NAN));

@@ -5,6 +5,7 @@
 pub mod backward;
 pub mod companions;
 mod features;
+pub mod gated;
 pub mod golden;
 pub mod oracle;
 pub mod problem;

@@ -331,13 +331,17 @@ impl<'a> Run<'a> {
     }
 
     /// The tokens of each call: a recurrent step takes one, and a causal file can be split anywhere if every
-    /// token has a query and a key.
+    /// token has a query and a key, or after any block where there are some.
     fn pieces(&self, split: Option<i64>, names: &Names) -> Vec<Range<i64>> {
         let (t, s) = (names.get("T").copied().unwrap_or(1), names.get("S").copied());
         let tied = s.is_none_or(|s| s == t) && self.recurrent && !self.carried.is_empty();
         let piece = match (self.mode, split) {
             (Mode::Step, _) if tied => 1,
-            (Mode::Causal, Some(n)) if tied => n,
+            // Blocks lie at absolute positions: a call begins with one.
+            (Mode::Causal, Some(n)) if tied => {
+                let block = names.get("block").copied().unwrap_or(1);
+                ((n - 1) / block + 1).saturating_mul(block)
+            }
             _ => t.max(1),
         };
         (0..t.max(1)).step_by(piece as usize).map(|start| start..(start + piece).min(t.max(1))).collect()

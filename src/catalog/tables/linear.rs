@@ -818,9 +818,15 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             ),
         ],
         roles: &[
-            RoleSpec::input(Role::QK, &["B,T,D"]).required().differentiable(),
+            RoleSpec::input(Role::QK, &["B,T,D"])
+                .required()
+                .differentiable()
+                .note("and the tokens before the queries, in causal and step"),
             RoleSpec::input(Role::GATE, &["B,T,E"]).required().differentiable(),
-            RoleSpec::input(Role::V, &["B,T,E"]).required().differentiable(),
+            RoleSpec::input(Role::V, &["B,T,E"])
+                .required()
+                .differentiable()
+                .note("and the tokens before the queries, in causal and step"),
             RoleSpec::input(Role::AFFINE_WEIGHT, &["2,D"]).required().differentiable(),
             RoleSpec::input(Role::AFFINE_BIAS, &["2,D"]).required().differentiable(),
             RoleSpec::input(Role::BIAS, &["T,T", "2*T-1"]).differentiable(),
@@ -856,12 +862,18 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             ),
         ],
         roles: &[
-            RoleSpec::input(Role::QK, &["B,T,D"]).required().differentiable(),
+            RoleSpec::input(Role::QK, &["B,T,D"])
+                .required()
+                .differentiable()
+                .note("and the tokens before the queries, in causal and step"),
             RoleSpec::input(Role::GATE, &["B,T,E"]).required().differentiable(),
-            RoleSpec::input(Role::V, &["B,T,E"]).required().differentiable(),
+            RoleSpec::input(Role::V, &["B,T,E"])
+                .required()
+                .differentiable()
+                .note("and the tokens before the queries, in causal and step"),
             RoleSpec::input(Role::AFFINE_WEIGHT, &["4,D"]).required().differentiable(),
             RoleSpec::input(Role::AFFINE_BIAS, &["4,D"]).required().differentiable(),
-            RoleSpec::input(Role::BIAS, &["C,C", "2*C-1"]).differentiable(),
+            RoleSpec::input(Role::BIAS, &["block,block", "2*block-1"]).differentiable(),
             RoleSpec::output(Role::OUT, &["B,T,E"]).differentiable(),
             RoleSpec::state_in(Role::STATE_IN, &["B,D,E"]),
             RoleSpec::state_out(Role::STATE_OUT, &["B,D,E"])

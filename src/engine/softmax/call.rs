@@ -4,6 +4,14 @@ use crate::catalog::{Mode, Role};
 use crate::engine::call::{self, Sequences};
 use crate::tensor::{Index, Tensor};
 
+/// Affine maps that make rows of queries and of keys from a shared one: `weight[i] ⊙ z + bias[i]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// `[n, D]`.
+    pub weight: Tensor,
+    pub bias: Tensor,
+}
+
 /// A call with its tensors looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
@@ -23,6 +31,14 @@ pub struct Call {
     pub sink: Option<Tensor>,
     pub g: Option<Tensor>,
     pub key_len: Option<Index>,
+    /// What makes queries and keys of `q` and `k`.
+    pub base: Option<Base>,
+    /// The bias is that of a block, `[1, 1, C, C]`, and the same in all.
+    pub bias_of_block: bool,
+    /// Factor of the outputs, as they are.
+    pub gate: Option<Tensor>,
+    /// The outputs hold a first part of the sums.
+    pub begun: bool,
 }
 
 impl Call {
@@ -53,6 +69,10 @@ impl Call {
             sink: get(Role::SINK),
             g: get(Role::G),
             key_len: get(Role::KEY_LEN).map(Index),
+            base: None,
+            bias_of_block: false,
+            gate: None,
+            begun: false,
         }
     }
 }

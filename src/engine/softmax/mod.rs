@@ -33,6 +33,7 @@
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
 mod backward;
+mod base;
 mod call;
 mod decay;
 mod merge;
@@ -46,11 +47,12 @@ use super::linear::{Recurrence, Tiles};
 use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
-use crate::kernel::{KernelFn, dots, online_softmax, products as sums, score_terms, select};
+use crate::kernel::{KernelFn, dots, elementwise, online_softmax, products as sums, score_terms, select};
 use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
-use call::Call;
+pub use base::affine;
+pub use call::{Base, Call};
 use rows::{KEYS, ROWS, Unit};
 
 /// Which keys a query at position `p` sees, besides what the mode says.
@@ -73,6 +75,19 @@ pub enum Form {
     Probe,
 }
 
+/// What becomes of a score that is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// `e^x`, and the outputs are divided by the sum of these.
+    Softmax,
+    /// `max(x, 0)`; nothing is divided.
+    Relu,
+    /// `max(x, 0)²`, likewise.
+    Relu2,
+    /// A normal distribution that resembles it, likewise ([`crate::simd::math::laplace`]).
+    Laplace,
+}
+
 /// Settings of a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
@@ -82,13 +97,17 @@ pub struct Attention {
     pub softcap: f32,
     pub reach: Reach,
     pub form: Form,
+    pub weights: Weights,
+    /// Queries and keys are affine maps of one tensor: by these rows of [`Base`] ([`Form::Plain`] only).
+    pub base: Option<[usize; 2]>,
 }
 
 impl Attention {
     /// Plain attention to everything that the mode allows.
     pub fn new(scale: f32) -> Attention {
         let reach = Reach::Window { left: None, right: None };
-        Attention { scale, softcap: 0.0, reach, form: Form::Plain }
+        let (form, weights) = (Form::Plain, Weights::Softmax);
+        Attention { scale, softcap: 0.0, reach, form, weights, base: None }
     }
 
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
@@ -113,11 +132,20 @@ struct Kernels {
     online: KernelFn<online_softmax::Args>,
     end: KernelFn<online_softmax::EndArgs>,
     sums: KernelFn<sums::Args>,
+    /// Of single scores, where there is no softmax.
+    weights: Option<KernelFn<elementwise::Args>>,
 }
 
 impl Kernels {
-    fn new(isa: Isa) -> Kernels {
+    fn new(isa: Isa, weights: Weights) -> Kernels {
+        let weights = match weights {
+            Weights::Softmax => None,
+            Weights::Relu => Some(select::<elementwise::ReluWeight>(isa)),
+            Weights::Relu2 => Some(select::<elementwise::Relu2Weight>(isa)),
+            Weights::Laplace => Some(select::<elementwise::LaplaceWeight>(isa)),
+        };
         Kernels {
+            weights,
             common: Tiles::new(isa, &Recurrence::default()),
             dots: select::<dots::Dots>(isa),
             terms: select::<score_terms::ScoreTerms>(isa),
@@ -144,6 +172,9 @@ struct Offsets {
     v: usize,
     /// Sums of each stream: `[E][32]`, or `[32][E]` padded where the queries are few.
     acc: [usize; 2],
+    /// Affine maps folded into one of the queries `[4, D]` padded, and what it adds to the scores of each, `[32]`.
+    folded: usize,
+    shift: usize,
     /// Partial results of runs of keys. The last: gradients have none.
     parts: usize,
 }
@@ -192,9 +223,11 @@ impl Softmax {
             k: carver.take(&[KEYS, products::pitch(d)]),
             v: carver.take(&[KEYS, products::pitch(e)]),
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
+            folded: carver.take(&[second(settings.base.is_some(), 4), d16]),
+            shift: carver.take(&[ROWS]),
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
         };
-        let kernels = Kernels::new(context.isa());
+        let kernels = Kernels::new(context.isa(), settings.weights);
         let backward = backward::Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
         Ok(Softmax { settings, heads, d, e, kernels, backward, at, part, workers, len: carver.finish()? })
@@ -203,6 +236,37 @@ impl Softmax {
     /// Query heads that share a key head.
     fn sets(&self) -> usize {
         self.heads.0 / self.heads.1
+    }
+
+    /// Runs a call.
+    pub fn run(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let grid = rows::Grid::new(self, call);
+        let (units, splits) = (grid.units(), grid.splits);
+        // As many units at a time as there is memory for their partial results: all, where there are none.
+        let wave = if splits == 1 { units.max(1) } else { PARTS / splits };
+        for start in (0..units).step_by(wave) {
+            let n = wave.min(units - start);
+            let part = |unit: usize, split| self.part(workspace, unit * splits + split);
+            parallel::run(runner, n * splits, &|task, worker| {
+                // The tiles with the most keys first.
+                let (index, split) = (n - 1 - task / splits, task % splits);
+                let Some(unit) = Unit::new(self, call, &grid, start + index) else { return };
+                let part = (unit.splits > 1).then(|| part(index, split));
+                if split < unit.splits {
+                    tile::run(&unit, workspace.worker(worker), split, part);
+                }
+            })?;
+            if splits == 1 {
+                continue;
+            }
+            parallel::run(runner, n, &|index, worker| {
+                let unit = Unit::new(self, call, &grid, start + index);
+                if let Some(unit) = unit.filter(|unit| unit.splits > 1) {
+                    merge::run(&unit, workspace.worker(worker), |split| part(index, split));
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Where partial result `i` lies.
@@ -234,38 +298,14 @@ impl Engine for Softmax {
     }
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        let call = Call::new(call);
-        let grid = rows::Grid::new(self, &call);
-        let (units, splits) = (grid.units(), grid.splits);
-        // As many units at a time as there is memory for their partial results: all, where there are none.
-        let wave = if splits == 1 { units.max(1) } else { PARTS / splits };
-        for start in (0..units).step_by(wave) {
-            let n = wave.min(units - start);
-            let part = |unit: usize, split| self.part(workspace, unit * splits + split);
-            parallel::run(runner, n * splits, &|task, worker| {
-                // The tiles with the most keys first.
-                let (index, split) = (n - 1 - task / splits, task % splits);
-                let Some(unit) = Unit::new(self, &call, &grid, start + index) else { return };
-                let part = (unit.splits > 1).then(|| part(index, split));
-                if split < unit.splits {
-                    tile::run(&unit, workspace.worker(worker), split, part);
-                }
-            })?;
-            if splits == 1 {
-                continue;
-            }
-            parallel::run(runner, n, &|index, worker| {
-                let unit = Unit::new(self, &call, &grid, start + index);
-                if let Some(unit) = unit.filter(|unit| unit.splits > 1) {
-                    merge::run(&unit, workspace.worker(worker), |split| part(index, split));
-                }
-            })?;
-        }
-        Ok(())
+        self.run(runner, &Call::new(call), workspace)
     }
 
     fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
-        self.backward_workspace(sequences, n_k, workers)
+        let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
+        // Queries and keys of a base belong to an engine of their own.
+        let own = known && self.settings.base.is_none();
+        own.then(|| self.backward_workspace(sequences, n_k, workers)).flatten()
     }
 
     fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {

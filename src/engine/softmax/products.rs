@@ -3,7 +3,7 @@
 
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
-use crate::kernel::{dots, matmul, products};
+use crate::kernel::{dots, elementwise, matmul, products};
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -60,6 +60,9 @@ impl Buffers<'_> {
                 let at = [s.batch, head(set), s.q0 + rows.token[run.start]];
                 let from = Slice::tokens(tensor, &at, (run.len(), d));
                 tiles.load(&from, scale(set), ptr::null(), staging.add(run.start * d16), d16);
+            }
+            if let Some(base) = &self.unit.call.base {
+                self.queries_of(base, staging);
             }
             if rows.wide {
                 for i in (0..rows.width).step_by(16) {
@@ -253,6 +256,26 @@ impl Buffers<'_> {
         self.at(acc + if wide { channel * ROWS + row } else { row * e16 + channel })
     }
 
+    /// Rows of sums, a first part from the tensor added where there is one, times their gates.
+    ///
+    /// # Safety
+    /// The tensor has these rows; the buffer of values has room for them.
+    unsafe fn gate(&self, sums: *mut f32, rows: &Slice<'_>) {
+        let (engine, call, e16) = (self.unit.engine, self.unit.call, rows.d.next_multiple_of(16));
+        let (tiles, other, len) = (&engine.kernels.common, self.at(engine.at.v), rows.n * e16);
+        // SAFETY: by contract; columns past the channels are computed with, and never stored.
+        unsafe {
+            if call.begun {
+                tiles.load(rows, 1.0, ptr::null(), other, e16);
+                (0..len).for_each(|i| *sums.add(i) += *other.add(i));
+            }
+            if let Some(tensor) = &call.gate {
+                tiles.load(&Slice { tensor, ..*rows }, 1.0, ptr::null(), other, e16);
+                (tiles.product)(&elementwise::Args { n: len, src: other, dst: sums });
+            }
+        }
+    }
+
     /// Sums to the rows of a tensor.
     ///
     /// # Safety
@@ -273,6 +296,7 @@ impl Buffers<'_> {
             for run in rows.runs() {
                 let head = self.unit.query_head(rows.set[run.start]);
                 let at = [s.batch, head, s.q0 + rows.token[run.start]];
+                self.gate(staging.add(run.start * e16), &Slice::tokens(tensor, &at, (run.len(), e)));
                 tiles.store(staging.add(run.start * e16), e16, &Slice::tokens(tensor, &at, (run.len(), e)));
             }
         }

@@ -129,6 +129,8 @@ impl<'a> Unit<'a> {
             Some(scale) => unsafe {
                 self.engine.kernels.common.value(scale, &[self.index, self.query_head(set)])
             },
+            // It is folded into the maps.
+            None if self.call.base.is_some() => 1.0,
             None => self.engine.settings.scale,
         }
     }
@@ -181,7 +183,8 @@ impl Rows {
                 ),
                 Reach::Blocks { block, memory } => {
                     let block_of = position.max(0) as usize / block;
-                    ((block_of.saturating_sub(memory) * block) as i64, last)
+                    let end = (block_of + 1).saturating_mul(block).min(i64::MAX as usize) as i64;
+                    ((block_of.saturating_sub(memory) * block) as i64, last.min(end - 1))
                 }
             };
             let end = (last + 1).clamp(0, keys as i64) as usize;

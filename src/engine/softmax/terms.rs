@@ -8,6 +8,9 @@ use crate::kernel::score_terms;
 use std::ops::Range;
 use std::ptr;
 
+/// What a term adds for rows, or for keys, that it says nothing of.
+static ZEROS: [f32; KEYS] = [0.0; KEYS];
+
 /// Terms of one stream of scores.
 pub struct Terms {
     /// Number of the stream, and how many there are for each query head.
@@ -64,10 +67,17 @@ impl Terms {
             }
             (terms.slope, terms.position) = (slope.as_ptr(), position.as_ptr());
         }
+        if tile.unit.call.base.is_some() {
+            let zeros = ZEROS.as_ptr();
+            (terms.row, terms.key) = ([tile.at(engine.at.shift).cast_const(), zeros], [zeros; 2]);
+        }
         // SAFETY: by contract; a tile of terms has as many elements as one of scores.
         unsafe {
             if tile.unit.call.bias.is_some() {
-                self.load_bias(tile, keys);
+                match tile.unit.call.bias_of_block {
+                    true => load_block_bias(tile, keys),
+                    false => self.load_bias(tile, keys),
+                }
                 terms.tile = tile.at(engine.at.terms);
             }
             if let Some(decay) = &mut self.decay {
@@ -94,7 +104,7 @@ impl Terms {
         }
     }
 
-    /// The bias of a tile, transposed.
+    /// The bias of a tile.
     ///
     /// # Safety
     /// As [`Terms::apply`]; there is a bias.
@@ -113,11 +123,46 @@ impl Terms {
                 let from = Slice { tensor: bias, at: &at, rows: 2, columns: 3, n: run.len(), d: keys.len() };
                 tiles.load(&from, 1.0, ptr::null(), staging.add(run.start * KEYS), KEYS);
             }
-            for i in (0..rows.width).step_by(16) {
-                let n = (rows.n - i).min(16);
-                let to = tile.at(engine.at.terms + i);
-                tiles.transpose_to(staging.add(i * KEYS), (n, keys.len()), KEYS, to, ROWS);
+            transpose(tile, keys.len());
+        }
+    }
+}
+
+/// The bias of a tile where each block has the same: nothing is added where a row does not see the block.
+///
+/// # Safety
+/// There is a bias `[1, 1, C, C]`, and what a row sees begins with its block.
+unsafe fn load_block_bias(tile: &Buffers<'_>, keys: &Range<usize>) {
+    let (engine, rows) = (tile.unit.engine, &tile.unit.rows);
+    let Some(bias) = &tile.unit.call.bias else { return };
+    let staging = tile.at(engine.at.rows);
+    // SAFETY: 32 rows of 64; a position lies in the block that the row sees.
+    unsafe {
+        ptr::write_bytes(staging, 0, ROWS * KEYS);
+        for i in (0..rows.n).filter(|&i| rows.first[i] < rows.end[i]) {
+            let first = rows.first[i];
+            let seen = first.max(keys.start)..rows.end[i].min(keys.end);
+            if !seen.is_empty() {
+                let at = [0, 0, rows.position[i] as usize - first, seen.start - first];
+                let to = staging.add(i * KEYS + seen.start - keys.start);
+                engine.kernels.common.gather(bias, &at, 3, seen.len(), to);
             }
+        }
+        transpose(tile, keys.len());
+    }
+}
+
+/// Rows of terms to the tile, which has queries last.
+///
+/// # Safety
+/// The rows are there, `n ≤ 64` to each.
+unsafe fn transpose(tile: &Buffers<'_>, n: usize) {
+    let (engine, rows) = (tile.unit.engine, &tile.unit.rows);
+    for i in (0..rows.width).step_by(16) {
+        let (src, to) = (tile.at(engine.at.rows + i * KEYS), tile.at(engine.at.terms + i));
+        // SAFETY: by contract.
+        unsafe {
+            engine.kernels.common.transpose_to(src, ((rows.n - i).min(16), n), KEYS, to, ROWS);
         }
     }
 }

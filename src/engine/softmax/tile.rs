@@ -3,7 +3,7 @@
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Unit, tiles_of};
 use super::terms::Terms;
-use super::{Form, streams};
+use super::{Form, Weights, streams};
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::{elementwise, products};
 use crate::tensor::Tensor;
@@ -18,7 +18,11 @@ pub struct Running {
 }
 
 impl Running {
-    pub const EMPTY: Running = Running { max: [f32::NEG_INFINITY; ROWS], sum: [0.0; ROWS] };
+    /// Before the first key. Weights that are no softmax have a factor of 1 from the start: `e^0`.
+    pub fn empty(weights: Weights) -> Running {
+        let max = if weights == Weights::Softmax { f32::NEG_INFINITY } else { 0.0 };
+        Running { max: [max; ROWS], sum: [0.0; ROWS] }
+    }
 }
 
 /// A tile of queries with its softmaxes; of a probe, the second one's sum is that of the weighed scores.
@@ -53,7 +57,8 @@ fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
 impl<'a> Tile<'a> {
     /// A tile that has seen nothing.
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
-        Tile { buffers: Buffers { unit, base }, running: [Running::EMPTY; 2], first: [true; 2] }
+        let running = [Running::empty(unit.engine.settings.weights); 2];
+        Tile { buffers: Buffers { unit, base }, running, first: [true; 2] }
     }
 
     /// Sums have come from elsewhere.
@@ -135,12 +140,18 @@ impl<'a> Tile<'a> {
     unsafe fn weights(&mut self, stream: usize, n: usize) -> Option<[f32; ROWS]> {
         let (engine, running) = (self.buffers.unit.engine, &mut self.running[stream]);
         let (mut factor, mut changed) = ([1.0; ROWS], false);
+        let x = self.buffers.at(engine.at.x[stream]);
+        if let Some(weights) = engine.kernels.weights {
+            // SAFETY: by contract; a tile is `[n][32]`.
+            unsafe { weights(&elementwise::Args { n: n * ROWS, src: x, dst: x }) };
+            return None;
+        }
         // SAFETY: by contract.
         unsafe {
             (engine.kernels.online)(&online_softmax::Args {
                 n,
                 w: self.buffers.unit.rows.width,
-                x: self.buffers.at(engine.at.x[stream]),
+                x,
                 ld: ROWS,
                 max: running.max.as_mut_ptr(),
                 sum: running.sum.as_mut_ptr(),
@@ -285,12 +296,14 @@ impl<'a> Tile<'a> {
         // SAFETY: by contract.
         unsafe {
             self.clear_unsummed();
-            for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
-                self.end(stream, softmaxes, factor, &mut lse);
-            }
-            self.combine(&mut factor);
-            for (stream, factor) in factor.iter().enumerate().take(streams(form)) {
-                buffers.scale_sums(at.acc[stream], factor.as_ptr());
+            if unit.engine.settings.weights == Weights::Softmax {
+                for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
+                    self.end(stream, softmaxes, factor, &mut lse);
+                }
+                self.combine(&mut factor);
+                for (stream, factor) in factor.iter().enumerate().take(streams(form)) {
+                    buffers.scale_sums(at.acc[stream], factor.as_ptr());
+                }
             }
             if form != Form::Plain {
                 let len = ROWS * unit.engine.e.next_multiple_of(16);

@@ -37,6 +37,39 @@ fn relu(x: f64) -> f64 {
     if x <= 0.0 { 0.0 } else { x }
 }
 
+/// `½ erfc((√½ − x) √(2π))`: a series where it is short, else Laplace's continued fraction.
+fn laplace(x: f64) -> f64 {
+    let z = (x - std::f64::consts::FRAC_1_SQRT_2) * std::f64::consts::TAU.sqrt();
+    let a = z.abs();
+    let tail = if a < 3.0 {
+        let mut term = a;
+        let sum: f64 = (0..60)
+            .map(|k| {
+                let this = term / f64::from(2 * k + 1);
+                term *= -a * a / f64::from(k + 1);
+                this
+            })
+            .sum();
+        0.5 - sum / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..60).rev().fold(0.0, |f, k| f64::from(k) / 2.0 / (a + f));
+        0.5 * (-a * a).exp() / (std::f64::consts::PI.sqrt() * (a + fraction))
+    };
+    if z < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// The weight of a masked score, which is `−∞`: as in `online_softmax`, no visible one has it.
+fn visible(x: f64, weight: f64) -> f64 {
+    if x == f64::NEG_INFINITY { -0.0 } else { weight }
+}
+
+/// The same of a vector.
+#[inline(always)]
+fn visible_lanes<S: Simd>(s: S, x: S::f32s, weight: S::f32s) -> S::f32s {
+    let masked = s.equal_f32s(x, s.splat_f32s(f32::NEG_INFINITY));
+    math::select(s, masked, s.splat_f32s(-0.0), weight)
+}
+
 functions! {
     /// `eˣ`.
     Exp, ExpFn, "elementwise_exp_f32", |x| x.exp(), |s, x| math::exp(s, x);
@@ -65,6 +98,19 @@ functions! {
     Relu, ReluFn, "elementwise_relu_f32", |x| relu(x), |s, x| math::relu(s, x);
     /// `max(x, 0)²`.
     Relu2, Relu2Fn, "elementwise_relu2_f32", |x| relu(x) * relu(x), |s, x| { let r = math::relu(s, x); s.mul_f32s(r, r) };
+    /// `max(x, 0)` of a score: `−0` where it is masked.
+    ReluWeight, ReluWeightFn, "elementwise_relu_weight_f32", |x| visible(x, relu(x)), |s, x| {
+        visible_lanes(s, x, math::relu(s, x))
+    };
+    /// `max(x, 0)²` of a score, likewise.
+    Relu2Weight, Relu2WeightFn, "elementwise_relu2_weight_f32", |x| visible(x, relu(x) * relu(x)), |s, x| {
+        let r = math::relu(s, x);
+        visible_lanes(s, x, s.mul_f32s(r, r))
+    };
+    /// [`math::laplace`] of a score, likewise.
+    LaplaceWeight, LaplaceWeightFn, "elementwise_laplace_weight_f32", |x| visible(x, laplace(x)), |s, x| {
+        visible_lanes(s, x, math::laplace(s, x))
+    };
     /// `sin x`.
     Sin, SinFn, "elementwise_sin_f32", |x| x.sin(), |s, x| math::sincos(s, x).0;
     /// `cos x`.

@@ -6,8 +6,8 @@ use crate::engine::linear::Rows as Slice;
 use crate::engine::softmax::products::{Buffers, Operand};
 use crate::engine::softmax::rows::{ROWS, Unit, tiles_of};
 use crate::engine::softmax::terms::Terms;
-use crate::engine::softmax::{Form, tile as forward};
-use crate::kernel::{matmul, products, score_grad, score_terms};
+use crate::engine::softmax::{Form, Weights, tile as forward};
+use crate::kernel::{elementwise, matmul, products, score_grad, score_terms};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
@@ -178,6 +178,10 @@ impl Tile<'_> {
         let mut tile = forward::Tile::empty(self.unit, self.buffers.base);
         // SAFETY: by contract.
         unsafe {
+            if engine.settings.weights != Weights::Softmax {
+                tile.load_queries();
+                return;
+            }
             if let (Some(out), Some(lse)) = (&call.out, &call.lse) {
                 tile.load_queries();
                 let rows = self.load_rows(out, self.query_head(), 1.0, engine.e, engine.at.rows);
@@ -309,6 +313,15 @@ impl Tile<'_> {
         let (y, t, dx) = (self.buffer(self.at.y), self.buffer(engine.at.x[1]), self.buffer(dx));
         let probe = engine.settings.form == Form::Probe;
         let slopes = self.run.grads.alibi_slopes.is_some();
+        if let Some(weights) = engine.kernels.weights {
+            // SAFETY: by contract; tiles are `[n][32]`.
+            unsafe {
+                let n = keys.len() * ROWS;
+                slopes_of_relu(std::slice::from_raw_parts(x, n), std::slice::from_raw_parts_mut(dx, n));
+                weights(&elementwise::Args { n, src: x, dst: x });
+            }
+            return;
+        }
         let own = &mut self.maps[map];
         // SAFETY: by contract; vectors of 32.
         unsafe {
@@ -436,5 +449,16 @@ impl Tile<'_> {
             }
             tiles.store(staging, d16, &Slice::tokens(to, &place, (n, d)));
         }
+    }
+}
+
+/// Gradients of scores, in place of those of the weights `max(x, 0)`; what is masked has none.
+fn slopes_of_relu(x: &[f32], dx: &mut [f32]) {
+    for (dx, &x) in dx.iter_mut().zip(x) {
+        *dx = match x {
+            _ if x <= 0.0 => 0.0,
+            _ if x.is_nan() => x,
+            _ => *dx,
+        };
     }
 }
