@@ -67,8 +67,11 @@ impl Global {
         let width = e / groups;
         let heads = Heads::new(1, 1, groups);
         let recurrence = Recurrence::default();
-        let linear =
-            Linear::plan(context, recurrence, Extents { heads, d, e: width, dtype_out: DType::F32 })?;
+        let linear = Linear::plan(
+            context,
+            recurrence,
+            Extents { heads, d, e: width, dtype_out: DType::F32, bf16_dot: false },
+        )?;
         let d16 = d.next_multiple_of(16);
         let mut carver = Carver::default();
         let at = Offsets {
