@@ -12,7 +12,9 @@ mod cosformer;
 mod delta_rule;
 mod diff;
 mod dijiang;
+mod dnas;
 mod dpfp;
+mod fam_block;
 mod feature_fixation;
 mod focal;
 mod focused;
@@ -22,6 +24,7 @@ mod gated_delta_rule;
 mod gdn2;
 mod gla;
 mod gsa;
+mod hard_retrieval;
 mod hedgehog;
 mod integral;
 mod kda;
@@ -84,8 +87,11 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &focal::ENTRY,
     &fox::ENTRY,
     &bswa::ENTRY,
+    &fam_block::ENTRY,
     &diff::ENTRY,
     &integral::ENTRY,
+    &dnas::ENTRY,
+    &hard_retrieval::ENTRY,
     &parallax::ENTRY,
     &abc::ENTRY,
     &feature_fixation::ENTRY,

@@ -31,6 +31,7 @@
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements and [`SPLITS`] partial results over all workers.
 
 mod call;
+mod columns;
 mod decay;
 mod merge;
 mod products;
@@ -43,7 +44,7 @@ use super::linear::{Recurrence, Tiles};
 use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
-use crate::kernel::{KernelFn, dots, online_softmax, products as sums, score_terms, select};
+use crate::kernel::{KernelFn, best_key, dots, online_softmax, products as sums, score_terms, select};
 use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
@@ -60,7 +61,7 @@ pub enum Reach {
 }
 
 /// Score products, softmaxes and sums of a mechanism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
     /// One of each.
     Plain,
@@ -68,6 +69,38 @@ pub enum Form {
     Difference,
     /// One softmax, and a second score that weighs the values of a second sum (`parallax`).
     Probe,
+    /// The value of the best key, with this share of the others' (`hard_retrieval`).
+    Best { smoothing: f32 },
+    /// Softmaxes over the same scores, less their sums over the queries and as they are, blended (`dnas`).
+    Blend,
+}
+
+impl Form {
+    /// Running softmaxes, or sums.
+    fn streams(self) -> usize {
+        match self {
+            Form::Plain | Form::Best { .. } => 1,
+            Form::Difference | Form::Probe | Form::Blend => 2,
+        }
+    }
+
+    /// Softmaxes among them.
+    fn softmaxes(self) -> usize {
+        match self {
+            Form::Difference | Form::Blend => 2,
+            Form::Plain | Form::Probe | Form::Best { .. } => 1,
+        }
+    }
+
+    /// Whether values are summed up.
+    fn reads_values(self) -> bool {
+        !matches!(self, Form::Best { smoothing: 0.0 })
+    }
+
+    /// Heads of scores for each head of values.
+    fn score_heads(self) -> usize {
+        if self == Form::Difference { 2 } else { 1 }
+    }
 }
 
 /// Settings of a mechanism.
@@ -108,6 +141,7 @@ struct Kernels {
     online: KernelFn<online_softmax::Args>,
     end: KernelFn<online_softmax::EndArgs>,
     sums: KernelFn<sums::Args>,
+    best: KernelFn<best_key::Args>,
 }
 
 impl Kernels {
@@ -119,6 +153,7 @@ impl Kernels {
             online: select::<online_softmax::OnlineSoftmax>(isa),
             end: select::<online_softmax::SoftmaxEnd>(isa),
             sums: select::<sums::Products>(isa),
+            best: select::<best_key::BestKey>(isa),
         }
     }
 }
@@ -141,6 +176,8 @@ struct Offsets {
     acc: [usize; 2],
     /// Partial results of runs of keys.
     parts: usize,
+    /// Sums over the queries.
+    columns: usize,
 }
 
 /// Attention with its tiles and buffers.
@@ -149,6 +186,8 @@ pub struct Softmax {
     settings: Attention,
     /// Query heads, key heads.
     heads: (usize, usize),
+    /// Query heads that share a head of `q`: several, where keys are the queries.
+    shared: usize,
     d: usize,
     e: usize,
     kernels: Kernels,
@@ -175,9 +214,9 @@ impl Softmax {
         let (d16, e16) = (d.next_multiple_of(16), e.next_multiple_of(16));
         let workers = context.max_workers();
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
-        let two = settings.form != Form::Plain;
+        let two = settings.form.streams() == 2;
         let mut carver = Carver::default();
-        let part = streams(settings.form) * ROWS * (e16 + 2);
+        let part = settings.form.streams() * ROWS * (e16 + 2);
         let at = Offsets {
             q: [carver.take(&[ROWS, d16]), carver.take(&[second(two, ROWS), d16])],
             rows: carver.take(&[ROWS, d16.max(e16).max(KEYS)]),
@@ -187,10 +226,11 @@ impl Softmax {
             v: carver.take(&[KEYS, products::pitch(e)]),
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
             parts: carver.take(&[SPLITS.div_ceil(workers), part]),
+            columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
         };
         let kernels = Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
-        Ok(Softmax { settings, heads, d, e, kernels, at, part, workers, len: carver.finish()? })
+        Ok(Softmax { settings, heads, shared: 1, d, e, kernels, at, part, workers, len: carver.finish()? })
     }
 
     /// Query heads that share a key head.
@@ -202,11 +242,27 @@ impl Softmax {
     fn part(&self, workspace: &Workspace, i: usize) -> *mut f32 {
         workspace.worker(i % self.workers).wrapping_add(self.at.parts + i / self.workers * self.part)
     }
-}
 
-/// Running softmaxes.
-fn streams(form: Form) -> usize {
-    if form == Form::Plain { 1 } else { 2 }
+    /// All queries of a call.
+    fn pass(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let grid = rows::Grid::new(self, call);
+        let splits = grid.splits;
+        parallel::run(runner, grid.units() * splits, &|task, worker| {
+            // The tiles with the most keys first.
+            let (index, split) = ((grid.units() - 1) - task / splits, task % splits);
+            let Some(unit) = Unit::new(self, call, &grid, index) else { return };
+            let part = (splits > 1).then(|| self.part(workspace, index * splits + split));
+            tile::run(&unit, workspace.worker(worker), split, part);
+        })?;
+        if splits == 1 {
+            return Ok(());
+        }
+        parallel::run(runner, grid.units(), &|index, worker| {
+            let Some(unit) = Unit::new(self, call, &grid, index) else { return };
+            let parts = |split| self.part(workspace, index * splits + split);
+            merge::run(&unit, workspace.worker(worker), parts);
+        })
+    }
 }
 
 impl Engine for Softmax {
@@ -228,22 +284,13 @@ impl Engine for Softmax {
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
         let call = Call::new(call);
-        let grid = rows::Grid::new(self, &call);
-        let splits = grid.splits;
-        parallel::run(runner, grid.units() * splits, &|task, worker| {
-            // The tiles with the most keys first.
-            let (index, split) = ((grid.units() - 1) - task / splits, task % splits);
-            let Some(unit) = Unit::new(self, &call, &grid, index) else { return };
-            let part = (splits > 1).then(|| self.part(workspace, index * splits + split));
-            tile::run(&unit, workspace.worker(worker), split, part);
-        })?;
-        if splits == 1 {
-            return Ok(());
+        if self.settings.form == Form::Blend {
+            return columns::run(self, runner, &call, workspace);
         }
-        parallel::run(runner, grid.units(), &|index, worker| {
-            let Some(unit) = Unit::new(self, &call, &grid, index) else { return };
-            let parts = |split| self.part(workspace, index * splits + split);
-            merge::run(&unit, workspace.worker(worker), parts);
-        })
+        self.pass(runner, &call, workspace)?;
+        match call.of_memory() {
+            Some(call) => self.pass(runner, &call, workspace),
+            None => Ok(()),
+        }
     }
 }

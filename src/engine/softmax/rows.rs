@@ -3,8 +3,9 @@
 use super::call::Call;
 use super::decay;
 use super::products::WIDE;
-use super::{Reach, SPLIT_KEYS, SPLITS, Softmax};
+use super::{Form, Reach, SPLIT_KEYS, SPLITS, Softmax};
 use crate::engine::call::Sequence;
+use crate::tensor::Tensor;
 use std::ops::Range;
 
 /// Queries of a tile: two vectors of AVX-512, four of AVX2. The 16 KiB of sums and of queries that they take at
@@ -31,15 +32,22 @@ impl Grid {
     /// By the lengths of the call alone.
     pub fn new(engine: &Softmax, call: &Call) -> Grid {
         let (n_q, n_k) = call.sequences.longest();
+        let n_q = call.queries(n_q);
         let (n, heads, sets) = (call.sequences.len(), engine.heads.1, engine.sets());
-        let by_head = n_q >= WIDE;
+        let by_head = n_q >= WIDE || call.columns.or(call.to_columns).is_some();
         let tiles = if by_head { sets * n_q.div_ceil(ROWS) } else { (sets * n_q).div_ceil(ROWS) };
         let units = n * heads * tiles;
-        let splits = match by_head || units == 0 || call.g.is_some() {
+        let best = matches!(engine.settings.form, Form::Best { .. });
+        let splits = match by_head || units == 0 || call.g.is_some() || best {
             true => 1,
             false => (SPLITS / units).min(n_k.div_ceil(SPLIT_KEYS)).max(1),
         };
         Grid { tiles, n, heads, by_head, splits }
+    }
+
+    /// Tiles of one sequence and query head, where they do not cross heads.
+    pub fn tiles_of_head(&self, engine: &Softmax) -> usize {
+        self.tiles / engine.sets()
     }
 
     /// Units: sequence × key head × tile of queries.
@@ -66,10 +74,14 @@ impl<'a> Unit<'a> {
     pub fn new(engine: &'a Softmax, call: &'a Call, grid: &Grid, index: usize) -> Option<Unit<'a>> {
         let (outer, tile) = (index / grid.tiles, index % grid.tiles);
         let (index, head) = (outer / grid.heads, outer % grid.heads);
-        let sequence = call.sequences.get(index)?;
+        let mut sequence = call.sequences.get(index)?;
+        let block = sequence.n_k - sequence.n_q.min(sequence.n_k)..sequence.n_k;
+        if call.asks_memory {
+            (sequence.q0, sequence.n_q) = (0, call.queries(0));
+        }
         let (n_q, sets) = (sequence.n_q, engine.sets());
         let (first, end) = if grid.by_head {
-            let of_head = grid.tiles / sets;
+            let of_head = grid.tiles_of_head(engine);
             let (set, at) = (tile / of_head, tile % of_head * ROWS);
             (set * n_q + at.min(n_q), set * n_q + (at + ROWS).min(n_q))
         } else {
@@ -77,7 +89,13 @@ impl<'a> Unit<'a> {
         };
         let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
         let wide = grid.by_head && end - first >= WIDE;
-        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
+        let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
+        if call.asks_memory {
+            rows.first[..rows.n].fill(block.start);
+        }
+        if let Some(queries) = call.query_len {
+            rows.end_after(queries.get(index) as usize);
+        }
         let splits = grid.splits;
         let mut unit = Unit { engine, call, sequence, index, head, splits, rows };
         if let Some(g) = &call.g {
@@ -85,6 +103,22 @@ impl<'a> Unit<'a> {
             unsafe { decay::hide(&mut unit, g) };
         }
         (first < end).then_some(unit)
+    }
+
+    /// A tensor of queries: the memory's have a batch entry for each sequence.
+    pub fn queries(&self, tensor: &Tensor) -> Tensor {
+        let skip = if self.call.asks_memory { self.index - self.sequence.batch } else { 0 };
+        tensor.from(0, skip)
+    }
+
+    /// The memory's keys or values, addressed as if they lay where the sequence's own begin.
+    pub fn as_keys(&self, memory: &Tensor) -> Tensor {
+        memory.from(0, self.index - self.sequence.batch).from(2, self.sequence.k0.wrapping_neg())
+    }
+
+    /// Number of a row's query head among those of all sequences.
+    pub fn head_of_all(&self, row: usize) -> usize {
+        self.index * self.engine.heads.0 + self.query_head(self.rows.set[row])
     }
 
     /// Query head of a set.
@@ -143,6 +177,13 @@ impl Rows {
             (rows.first[i], rows.end[i]) = (first.clamp(0, end as i64) as usize, end);
         }
         rows
+    }
+
+    /// Queries from this token on see nothing.
+    fn end_after(&mut self, queries: usize) {
+        for i in (0..self.n).filter(|&i| self.token[i] >= queries) {
+            (self.first[i], self.end[i]) = (0, 0);
+        }
     }
 
     /// Keys that some row sees.

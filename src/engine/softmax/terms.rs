@@ -8,6 +8,8 @@ use crate::kernel::score_terms;
 use std::ops::Range;
 use std::ptr;
 
+const ZERO: &[f32; KEYS] = &[0.0; KEYS];
+
 /// Terms of one stream of scores.
 pub struct Terms {
     /// Number of the stream, and how many there are for each query head.
@@ -56,6 +58,10 @@ impl Terms {
                 *position = (rows.position[i] - keys.start as i64) as f32;
             }
             (terms.slope, terms.position) = (slope.as_ptr(), position.as_ptr());
+        }
+        if let Some(columns) = tile.unit.call.columns.filter(|_| self.stream == 0) {
+            terms.row = [ZERO.as_ptr(); 2];
+            terms.key = [columns.at(tile.unit.head_of_all(0), keys.start), ZERO.as_ptr()];
         }
         // SAFETY: by contract; a tile of terms has as many elements as one of scores.
         unsafe {

@@ -3,9 +3,9 @@
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Unit};
 use super::terms::Terms;
-use super::{Form, streams};
+use super::Form;
 use crate::kernel::online_softmax::{self, MASKED};
-use crate::kernel::{elementwise, products};
+use crate::kernel::{best_key, elementwise, products};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
@@ -25,6 +25,8 @@ impl Running {
 pub struct Tile<'a> {
     pub buffers: Buffers<'a>,
     pub running: [Running; 2],
+    /// The key that each row's maximum came from, where that is asked for.
+    best: [Option<usize>; ROWS],
     /// Nothing has been summed up yet.
     first: [bool; 2],
 }
@@ -34,7 +36,7 @@ pub fn run(unit: &Unit<'_>, base: *mut f32, split: usize, part: Option<*mut f32>
     let mut tile = Tile::empty(unit, base);
     // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
     unsafe {
-        tile.sum_up(share(unit.rows.keys(), split, unit.splits));
+        tile.sum_up(share(unit.rows.keys(), split, unit.splits), split + 1 == unit.splits);
         match part {
             Some(part) => tile.store_part(part),
             None => tile.finish(),
@@ -52,7 +54,7 @@ fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
 impl<'a> Tile<'a> {
     /// A tile that has seen nothing.
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
-        Tile { buffers: Buffers { unit, base }, running: [Running::EMPTY; 2], first: [true; 2] }
+        Tile { buffers: Buffers { unit, base }, running: [Running::EMPTY; 2], best: [None; ROWS], first: [true; 2] }
     }
 
     /// Sums have come from elsewhere.
@@ -60,41 +62,68 @@ impl<'a> Tile<'a> {
         self.first = [false; 2];
     }
 
-    /// Sums up these keys.
+    /// Sums up these keys, and those of the memory after the last run.
     ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    unsafe fn sum_up(&mut self, keys: Range<usize>) {
+    unsafe fn sum_up(&mut self, keys: Range<usize>, last: bool) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, form) = (&unit.engine.at, unit.call, unit.engine.settings.form);
-        let n = streams(form);
         // SAFETY: by contract.
         unsafe {
             self.load_queries();
             if !unit.rows.wide {
                 // Columns that are no rows are computed with, and never written.
-                for x in at.x.into_iter().take(n) {
+                for x in at.x.into_iter().take(form.streams()) {
                     ptr::write_bytes(buffers.at(x), 0, KEYS * ROWS);
                 }
             }
-            let softmaxes = if form == Form::Difference { 2 } else { 1 };
+            let (softmaxes, heads) = (form.softmaxes(), form.score_heads());
             let mut terms: [Terms; 2] =
-                std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), softmaxes));
-            let (Some(k), Some(v)) = (call.k, call.v) else { return };
-            for start in keys.clone().step_by(KEYS) {
-                let keys = start..(start + KEYS).min(keys.end);
-                let masked = !unit.rows.see_all(&keys);
-                let v = self.values(&v, &keys, masked);
-                for stream in 0..softmaxes {
-                    let head = unit.head * softmaxes + stream;
-                    let k = buffers.rows_of(&k, head, &keys, unit.engine.d, at.k, false);
-                    buffers.scores(k, keys.len(), at.q[stream], at.x[stream]);
-                    terms[stream].apply(&buffers, &keys, masked, at.x[stream]);
-                    let factor = self.weights(stream, keys.len());
-                    if form == Form::Probe {
-                        self.probe(k, &v, &keys, masked, &factor);
+                std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), heads));
+            let Some(k) = call.k else { return };
+            self.walk(&Source { k, v: call.v, keys, all: false }, &mut terms);
+            if let Some(memory) = call.memory.filter(|_| last) {
+                let (k, v) = (unit.as_keys(&memory.k), Some(unit.as_keys(&memory.v)));
+                self.walk(&Source { k, v, keys: 0..memory.len(), all: true }, &mut terms);
+            }
+        }
+    }
+
+    /// Sums up the keys of a source, tile by tile.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`]; queries are loaded.
+    unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (at, form) = (&unit.engine.at, unit.engine.settings.form);
+        let (heads, end) = (form.score_heads(), source.keys.end);
+        for start in source.keys.clone().step_by(KEYS) {
+            let keys = start..(start + KEYS).min(end);
+            let masked = !source.all && !unit.rows.see_all(&keys);
+            // SAFETY: by contract.
+            unsafe {
+                let v = source.v.filter(|_| form.reads_values()).map(|v| self.values(&v, &keys, masked));
+                for stream in 0..form.softmaxes() {
+                    let head = unit.head * heads + stream % heads;
+                    let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
+                    if form != Form::Blend || stream == 0 {
+                        buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream]);
                     }
-                    self.add(stream, stream, &v, &keys, &factor);
+                    if form == Form::Blend && stream == 0 {
+                        let (x, copy) = (buffers.at(at.x[0]), buffers.at(at.x[1]));
+                        ptr::copy_nonoverlapping(x, copy, keys.len() * ROWS);
+                    }
+                    terms[stream].apply(&buffers, &keys, masked, at.x[stream]);
+                    let factor = match form {
+                        Form::Best { .. } => self.best(&keys, masked),
+                        _ => self.weights(stream, keys.len()),
+                    };
+                    let Some(v) = &v else { continue };
+                    if form == Form::Probe {
+                        self.probe(k, v, &keys, masked, &factor);
+                    }
+                    self.add(stream, stream, v, &keys, &factor);
                 }
             }
         }
@@ -107,7 +136,7 @@ impl<'a> Tile<'a> {
     unsafe fn load_queries(&self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
-        let Some(q) = call.q else { return };
+        let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
         let tiles = &unit.engine.kernels.common;
         let scale = |set| match call.scale_bh {
             // SAFETY: a scale for each batch entry and head.
@@ -127,7 +156,10 @@ impl<'a> Tile<'a> {
                     buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]);
                     buffers.load_queries(&probe, |set| unit.query_head(set), |_| 1.0, at.q[1]);
                 }
-                _ => buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]),
+                _ => {
+                    let head = |set| unit.query_head(set) / unit.engine.shared;
+                    buffers.load_queries(&q, head, scale, at.q[0]);
+                }
             }
         }
     }
@@ -153,6 +185,33 @@ impl<'a> Tile<'a> {
             });
         }
         changed.then_some(factor)
+    }
+
+    /// Best keys so far; if values are summed up, weights of 1 for the keys that are seen in place of the scores.
+    ///
+    /// # Safety
+    /// The first buffer holds scores.
+    unsafe fn best(&mut self, keys: &Range<usize>, masked: bool) -> Option<[f32; ROWS]> {
+        let (engine, rows) = (self.buffers.unit.engine, &self.buffers.unit.rows);
+        let (x, mut key) = (self.buffers.at(engine.at.x[0]), [0.0; ROWS]);
+        // SAFETY: by contract.
+        unsafe {
+            let (max, key) = (self.running[0].max.as_mut_ptr(), key.as_mut_ptr());
+            (engine.kernels.best)(&best_key::Args { n: keys.len(), w: rows.width, x, ld: ROWS, max, key });
+        }
+        for (best, &key) in self.best.iter_mut().zip(&key).filter(|(_, key)| **key >= 0.0) {
+            *best = Some(keys.start + key as usize);
+        }
+        if engine.settings.form.reads_values() {
+            for (i, s) in keys.clone().enumerate() {
+                for r in 0..rows.width {
+                    let hidden = masked && !(rows.first[r]..rows.end[r]).contains(&s);
+                    // SAFETY: key i of 64, row r of 32.
+                    unsafe { *x.add(i * ROWS + r) = if hidden { f32::from_bits(MASKED) } else { 1.0 } };
+                }
+            }
+        }
+        None
     }
 
     /// The second score of a probe, times the weights, summed up with and without the values.
@@ -264,7 +323,7 @@ impl<'a> Tile<'a> {
     unsafe fn store_part(&mut self, part: *mut f32) {
         let engine = self.buffers.unit.engine;
         let len = ROWS * engine.e.next_multiple_of(16);
-        for stream in 0..streams(engine.settings.form) {
+        for stream in 0..engine.settings.form.streams() {
             // SAFETY: by contract.
             unsafe {
                 if self.first[stream] {
@@ -284,29 +343,32 @@ impl<'a> Tile<'a> {
     pub unsafe fn finish(&mut self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, form) = (&unit.engine.at, unit.engine.settings.form);
-        let softmaxes = if form == Form::Difference { 2 } else { 1 };
+        let softmaxes = form.softmaxes();
         let (mut factor, mut lse) = ([[0.0; ROWS]; 2], [0.0; ROWS]);
         // SAFETY: by contract.
         unsafe {
-            for stream in 0..streams(form) {
+            for stream in 0..form.streams() {
                 if self.first[stream] {
                     buffers.clear_sums(at.acc[stream]);
                 }
             }
+            if let Form::Best { smoothing } = form {
+                return self.finish_best(smoothing);
+            }
             for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
-                self.end(stream, softmaxes, factor, &mut lse);
+                self.end(stream, form.score_heads(), factor, &mut lse);
             }
             self.combine(&mut factor);
-            for (stream, factor) in factor.iter().enumerate().take(streams(form)) {
+            for (stream, factor) in factor.iter().enumerate().take(form.streams()) {
                 buffers.scale_sums(at.acc[stream], factor.as_ptr());
             }
-            if form != Form::Plain {
+            if form.streams() == 2 {
                 let len = ROWS * unit.engine.e.next_multiple_of(16);
                 let (sum, other) = (buffers.at(at.acc[0]), buffers.at(at.acc[1]));
                 (0..len).for_each(|i| *sum.add(i) -= *other.add(i));
             }
             if let Some(out) = &unit.call.out {
-                buffers.store_sums(at.acc[0], out);
+                buffers.store_sums(at.acc[0], &unit.queries(out));
             }
             if let Some(to) = &unit.call.lse {
                 for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
@@ -315,6 +377,50 @@ impl<'a> Tile<'a> {
                     *to.f32_at(&[unit.sequence.batch, head, token]) = lse;
                 }
             }
+            if let Some(to) = &unit.call.to_columns {
+                for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
+                    *to.at(unit.head_of_all(i), unit.rows.token[i]) = lse;
+                }
+            }
+        }
+    }
+
+    /// Values of the best keys with their share of the others.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    unsafe fn finish_best(&mut self, smoothing: f32) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (rows, s, acc) = (&unit.rows, &unit.sequence, unit.engine.at.acc[0]);
+        let (mut share, mut best) = ([0.0; ROWS], [None; ROWS]);
+        for r in 0..rows.n {
+            let seen = rows.end[r] - rows.first[r];
+            share[r] = smoothing / (seen.max(2) - 1) as f32;
+            // Scores that are all −∞ are alike.
+            best[r] = self.best[r].or((seen > 0).then_some(rows.first[r]));
+        }
+        // SAFETY: by contract; a best key is one of the sequence.
+        unsafe {
+            buffers.scale_sums(acc, share.as_ptr());
+            for r in 0..rows.n {
+                let (head, token) = (unit.query_head(rows.set[r]), s.q0 + rows.token[r]);
+                if let Some(to) = &unit.call.index {
+                    *to.address(&[s.batch, head, token]) = best[r].map_or(-1, |key| key as i32);
+                }
+                let (Some(v), Some(key)) = (&unit.call.v, best[r]) else { continue };
+                let value = buffers.copy_of(v, unit.head, &(key..key + 1), unit.engine.e, unit.engine.at.v);
+                let poison = if self.running[0].max[r].is_nan() { f32::NAN } else { 0.0 };
+                for e in 0..unit.engine.e {
+                    let (to, value) = (buffers.sum(acc, r, e), *value.at.add(e));
+                    *to = match smoothing {
+                        0.0 => value + poison,
+                        _ => *to + (1.0 - smoothing - share[r]) * value + poison,
+                    };
+                }
+            }
+            if let Some(out) = &unit.call.out {
+                buffers.store_sums(acc, out);
+            }
         }
     }
 
@@ -322,14 +428,14 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    unsafe fn end(&self, stream: usize, softmaxes: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
+    unsafe fn end(&self, stream: usize, heads: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
         let (unit, running) = (self.buffers.unit, &self.running[stream]);
         let mut sinks = [f32::NEG_INFINITY; ROWS];
         if let Some(sink) = &unit.call.sink {
             for (to, &set) in sinks.iter_mut().zip(&unit.rows.set[..unit.rows.n]) {
                 // SAFETY: a sink for each head.
                 *to = unsafe {
-                    unit.engine.kernels.common.value(sink, &[unit.query_head(set) * softmaxes + stream])
+                    unit.engine.kernels.common.value(sink, &[unit.query_head(set) * heads + stream])
                 };
             }
         }
@@ -359,6 +465,16 @@ impl<'a> Tile<'a> {
                     *factor *= unsafe { unit.engine.kernels.common.value(lam, &[unit.query_head(set)]) };
                 }
             }
+            (Form::Blend, _) => {
+                let Some(blend) = &unit.call.blend else { return };
+                let [first, second] = factor;
+                let sets = &unit.rows.set[..unit.rows.n];
+                for ((first, second), &set) in first.iter_mut().zip(second).zip(sets) {
+                    // SAFETY: a value for each head.
+                    let part = unsafe { unit.engine.kernels.common.value(blend, &[unit.query_head(set)]) };
+                    (*first, *second) = (*first * part, *second * (part - 1.0));
+                }
+            }
             (Form::Probe, _) => {
                 let [first, second] = factor;
                 second.copy_from_slice(first);
@@ -369,6 +485,15 @@ impl<'a> Tile<'a> {
             _ => {}
         }
     }
+}
+
+/// Keys that a tile of queries walks, and their values if there are any.
+struct Source {
+    k: Tensor,
+    v: Option<Tensor>,
+    keys: Range<usize>,
+    /// Every row sees all of them.
+    all: bool,
 }
 
 /// A tile of values, and which of its rows were not finite and are zero in the operand.
