@@ -135,6 +135,8 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Resul
         _ if [Role::Q, Role::K, Role::V, Role::KV].contains(&role) => (desc.dtype_qkv, desc.dtype_qkv),
         RoleKind::Input => (DType::F32, desc.dtype_qkv),
         _ if role == Role::OUT => (desc.dtype_out, desc.dtype_out),
+        // A second output of the same kind.
+        _ if role == Role::FAM_OUT => (DType::F32, desc.dtype_out),
         _ => (DType::F32, DType::F32),
     };
     if given == one || given == other {

@@ -1,0 +1,222 @@
+//! What a call must give, by the formulas of `docs/spec/softmax.md`, in `f64` and without tiles.
+
+use crate::case::{Case, Run};
+use std::collections::BTreeMap;
+use subquad::Role;
+
+/// An element, and how far an `f32` evaluation may be from it.
+#[derive(Clone, Copy)]
+pub struct Element {
+    pub value: f64,
+    pub tolerance: f64,
+}
+
+/// One query: its sequence, query head, token.
+struct Query<'a> {
+    case: &'a Case,
+    sequence: usize,
+    head: usize,
+    t: usize,
+    /// `ln Σ_t e^{X_ts}` of `dnas`.
+    columns: &'a [f64],
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `ln Σ e^x`.
+fn log_sum(x: &[f64]) -> f64 {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max == f64::NEG_INFINITY { max } else { max + x.iter().map(|x| (x - max).exp()).sum::<f64>().ln() }
+}
+
+fn softmax(x: &[f64]) -> Vec<f64> {
+    let sum = log_sum(x);
+    x.iter().map(|x| (x - sum).exp()).collect()
+}
+
+impl Case {
+    fn scale(&self) -> f64 {
+        self.real("scale").unwrap_or((self.d as f64).sqrt().recip())
+    }
+
+    fn key_head(&self, head: usize) -> usize {
+        head / (self.heads.0 / self.heads.1)
+    }
+
+    /// Rows `[tokens][channels]` of a sequence and a head.
+    fn rows(&self, role: Role, sequence: usize, head: usize) -> Vec<Vec<f64>> {
+        let (batch, q0, k0) = self.start(sequence);
+        let (n_q, n_k) = self.lengths[sequence];
+        let (first, n) = if role == Role::Q { (q0, n_q) } else { (k0, n_k) };
+        (first..first + n).map(|t| self.row(role, [batch, head, t])).collect()
+    }
+}
+
+/// Every output, row-major in its shape.
+pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
+    let zero = Element { value: 0.0, tolerance: 0.0 };
+    let filled = |(&role, shape): (&Role, &Vec<i64>)| {
+        (role, vec![zero; shape.iter().product::<i64>() as usize])
+    };
+    let mut all: BTreeMap<_, _> = case.outputs.iter().map(filled).collect();
+    for sequence in 0..case.lengths.len() {
+        let (batch, q0, _) = case.start(sequence);
+        for head in 0..case.heads.0 {
+            let columns = if case.name == "dnas" { columns(case, sequence, head) } else { vec![] };
+            for t in 0..case.lengths[sequence].0 {
+                let query = Query { case, sequence, head, t, columns: &columns };
+                let row = match case.name {
+                    "fam_block" => fam_block(&query),
+                    "hard_retrieval" => continue,
+                    "dnas" => dnas(&query),
+                    other => panic!("no definition of {other}"),
+                };
+                put(case, &mut all, Role::OUT, [batch, head, q0 + t], row);
+            }
+            if let Some(shape) = case.outputs.get(&Role::FAM_OUT) {
+                for row in 0..shape[2] as usize {
+                    let values = fam_memory(case, sequence, head, row);
+                    put(case, &mut all, Role::FAM_OUT, [sequence, head, row], values);
+                }
+            }
+        }
+    }
+    if case.name == "hard_retrieval" {
+        all.clear();
+    }
+    all
+}
+
+fn put(
+    case: &Case,
+    all: &mut BTreeMap<Role, Vec<Element>>,
+    role: Role,
+    at: [usize; 3],
+    row: Vec<Element>,
+) {
+    let shape = &case.outputs[&role];
+    let n = |axis: usize| shape[axis] as usize;
+    let first = ((at[0] * n(1) + at[1]) * n(2) + at[2]) * n(3);
+    all.get_mut(&role).unwrap()[first..first + n(3)].copy_from_slice(&row);
+}
+
+/// `Σ w v`; scores of some size carry errors of that size into weights.
+fn weigh(weights: &[f64], v: &[Vec<f64>], e: usize, size: f64) -> Vec<Element> {
+    let element = |e: usize| {
+        let value = weights.iter().zip(v).map(|(w, v)| w * v[e]).sum();
+        let magnitude: f64 = weights.iter().zip(v).map(|(w, v)| (w * v[e]).abs()).sum();
+        Element { value, tolerance: 6e-8 * (20.0 + v.len() as f64 + 4.0 * size) * magnitude + 1e-9 }
+    };
+    (0..e).map(element).collect()
+}
+
+/// Sizes of the terms of scores.
+fn size_of(q: &[f64], keys: &[Vec<f64>], scale: f64) -> f64 {
+    let size = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f64>();
+    1.0 + scale * keys.iter().map(size).fold(0.0, f64::max) * (1.0 + q.len() as f64 / 8.0)
+}
+
+impl Query<'_> {
+    fn q(&self) -> Vec<f64> {
+        let (batch, q0, _) = self.case.start(self.sequence);
+        self.case.row(Role::Q, [batch, self.head, q0 + self.t])
+    }
+}
+
+fn attend(case: &Case, q: &[f64], k: &[Vec<f64>], v: &[Vec<f64>]) -> Vec<Element> {
+    let scores: Vec<f64> = k.iter().map(|k| case.scale() * dot(q, k)).collect();
+    weigh(&softmax(&scores), v, case.e, size_of(q, k, case.scale()))
+}
+
+/// The memory's keys and values, after these of the sequence.
+fn with_memory(case: &Case, sequence: usize, head: usize, keys: std::ops::Range<usize>) -> [Vec<Vec<f64>>; 2] {
+    let head = case.key_head(head);
+    let rows = case.inputs[&Role::FAM_K].shape[2] as usize;
+    [(Role::K, Role::FAM_K), (Role::V, Role::FAM_V)].map(|(own, memory)| {
+        let mut all = case.rows(own, sequence, head)[keys.clone()].to_vec();
+        all.extend((0..rows).map(|row| case.row(memory, [sequence, head, row])));
+        all
+    })
+}
+
+fn fam_block(query: &Query<'_>) -> Vec<Element> {
+    let Query { case, sequence, head, t, .. } = *query;
+    let [k, v] = with_memory(case, sequence, head, case.visible(sequence, t));
+    attend(case, &query.q(), &k, &v)
+}
+
+fn fam_memory(case: &Case, sequence: usize, head: usize, row: usize) -> Vec<Element> {
+    let (n_q, n_k) = case.lengths[sequence];
+    let [k, v] = with_memory(case, sequence, head, n_k - n_q..n_k);
+    attend(case, &case.row(Role::FAM_Q, [sequence, head, row]), &k, &v)
+}
+
+fn columns(case: &Case, sequence: usize, head: usize) -> Vec<f64> {
+    let queries = case.rows(Role::Q, sequence, head);
+    let live = &queries[..case.length(Role::QUERY_LEN, sequence, queries.len())];
+    let keys = case.rows(Role::K, sequence, case.key_head(head));
+    let column = |k: &Vec<f64>| log_sum(&Vec::from_iter(live.iter().map(|q| case.scale() * dot(q, k))));
+    keys.iter().map(column).collect()
+}
+
+fn dnas(query: &Query<'_>) -> Vec<Element> {
+    let Query { case, sequence, head, t, columns } = *query;
+    let (n_q, n_k) = case.lengths[sequence];
+    if t >= case.length(Role::QUERY_LEN, sequence, n_q) {
+        return vec![Element { value: 0.0, tolerance: 0.0 }; case.e];
+    }
+    let keys = case.length(Role::KEY_LEN, sequence, n_k);
+    let [k, v] = [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[..keys].to_vec());
+    let q = query.q();
+    let plain: Vec<f64> = k.iter().map(|k| case.scale() * dot(&q, k)).collect();
+    let less: Vec<f64> = plain.iter().zip(columns).map(|(x, c)| x - c).collect();
+    let blend = case.inputs.get(&Role::BLEND).map_or(1.0, |blend| blend.data[head].into());
+    let both = softmax(&less).into_iter().zip(softmax(&plain));
+    let weights: Vec<f64> = both.map(|(w, p)| blend * w + (1.0 - blend) * p).collect();
+    // A sum over the queries has the error of the largest of their scores.
+    let size = size_of(&vec![1.5; case.d], &vec![vec![1.5; case.d]], case.scale());
+    weigh(&weights, &v, case.e, size + n_q as f64 / 8.0)
+}
+
+/// Panics unless each index is that of a best key, up to rounding the first, and `out` what it says.
+pub fn check_index(case: &Case, run: &Run) {
+    if case.name != "hard_retrieval" {
+        return;
+    }
+    let smoothing = case.real("smoothing").unwrap_or(0.0);
+    let shape = &case.outputs[&Role::OUT];
+    for sequence in 0..case.lengths.len() {
+        let (batch, q0, _) = case.start(sequence);
+        for head in 0..case.heads.0 {
+            let (k, v) = (Role::K, Role::V);
+            let [k, v] = [k, v].map(|role| case.rows(role, sequence, case.key_head(head)));
+            for t in 0..case.lengths[sequence].0 {
+                let query = Query { case, sequence, head, t, columns: &[] };
+                let (q, seen) = (query.q(), case.visible(sequence, t));
+                let at = (batch * case.heads.0 + head) * shape[2] as usize + q0 + t;
+                let out = &run.reals[&Role::OUT].data[at * case.e..][..case.e];
+                let index = run.index[at];
+                if seen.is_empty() {
+                    assert!(index == -1 && out.iter().all(|&x| x == 0.0), "nothing is seen: {case:?}");
+                    continue;
+                }
+                let chosen = usize::try_from(index).expect("a key is seen");
+                assert!(seen.contains(&chosen), "key {chosen} is not seen: {case:?}");
+                let best = seen.clone().map(|s| dot(&q, &k[s])).fold(f64::NEG_INFINITY, f64::max);
+                let near = 1e-6 * size_of(&q, &k, 1.0);
+                assert!(dot(&q, &k[chosen]) >= best - near, "key {chosen} is not the best: {case:?}");
+                let share = smoothing / (seen.len().max(2) - 1) as f64;
+                for (e, &got) in out.iter().enumerate() {
+                    let sum: f64 = seen.clone().map(|s| v[s][e]).sum();
+                    let want = (1.0 - smoothing - share) * v[chosen][e] + share * sum;
+                    let exact = if smoothing == 0.0 { 0.0 } else { 1e-5 };
+                    // Half types round the output once more.
+                    let near = (f64::from(got) - want).abs() <= exact + 0.004 * want.abs() + 1e-7;
+                    assert!(near, "out is {got} for {want}: {case:?}");
+                }
+            }
+        }
+    }
+}
