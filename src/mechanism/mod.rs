@@ -42,6 +42,7 @@ mod rwkv6;
 mod rwkv7;
 mod simple_gla;
 mod softmax;
+mod srformer;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
@@ -88,6 +89,7 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &fox::ENTRY,
     &bswa::ENTRY,
     &fam_block::ENTRY,
+    &srformer::ENTRY,
     &diff::ENTRY,
     &integral::ENTRY,
     &dnas::ENTRY,

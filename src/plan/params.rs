@@ -79,6 +79,8 @@ impl Params {
         let root = (self.desc.dim_qk as f64).sqrt().recip();
         match text {
             "1/sqrt(D)" | "D**-0.5" => Ok(Some(root)),
+            // The call's.
+            "T" => Ok(None),
             "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
             "default of inner" => {
                 let delta = self.get("inner") == Some(&Value::Word("gated_delta_rule".into()));

@@ -32,6 +32,8 @@ pub struct Call {
     pub to_columns: Option<Columns>,
     /// Where the best keys go.
     pub index: Option<Tensor>,
+    pub w_mem: Option<Tensor>,
+    pub state_out: Option<Tensor>,
     pub memory: Option<Memory>,
     /// The queries are the memory's: they read the block of the call's queries, and the memory.
     pub asks_memory: bool,
@@ -78,6 +80,8 @@ impl Call {
             columns: None,
             to_columns: None,
             index: get(Role::INDEX),
+            w_mem: get(Role::W_MEM),
+            state_out: get(Role::STATE_OUT),
             memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {
                 k,
                 v,

@@ -36,6 +36,7 @@ mod decay;
 mod merge;
 mod products;
 mod rows;
+mod segments;
 mod terms;
 mod tile;
 
@@ -50,6 +51,7 @@ use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
 use call::Call;
 use rows::{KEYS, ROWS, Unit};
+pub use segments::Segments;
 
 /// Which keys a query at position `p` sees, besides what the mode says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,13 +75,15 @@ pub enum Form {
     Best { smoothing: f32 },
     /// Softmaxes over the same scores, less their sums over the queries and as they are, blended (`dnas`).
     Blend,
+    /// One softmax over the keys of the query's segment, and a memory of the others (`srformer`).
+    Segments(Segments),
 }
 
 impl Form {
     /// Running softmaxes, or sums.
     fn streams(self) -> usize {
         match self {
-            Form::Plain | Form::Best { .. } => 1,
+            Form::Plain | Form::Best { .. } | Form::Segments(_) => 1,
             Form::Difference | Form::Probe | Form::Blend => 2,
         }
     }
@@ -88,7 +92,7 @@ impl Form {
     fn softmaxes(self) -> usize {
         match self {
             Form::Difference | Form::Blend => 2,
-            Form::Plain | Form::Probe | Form::Best { .. } => 1,
+            Form::Plain | Form::Probe | Form::Best { .. } | Form::Segments(_) => 1,
         }
     }
 
@@ -178,6 +182,7 @@ struct Offsets {
     parts: usize,
     /// Sums over the queries.
     columns: usize,
+    matrices: segments::Matrices,
 }
 
 /// Attention with its tiles and buffers.
@@ -227,6 +232,7 @@ impl Softmax {
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
             parts: carver.take(&[SPLITS.div_ceil(workers), part]),
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
+            matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
         };
         let kernels = Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
@@ -284,8 +290,10 @@ impl Engine for Softmax {
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
         let call = Call::new(call);
-        if self.settings.form == Form::Blend {
-            return columns::run(self, runner, &call, workspace);
+        match &self.settings.form {
+            Form::Blend => return columns::run(self, runner, &call, workspace),
+            Form::Segments(settings) => return segments::run(self, settings, runner, &call, workspace),
+            _ => {}
         }
         self.pass(runner, &call, workspace)?;
         match call.of_memory() {

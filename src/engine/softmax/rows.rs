@@ -146,7 +146,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn new(reach: &Reach, causal: bool, s: &Sequence, keys: usize, range: Range<usize>, wide: bool) -> Rows {
+    pub fn new(reach: &Reach, causal: bool, s: &Sequence, keys: usize, range: Range<usize>, wide: bool) -> Rows {
         let n = range.len();
         let mut rows = Rows {
             n,

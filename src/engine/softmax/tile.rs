@@ -21,12 +21,21 @@ impl Running {
     pub const EMPTY: Running = Running { max: [f32::NEG_INFINITY; ROWS], sum: [0.0; ROWS] };
 }
 
+/// What a softmax over a segment has beside its keys.
+pub struct Beside {
+    /// One more logit without a value.
+    pub missing: f32,
+    /// A matrix `[D, E]` that the queries are multiplied with.
+    pub linear: Option<Operand>,
+}
+
 /// A tile of queries with its softmaxes; of a probe, the second one's sum is that of the weighed scores.
 pub struct Tile<'a> {
     pub buffers: Buffers<'a>,
     pub running: [Running; 2],
     /// The key that each row's maximum came from, where that is asked for.
     best: [Option<usize>; ROWS],
+    pub beside: Beside,
     /// Nothing has been summed up yet.
     first: [bool; 2],
 }
@@ -54,7 +63,13 @@ fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
 impl<'a> Tile<'a> {
     /// A tile that has seen nothing.
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
-        Tile { buffers: Buffers { unit, base }, running: [Running::EMPTY; 2], best: [None; ROWS], first: [true; 2] }
+        Tile {
+            buffers: Buffers { unit, base },
+            running: [Running::EMPTY; 2],
+            best: [None; ROWS],
+            beside: Beside { missing: f32::NEG_INFINITY, linear: None },
+            first: [true; 2],
+        }
     }
 
     /// Sums have come from elsewhere.
@@ -66,7 +81,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    unsafe fn sum_up(&mut self, keys: Range<usize>, last: bool) {
+    pub unsafe fn sum_up(&mut self, keys: Range<usize>, last: bool) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, form) = (&unit.engine.at, unit.call, unit.engine.settings.form);
         // SAFETY: by contract.
@@ -362,6 +377,9 @@ impl<'a> Tile<'a> {
             for (stream, factor) in factor.iter().enumerate().take(form.streams()) {
                 buffers.scale_sums(at.acc[stream], factor.as_ptr());
             }
+            if let Some(matrix) = self.beside.linear {
+                buffers.add_values(matrix, unit.engine.d, at.q[0], at.acc[0], false, ptr::null());
+            }
             if form.streams() == 2 {
                 let len = ROWS * unit.engine.e.next_multiple_of(16);
                 let (sum, other) = (buffers.at(at.acc[0]), buffers.at(at.acc[1]));
@@ -430,7 +448,8 @@ impl<'a> Tile<'a> {
     /// As [`Tile::sum_up`].
     unsafe fn end(&self, stream: usize, heads: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
         let (unit, running) = (self.buffers.unit, &self.running[stream]);
-        let mut sinks = [f32::NEG_INFINITY; ROWS];
+        let mut sinks = [self.beside.missing; ROWS];
+        let sunk = unit.call.sink.is_some() || self.beside.missing > f32::NEG_INFINITY;
         if let Some(sink) = &unit.call.sink {
             for (to, &set) in sinks.iter_mut().zip(&unit.rows.set[..unit.rows.n]) {
                 // SAFETY: a sink for each head.
@@ -445,7 +464,7 @@ impl<'a> Tile<'a> {
                 w: unit.rows.width,
                 max: running.max.as_ptr(),
                 sum: running.sum.as_ptr(),
-                sink: if unit.call.sink.is_some() { sinks.as_ptr() } else { ptr::null() },
+                sink: if sunk { sinks.as_ptr() } else { ptr::null() },
                 factor: factor.as_mut_ptr(),
                 lse: lse.as_mut_ptr(),
             });
