@@ -33,6 +33,7 @@ mod lavo;
 mod lightning;
 mod linear;
 mod linear1p;
+mod lla;
 mod lln;
 mod mamba2;
 mod parallax;
@@ -94,6 +95,7 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &integral::ENTRY,
     &dnas::ENTRY,
     &hard_retrieval::ENTRY,
+    &lla::ENTRY,
     &parallax::ENTRY,
     &abc::ENTRY,
     &feature_fixation::ENTRY,
@@ -130,9 +132,12 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
         Settings::Gate(form) => gate::role_use(*form, role),
-        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) | Settings::Softmax(_) => {
-            Use::Catalogue
-        }
+        Settings::Softmax(attention) => match (role, attention.wants_ridge()) {
+            (Role::RIDGE, Some(true)) => Use::Required("parameter ridge is not given"),
+            (Role::RIDGE, Some(false)) => Use::Refused("parameter ridge is given"),
+            _ => Use::Catalogue,
+        },
+        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
         Settings::Segments(settings) => match (role, settings.inner.gain) {
             (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
             (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),

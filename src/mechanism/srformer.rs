@@ -23,7 +23,11 @@ fn assemble(params: &Params) -> Result<Settings> {
     same_heads(params, "equal to desc.heads_k: the memory is per head")?;
     if desc.dim_v != desc.dim_qk {
         let (what, given) = ("desc.dim_v", desc.dim_v);
-        return Err(Error::InvalidArgument { what, given, expected: "equal to desc.dim_qk for this mechanism" });
+        return Err(Error::InvalidArgument {
+            what,
+            given,
+            expected: "equal to desc.dim_qk for this mechanism",
+        });
     }
     if desc.modes.contains(Mode::Step) {
         let what = "srformer in mode step".into();

@@ -66,8 +66,11 @@ fn tokens(rng: &mut Rng) -> usize {
 impl Case {
     pub fn random(rng: &mut Rng, name: &'static str) -> Case {
         let mechanism = subquad::catalog::find(name).unwrap();
-        let mode = rng.pick(mechanism.modes);
-        let heads = rng.pick(&[(1, 1), (2, 2), (3, 3), (4, 2), (6, 2), (3, 1)]);
+        let (mut mode, mut heads) =
+            (rng.pick(mechanism.modes), rng.pick(&[(1, 1), (2, 2), (3, 3), (4, 2), (6, 2), (3, 1)]));
+        if name == "srformer" {
+            (mode, heads) = (Mode::Cross, (heads.0, heads.0));
+        }
         let ragged = mode != Mode::Step && rng.one_in(3);
         let longer = if rng.one_in(2) { 0 } else { tokens(rng) };
         let length = |rng: &mut Rng| {
@@ -83,6 +86,7 @@ impl Case {
         let (n, same) = (1 + rng.below(3), length(rng));
         let lengths = (0..n).map(|_| if ragged { length(rng) } else { same }).collect();
         let (d, e) = (size(rng), size(rng));
+        let e = if name == "srformer" { d } else { e };
         let params = vec![];
         let (inputs, outputs) = (BTreeMap::new(), BTreeMap::new());
         let mut case =
@@ -131,7 +135,42 @@ impl Case {
                 self.add(rng, Role::BLEND, &[h], 1.0);
                 self.inputs.get_mut(&Role::BLEND).unwrap().data.iter_mut().for_each(|x| *x = x.abs());
             }
+            "srformer" => {
+                self.add(rng, Role::W_MEM, &[d, d], 0.5);
+                self.outputs.insert(Role::STATE_OUT, vec![n, h, d, d]);
+                self.params.push(("block", rng.pick(&[1i64, 7, 16, 70]).into()));
+                let choices: [(&'static str, Value); 6] = [
+                    ("kv_limit", 0.0.into()),
+                    ("threshold", 1.5.into()),
+                    ("leak", 0.9.into()),
+                    ("pad", "zero_key".into()),
+                    ("normalize", "none".into()),
+                    ("gen_len", rng.pick(&[1i64, 20, 300]).into()),
+                ];
+                self.params.extend(choices.into_iter().filter(|_| rng.one_in(3)));
+            }
+            "lla" => self.fill_fit(rng, [n, b, h, t, s]),
             _ => {}
+        }
+    }
+
+    fn fill_fit(&mut self, rng: &mut Rng, [n, b, h, t, s]: [i64; 5]) {
+        let shapes: [&[i64]; 4] = [&[], &[1], &[n, h], &[b, h, t]];
+        let shape = rng.pick(&shapes);
+        let least = rng.pick(&[0.1f32, 0.5, 3.0, 0.002]);
+        if shape.is_empty() {
+            self.params.push(("ridge", f64::from(least).into()));
+        } else {
+            self.add(rng, Role::RIDGE, shape, least);
+            let ridges = self.inputs.get_mut(&Role::RIDGE).unwrap();
+            ridges.data.iter_mut().for_each(|x| *x = least + x.abs());
+        }
+        if rng.one_in(2) {
+            self.params.push(("solver", "cg".into()));
+            self.params.push(("cg_max_iters", 300i64.into()));
+        }
+        if t <= s && !self.ragged && rng.one_in(2) {
+            self.params.push(("window_left", rng.pick(&[0i64, 5, 40]).into()));
         }
     }
 
@@ -185,7 +224,6 @@ impl Case {
         }
     }
 
-    #[allow(dead_code)]
     pub fn word(&self, name: &str) -> Option<&str> {
         let (_, value) = self.params.iter().find(|(own, _)| *own == name)?;
         if let Value::Word(word) = value { Some(word) } else { None }
@@ -215,6 +253,10 @@ impl Case {
     #[allow(clippy::type_complexity, reason = "a case and a predicate")]
     pub fn with_nan(&self, rng: &mut Rng) -> Option<(Case, Box<dyn Fn(usize) -> bool>)> {
         // A value reaches the queries that pick it, and a query sees all others through the sums of a column.
+        // The memory of a segment holds all other keys.
+        if self.name == "srformer" {
+            return None;
+        }
         let role = if self.name == "hard_retrieval" || rng.one_in(2) { Role::K } else { Role::V };
         let sequence = rng.below(self.lengths.len());
         let (batch, q0, k0) = self.start(sequence);
@@ -234,16 +276,12 @@ impl Case {
             let n = |axis: usize| shape[axis] as usize;
             let (e, t) = (i % n(3), i / n(3) % n(2));
             let (h, b) = (i / n(3) / n(2) % n(1), i / n(3) / n(2) / n(1));
-            let own = b == batch && (q0..q0 + n_q).contains(&t) && h / (plain.heads.0 / plain.heads.1) == head;
+            let own =
+                b == batch && (q0..q0 + n_q).contains(&t) && h / (plain.heads.0 / plain.heads.1) == head;
             let live = own && t - q0 < plain.length(Role::QUERY_LEN, sequence, n_q);
-            live && plain.sees(sequence, t - q0).contains(&key) && (role == Role::K || e == at)
+            live && plain.visible(sequence, t - q0).contains(&key) && (role == Role::K || e == at)
         };
         Some((case, Box::new(reached)))
-    }
-
-    /// Keys that a query's output depends on.
-    fn sees(&self, sequence: usize, t: usize) -> std::ops::Range<usize> {
-        self.visible(sequence, t)
     }
 
     pub fn desc(&self, types: Types) -> Desc {
@@ -265,9 +303,8 @@ impl Case {
         };
         let inputs: Vec<_> = self.inputs.iter().map(|(&role, array)| (role, stored(role, array))).collect();
         let outputs = self.outputs.iter();
-        let mut outputs: Vec<_> = outputs
-            .map(|(&role, shape)| (role, stored(role, &Array::filled(shape, f32::NAN))))
-            .collect();
+        let mut outputs: Vec<_> =
+            outputs.map(|(&role, shape)| (role, stored(role, &Array::filled(shape, f32::NAN)))).collect();
         let mut shape = self.outputs[&Role::OUT].clone();
         shape.truncate(3);
         let retrieves = self.name == "hard_retrieval";

@@ -57,13 +57,16 @@ impl Case {
 /// Every output, row-major in its shape.
 pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
     let zero = Element { value: 0.0, tolerance: 0.0 };
-    let filled = |(&role, shape): (&Role, &Vec<i64>)| {
-        (role, vec![zero; shape.iter().product::<i64>() as usize])
-    };
+    let filled =
+        |(&role, shape): (&Role, &Vec<i64>)| (role, vec![zero; shape.iter().product::<i64>() as usize]);
     let mut all: BTreeMap<_, _> = case.outputs.iter().map(filled).collect();
     for sequence in 0..case.lengths.len() {
         let (batch, q0, _) = case.start(sequence);
         for head in 0..case.heads.0 {
+            if case.name == "srformer" {
+                srformer(case, sequence, head, &mut all);
+                continue;
+            }
             let columns = if case.name == "dnas" { columns(case, sequence, head) } else { vec![] };
             for t in 0..case.lengths[sequence].0 {
                 let query = Query { case, sequence, head, t, columns: &columns };
@@ -71,6 +74,7 @@ pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
                     "fam_block" => fam_block(&query),
                     "hard_retrieval" => continue,
                     "dnas" => dnas(&query),
+                    "lla" => lla(&query),
                     other => panic!("no definition of {other}"),
                 };
                 put(case, &mut all, Role::OUT, [batch, head, q0 + t], row);
@@ -89,13 +93,7 @@ pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
     all
 }
 
-fn put(
-    case: &Case,
-    all: &mut BTreeMap<Role, Vec<Element>>,
-    role: Role,
-    at: [usize; 3],
-    row: Vec<Element>,
-) {
+fn put(case: &Case, all: &mut BTreeMap<Role, Vec<Element>>, role: Role, at: [usize; 3], row: Vec<Element>) {
     let shape = &case.outputs[&role];
     let n = |axis: usize| shape[axis] as usize;
     let first = ((at[0] * n(1) + at[1]) * n(2) + at[2]) * n(3);
@@ -131,7 +129,12 @@ fn attend(case: &Case, q: &[f64], k: &[Vec<f64>], v: &[Vec<f64>]) -> Vec<Element
 }
 
 /// The memory's keys and values, after these of the sequence.
-fn with_memory(case: &Case, sequence: usize, head: usize, keys: std::ops::Range<usize>) -> [Vec<Vec<f64>>; 2] {
+fn with_memory(
+    case: &Case,
+    sequence: usize,
+    head: usize,
+    keys: std::ops::Range<usize>,
+) -> [Vec<Vec<f64>>; 2] {
     let head = case.key_head(head);
     let rows = case.inputs[&Role::FAM_K].shape[2] as usize;
     [(Role::K, Role::FAM_K), (Role::V, Role::FAM_V)].map(|(own, memory)| {
@@ -168,7 +171,8 @@ fn dnas(query: &Query<'_>) -> Vec<Element> {
         return vec![Element { value: 0.0, tolerance: 0.0 }; case.e];
     }
     let keys = case.length(Role::KEY_LEN, sequence, n_k);
-    let [k, v] = [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[..keys].to_vec());
+    let [k, v] =
+        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[..keys].to_vec());
     let q = query.q();
     let plain: Vec<f64> = k.iter().map(|k| case.scale() * dot(&q, k)).collect();
     let less: Vec<f64> = plain.iter().zip(columns).map(|(x, c)| x - c).collect();
@@ -178,6 +182,143 @@ fn dnas(query: &Query<'_>) -> Vec<Element> {
     // A sum over the queries has the error of the largest of their scores.
     let size = size_of(&vec![1.5; case.d], &vec![vec![1.5; case.d]], case.scale());
     weigh(&weights, &v, case.e, size + n_q as f64 / 8.0)
+}
+
+/// Solves `A x = b` with pivots.
+fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    for i in 0..n {
+        let pivot = (i..n).max_by(|&x, &y| a[x][i].abs().total_cmp(&a[y][i].abs())).unwrap();
+        a.swap(i, pivot);
+        b.swap(i, pivot);
+        let (row, right) = (a[i].clone(), b[i]);
+        for j in i + 1..n {
+            let factor = a[j][i] / row[i];
+            (i..n).for_each(|c| a[j][c] -= factor * row[c]);
+            b[j] -= factor * right;
+        }
+    }
+    for i in (0..n).rev() {
+        let known: f64 = (i + 1..n).map(|j| a[i][j] * b[j]).sum();
+        b[i] = (b[i] - known) / a[i][i];
+    }
+    b
+}
+
+fn lla(query: &Query<'_>) -> Vec<Element> {
+    let Query { case, sequence, head, t, .. } = *query;
+    let (q, d, seen) = (query.q(), case.d, case.visible(sequence, t));
+    let ridge = case.inputs.get(&Role::RIDGE).map(|ridge| {
+        let (batch, q0, _) = case.start(sequence);
+        f64::from(match ridge.shape.len() {
+            1 => ridge.data[0],
+            2 => ridge.data[sequence * case.heads.0 + head],
+            _ => ridge.data[(batch * case.heads.0 + head) * ridge.shape[2] as usize + q0 + t],
+        })
+    });
+    let ridge = ridge.or(case.real("ridge")).unwrap();
+    let [k, v] =
+        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[seen.clone()].to_vec());
+    if k.is_empty() {
+        return vec![Element { value: 0.0, tolerance: 0.0 }; case.e];
+    }
+    let weights = softmax(&Vec::from_iter(k.iter().map(|k| case.scale() * dot(&q, k))));
+    let z: Vec<Vec<f64>> = k.iter().map(|k| k.iter().zip(&q).map(|(k, q)| k - q).collect()).collect();
+    let (mut a, mut mean) = (vec![vec![0.0; d]; d], vec![0.0; d]);
+    for (w, z) in weights.iter().zip(&z) {
+        for i in 0..d {
+            mean[i] += w * z[i];
+            (0..d).for_each(|j| a[i][j] += w * z[i] * z[j]);
+        }
+    }
+    (0..d).for_each(|i| a[i][i] += ridge);
+    let fit = solve(a, mean);
+    let parts: Vec<f64> = weights.iter().zip(&z).map(|(w, z)| w * (1.0 - dot(z, &fit))).collect();
+    let sum: f64 = parts.iter().sum();
+    let element = |e: usize| {
+        let value = parts.iter().zip(&v).map(|(a, v)| a * v[e]).sum::<f64>() / sum;
+        let magnitude = parts.iter().zip(&v).map(|(a, v)| (a * v[e] / sum).abs()).sum::<f64>();
+        Element { value, tolerance: 5e-4 + 2e-3 * magnitude }
+    };
+    (0..case.e).map(element).collect()
+}
+
+/// `Σ_s k_sᵀ v_s` of some keys, within the limit, and of their absolute values.
+fn products(k: &[Vec<f64>], v: &[Vec<f64>], d: usize, limit: f64) -> [Vec<f64>; 2] {
+    let (mut sum, mut size) = (vec![0.0; d * d], vec![0.0; d * d]);
+    for (k, v) in k.iter().zip(v) {
+        for (i, product) in k.iter().flat_map(|k| v.iter().map(move |v| k * v)).enumerate() {
+            sum[i] += product;
+            size[i] += product.abs();
+        }
+    }
+    if limit > 0.0 {
+        sum.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+    }
+    [sum, size]
+}
+
+fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, Vec<Element>>) {
+    let (batch, q0, _) = case.start(sequence);
+    let ((n_q, n_k), d) = (case.lengths[sequence], case.d);
+    let real = |name: &str, default: f64| case.real(name).unwrap_or(default);
+    let (block, length) = (real("block", 0.0) as usize, real("gen_len", n_q as f64) as usize);
+    let (theta, leak, limit) = (real("threshold", 0.1), real("leak", 0.5), real("kv_limit", 2.0));
+    let [q, k, v] = [Role::Q, Role::K, Role::V].map(|role| case.rows(role, sequence, head));
+    let [kv, kv_size] = products(&k, &v, d, limit);
+    let norm = |e: usize| k.iter().map(|k| k[e] * k[e]).sum::<f64>().sqrt();
+    let norms: Vec<f64> = (0..d).map(norm).collect();
+    let m = n_k.div_ceil(block);
+    let w = |e: usize, f: usize| f64::from(case.inputs[&Role::W_MEM].data[e * d + f]);
+    let rounding = 6e-8 * (20.0 + n_k as f64 / 4.0 + d as f64 / 4.0);
+    let (mut membrane, mut size) = (vec![0.0; d * d], vec![0.0; d * d]);
+    let (mut memory, mut last, mut fragile) = (vec![0.0; d * d], None, false);
+    for (t, q) in q.iter().enumerate() {
+        let segment = (t * m / length.max(1)).min(m.saturating_sub(1));
+        let keys = (segment * block).min(n_k)..((segment + 1) * block).min(n_k);
+        if m > 0 && last != Some(segment) {
+            last = Some(segment);
+            let [own, own_size] = products(&k[keys.clone()], &v[keys.clone()], d, limit);
+            for i in 0..d * d {
+                let (row, e) = (i / d * d, i % d);
+                let x: f64 = (0..d).map(|f| (kv[row + f] - own[row + f]) * w(e, f)).sum();
+                membrane[i] = leak * membrane[i] + x;
+                let terms = (0..d).map(|f| (kv_size[row + f] + own_size[row + f]) * w(e, f).abs());
+                size[i] = leak * size[i] + terms.sum::<f64>() + theta;
+                let above: f64 = membrane[i] / theta - 1.0;
+                fragile |= above.abs() <= 2.0 * rounding * size[i] / theta;
+                memory[i] = above.max(0.0);
+                membrane[i] -= if above > 0.0 { theta } else { 0.0 };
+            }
+        }
+        let mut scores: Vec<f64> = k[keys.clone()].iter().map(|k| case.scale() * dot(q, k)).collect();
+        let mut values = v[keys.clone()].to_vec();
+        if case.word("pad") == Some("zero_key") {
+            let missing = if m > 0 { block - keys.len() } else { 0 };
+            scores.resize(scores.len() + missing, 0.0);
+            values.resize(values.len() + missing, vec![0.0; d]);
+        }
+        let mut row = weigh(&softmax(&scores), &values, d, size_of(q, &k, case.scale()));
+        for (e, to) in row.iter_mut().enumerate() {
+            let part = match case.word("normalize") {
+                Some("none") => 1.0,
+                _ if norms[e] == 0.0 => 0.0,
+                _ => norms[e].recip(),
+            };
+            let part = case.scale() * part;
+            to.value += (0..d).map(|i| q[i] * memory[i * d + e]).sum::<f64>() * part;
+            let near = (0..d).map(|i| q[i].abs() * (memory[i * d + e] + size[i * d + e] / theta));
+            to.tolerance += if fragile { f64::INFINITY } else { near.sum::<f64>() * part * rounding };
+        }
+        put(case, all, Role::OUT, [batch, head, q0 + t], row);
+    }
+    for i in 0..d {
+        let row = (i * d..(i + 1) * d).map(|i| {
+            let tolerance = if fragile { f64::INFINITY } else { rounding * size[i] };
+            Element { value: membrane[i], tolerance }
+        });
+        put(case, all, Role::STATE_OUT, [sequence, head, i], row.collect());
+    }
 }
 
 /// Panics unless each index is that of a best key, up to rounding the first, and `out` what it says.

@@ -32,6 +32,7 @@ pub struct Call {
     pub to_columns: Option<Columns>,
     /// Where the best keys go.
     pub index: Option<Tensor>,
+    pub ridge: Option<Tensor>,
     pub w_mem: Option<Tensor>,
     pub state_out: Option<Tensor>,
     pub memory: Option<Memory>,
@@ -80,6 +81,7 @@ impl Call {
             columns: None,
             to_columns: None,
             index: get(Role::INDEX),
+            ridge: get(Role::RIDGE),
             w_mem: get(Role::W_MEM),
             state_out: get(Role::STATE_OUT),
             memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {

@@ -30,9 +30,11 @@
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements and [`SPLITS`] partial results over all workers.
 
+mod best;
 mod call;
 mod columns;
 mod decay;
+mod local;
 mod merge;
 mod products;
 mod rows;
@@ -50,6 +52,7 @@ use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
 use call::Call;
+pub use local::Local;
 use rows::{KEYS, ROWS, Unit};
 pub use segments::Segments;
 
@@ -77,6 +80,8 @@ pub enum Form {
     Blend,
     /// One softmax over the keys of the query's segment, and a memory of the others (`srformer`).
     Segments(Segments),
+    /// A local linear fit (`lla`).
+    Local(Local),
 }
 
 impl Form {
@@ -84,7 +89,7 @@ impl Form {
     fn streams(self) -> usize {
         match self {
             Form::Plain | Form::Best { .. } | Form::Segments(_) => 1,
-            Form::Difference | Form::Probe | Form::Blend => 2,
+            Form::Difference | Form::Probe | Form::Blend | Form::Local(_) => 2,
         }
     }
 
@@ -92,7 +97,7 @@ impl Form {
     fn softmaxes(self) -> usize {
         match self {
             Form::Difference | Form::Blend => 2,
-            Form::Plain | Form::Probe | Form::Best { .. } | Form::Segments(_) => 1,
+            Form::Plain | Form::Probe | Form::Best { .. } | Form::Segments(_) | Form::Local(_) => 1,
         }
     }
 
@@ -123,6 +128,16 @@ impl Attention {
     pub fn new(scale: f32) -> Attention {
         let reach = Reach::Window { left: None, right: None };
         Attention { scale, softcap: 0.0, reach, form: Form::Plain }
+    }
+
+    /// The fit, if there is one.
+    fn local(&self) -> Option<&Local> {
+        if let Form::Local(local) = &self.form { Some(local) } else { None }
+    }
+
+    /// Whether a tensor gives the ridge of a fit; `None` where there is no fit.
+    pub fn wants_ridge(&self) -> Option<bool> {
+        self.local().map(|local| local.ridge.is_none())
     }
 
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
@@ -183,6 +198,7 @@ struct Offsets {
     /// Sums over the queries.
     columns: usize,
     matrices: segments::Matrices,
+    sums: local::Sums,
 }
 
 /// Attention with its tiles and buffers.
@@ -233,6 +249,7 @@ impl Softmax {
             parts: carver.take(&[SPLITS.div_ceil(workers), part]),
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
+            sums: local::Sums::new(&mut carver, d, settings.local()),
         };
         let kernels = Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
@@ -257,6 +274,9 @@ impl Softmax {
             // The tiles with the most keys first.
             let (index, split) = ((grid.units() - 1) - task / splits, task % splits);
             let Some(unit) = Unit::new(self, call, &grid, index) else { return };
+            if let Some(settings) = self.settings.local() {
+                return local::run(&unit, workspace.worker(worker), settings);
+            }
             let part = (splits > 1).then(|| self.part(workspace, index * splits + split));
             tile::run(&unit, workspace.worker(worker), split, part);
         })?;

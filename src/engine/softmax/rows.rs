@@ -37,8 +37,8 @@ impl Grid {
         let by_head = n_q >= WIDE || call.columns.or(call.to_columns).is_some();
         let tiles = if by_head { sets * n_q.div_ceil(ROWS) } else { (sets * n_q).div_ceil(ROWS) };
         let units = n * heads * tiles;
-        let best = matches!(engine.settings.form, Form::Best { .. });
-        let splits = match by_head || units == 0 || call.g.is_some() || best {
+        let whole = matches!(engine.settings.form, Form::Best { .. } | Form::Local(_));
+        let splits = match by_head || units == 0 || call.g.is_some() || whole {
             true => 1,
             false => (SPLITS / units).min(n_k.div_ceil(SPLIT_KEYS)).max(1),
         };
@@ -88,7 +88,7 @@ impl<'a> Unit<'a> {
             ((tile * ROWS).min(sets * n_q), ((tile + 1) * ROWS).min(sets * n_q))
         };
         let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
-        let wide = grid.by_head && end - first >= WIDE;
+        let wide = (grid.by_head && end - first >= WIDE) || engine.settings.local().is_some();
         let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
         if call.asks_memory {
             rows.first[..rows.n].fill(block.start);
@@ -146,7 +146,14 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn new(reach: &Reach, causal: bool, s: &Sequence, keys: usize, range: Range<usize>, wide: bool) -> Rows {
+    pub fn new(
+        reach: &Reach,
+        causal: bool,
+        s: &Sequence,
+        keys: usize,
+        range: Range<usize>,
+        wide: bool,
+    ) -> Rows {
         let n = range.len();
         let mut rows = Rows {
             n,

@@ -1,11 +1,11 @@
 //! One tile of queries on its way through its keys.
 
+use super::Form;
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Unit};
 use super::terms::Terms;
-use super::Form;
 use crate::kernel::online_softmax::{self, MASKED};
-use crate::kernel::{best_key, elementwise, products};
+use crate::kernel::{elementwise, products};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
@@ -34,7 +34,7 @@ pub struct Tile<'a> {
     pub buffers: Buffers<'a>,
     pub running: [Running; 2],
     /// The key that each row's maximum came from, where that is asked for.
-    best: [Option<usize>; ROWS],
+    pub best: [Option<usize>; ROWS],
     pub beside: Beside,
     /// Nothing has been summed up yet.
     first: [bool; 2],
@@ -75,6 +75,23 @@ impl<'a> Tile<'a> {
     /// Sums have come from elsewhere.
     pub fn summed(&mut self) {
         self.first = [false; 2];
+    }
+
+    /// Nothing has been summed up.
+    pub fn restart(&mut self) {
+        self.first = [true; 2];
+    }
+
+    /// Sums of nothing are zero.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn clear_unsummed(&self) {
+        let engine = self.buffers.unit.engine;
+        for stream in (0..engine.settings.form.streams()).filter(|&stream| self.first[stream]) {
+            // SAFETY: by contract.
+            unsafe { self.buffers.clear_sums(engine.at.acc[stream]) };
+        }
     }
 
     /// Sums up these keys, and those of the memory after the last run.
@@ -148,7 +165,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    unsafe fn load_queries(&self) {
+    pub unsafe fn load_queries(&self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
         let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
@@ -202,33 +219,6 @@ impl<'a> Tile<'a> {
         changed.then_some(factor)
     }
 
-    /// Best keys so far; if values are summed up, weights of 1 for the keys that are seen in place of the scores.
-    ///
-    /// # Safety
-    /// The first buffer holds scores.
-    unsafe fn best(&mut self, keys: &Range<usize>, masked: bool) -> Option<[f32; ROWS]> {
-        let (engine, rows) = (self.buffers.unit.engine, &self.buffers.unit.rows);
-        let (x, mut key) = (self.buffers.at(engine.at.x[0]), [0.0; ROWS]);
-        // SAFETY: by contract.
-        unsafe {
-            let (max, key) = (self.running[0].max.as_mut_ptr(), key.as_mut_ptr());
-            (engine.kernels.best)(&best_key::Args { n: keys.len(), w: rows.width, x, ld: ROWS, max, key });
-        }
-        for (best, &key) in self.best.iter_mut().zip(&key).filter(|(_, key)| **key >= 0.0) {
-            *best = Some(keys.start + key as usize);
-        }
-        if engine.settings.form.reads_values() {
-            for (i, s) in keys.clone().enumerate() {
-                for r in 0..rows.width {
-                    let hidden = masked && !(rows.first[r]..rows.end[r]).contains(&s);
-                    // SAFETY: key i of 64, row r of 32.
-                    unsafe { *x.add(i * ROWS + r) = if hidden { f32::from_bits(MASKED) } else { 1.0 } };
-                }
-            }
-        }
-        None
-    }
-
     /// The second score of a probe, times the weights, summed up with and without the values.
     ///
     /// # Safety
@@ -269,7 +259,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// The tensor has these keys.
-    unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
+    pub unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
         let (engine, buffers) = (self.buffers.unit.engine, self.buffers);
         let (head, e, wide) = (buffers.unit.head, engine.e, buffers.unit.rows.wide);
         let guarded = masked || Terms::may_mask(&buffers);
@@ -298,7 +288,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// Buffer `x` holds weights, `acc` sums unless these are the first.
-    unsafe fn add(
+    pub unsafe fn add(
         &mut self,
         x: usize,
         acc: usize,
@@ -362,11 +352,7 @@ impl<'a> Tile<'a> {
         let (mut factor, mut lse) = ([[0.0; ROWS]; 2], [0.0; ROWS]);
         // SAFETY: by contract.
         unsafe {
-            for stream in 0..form.streams() {
-                if self.first[stream] {
-                    buffers.clear_sums(at.acc[stream]);
-                }
-            }
+            self.clear_unsummed();
             if let Form::Best { smoothing } = form {
                 return self.finish_best(smoothing);
             }
@@ -399,45 +385,6 @@ impl<'a> Tile<'a> {
                 for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
                     *to.at(unit.head_of_all(i), unit.rows.token[i]) = lse;
                 }
-            }
-        }
-    }
-
-    /// Values of the best keys with their share of the others.
-    ///
-    /// # Safety
-    /// As [`Tile::sum_up`].
-    unsafe fn finish_best(&mut self, smoothing: f32) {
-        let (unit, buffers) = (self.buffers.unit, self.buffers);
-        let (rows, s, acc) = (&unit.rows, &unit.sequence, unit.engine.at.acc[0]);
-        let (mut share, mut best) = ([0.0; ROWS], [None; ROWS]);
-        for r in 0..rows.n {
-            let seen = rows.end[r] - rows.first[r];
-            share[r] = smoothing / (seen.max(2) - 1) as f32;
-            // Scores that are all −∞ are alike.
-            best[r] = self.best[r].or((seen > 0).then_some(rows.first[r]));
-        }
-        // SAFETY: by contract; a best key is one of the sequence.
-        unsafe {
-            buffers.scale_sums(acc, share.as_ptr());
-            for r in 0..rows.n {
-                let (head, token) = (unit.query_head(rows.set[r]), s.q0 + rows.token[r]);
-                if let Some(to) = &unit.call.index {
-                    *to.address(&[s.batch, head, token]) = best[r].map_or(-1, |key| key as i32);
-                }
-                let (Some(v), Some(key)) = (&unit.call.v, best[r]) else { continue };
-                let value = buffers.copy_of(v, unit.head, &(key..key + 1), unit.engine.e, unit.engine.at.v);
-                let poison = if self.running[0].max[r].is_nan() { f32::NAN } else { 0.0 };
-                for e in 0..unit.engine.e {
-                    let (to, value) = (buffers.sum(acc, r, e), *value.at.add(e));
-                    *to = match smoothing {
-                        0.0 => value + poison,
-                        _ => *to + (1.0 - smoothing - share[r]) * value + poison,
-                    };
-                }
-            }
-            if let Some(out) = &unit.call.out {
-                buffers.store_sums(acc, out);
             }
         }
     }
@@ -516,7 +463,7 @@ struct Source {
 }
 
 /// A tile of values, and which of its rows were not finite and are zero in the operand.
-struct Values {
+pub struct Values {
     tensor: Tensor,
     operand: Operand,
     poison: u64,
