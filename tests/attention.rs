@@ -1,187 +1,241 @@
-//! Mechanisms of the softmax engine that are more than one softmax over a sequence's keys, against their definitions in
-//! `f64`: random sizes, ragged batches, strides, element types, every instruction set, several numbers of threads.
+//! What only softmax attention has: caches cut into runs, rows that see nothing, what is not visible, sinks, ranges of
+//! its own arguments.
 
 mod common;
 
-#[path = "attention/case.rs"]
-mod case;
-#[path = "attention/oracle.rs"]
-mod oracle;
-
-use case::{Case, Run};
-use common::problem::{isas, percent};
+use common::oracle;
+use common::problem::{self, Problem, Tensors, assert_same_bits, context};
 use common::support::{Rng, seed};
-use common::types::{PLAIN, TYPES, Types, unit};
 use std::sync::Arc;
-use subquad::{Context, ContextOptions, DType, Desc, Error, Mode, Plan, Role, ThreadPool};
+use subquad::catalog::Mechanism;
+use subquad::{Args, Context, ContextOptions, Desc, Mode, Plan, Role, ThreadPool, View, ViewMut};
 
-const MECHANISMS: [&str; 5] = ["fam_block", "hard_retrieval", "dnas", "srformer", "lla"];
-
-fn cases() -> usize {
-    (120 * percent()).div_ceil(100)
+/// Those that read a cache of keys and values.
+fn mechanisms() -> impl Iterator<Item = &'static Mechanism> {
+    problem::mechanisms()
+        .into_iter()
+        .filter(|mechanism| mechanism.role(Role::KEY_LEN).is_some() && mechanism.engines.contains(&"softmax"))
 }
 
-/// Panics unless the outputs are those of the definition, evaluated in `f32` and rounded to their types.
-#[track_caller]
-fn compare(case: &Case, run: &Run, isa: subquad::Isa, types: Types) -> f64 {
-    let mut worst = 0.0f64;
-    for (role, want) in oracle::expect(case) {
-        let Some(got) = run.reals.get(&role) else { continue };
-        let stored = if role == Role::STATE_OUT { types.state } else { types.out };
-        let rounding = if stored == DType::F32 { 0.0 } else { 1.01 * unit(stored) };
-        for (i, (&g, w)) in got.data.iter().zip(&want).enumerate() {
-            let (value, tolerance) = (w.value, w.tolerance + rounding * w.value.abs() + 1e-7);
-            let error = (f64::from(g) - value).abs() / tolerance;
-            assert!(
-                error <= 1.0,
-                "{role} element {i} is {g} for {value} on {isa}, {error} times the tolerance: {case:?}"
-            );
-            worst = worst.max(error);
-        }
-    }
-    oracle::check_index(case, run);
-    worst
+fn problem(mechanism: &'static Mechanism, mode: Mode, heads: [i64; 3], (t, s): (i64, i64)) -> Problem {
+    let mut p = Problem::new(mechanism, vec![]).sized(heads, (24, 20), 2, t);
+    (p.mode, p.s) = (mode, s);
+    p
 }
 
+/// Caches long enough for several runs of keys, with lengths of their own.
 #[test]
-fn every_mechanism() {
-    for name in MECHANISMS {
-        let mut worst = 0.0f64;
-        for number in 0..cases() {
-            let mut rng = Rng::new(seed() ^ (number as u64) << 32);
-            let case = Case::random(&mut rng, name);
-            for isa in isas() {
-                let context = Context::new(ContextOptions::new().max_isa(isa)).unwrap();
-                let run = case.run(&context, PLAIN, Some(&mut rng)).unwrap();
-                worst = worst.max(compare(&case, &run, isa, PLAIN));
+fn long_caches() {
+    let workers =
+        |n| Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(n).unwrap()))).unwrap();
+    let contexts = [2, 3].map(workers);
+    for mechanism in mechanisms().filter(|m| m.modes.contains(&Mode::Step)) {
+        for (heads, s) in [([6, 2, 2], 2500), ([1, 1, 1], 3100), ([4, 4, 4], 1025)] {
+            let mut rng = Rng::new(seed());
+            let mut p = problem(mechanism, Mode::Step, heads, (1, s)).fill(&mut rng, false);
+            p.indices.push((Role::KEY_LEN, vec![s as i32, 1021]));
+            let want = oracle::expect(&p);
+            for isa in problem::isas() {
+                oracle::check(&p.run(&problem::context_of(isa)), &want, || format!("{isa}: {p}"));
             }
-        }
-        println!("{name}: worst error {worst:.3} of the tolerance");
-    }
-}
-
-#[test]
-fn other_types() {
-    for name in MECHANISMS {
-        for number in 0..cases() / 2 {
-            let mut rng = Rng::new(seed() ^ (number as u64) << 33);
-            let types = rng.pick(&TYPES);
-            let case = Case::random(&mut rng, name).rounded(types);
-            let context = Context::new(ContextOptions::new()).unwrap();
-            let run = case.run(&context, types, Some(&mut rng)).unwrap();
-            compare(&case, &run, context.isa(), types);
-        }
-    }
-}
-
-#[test]
-fn same_bits_for_any_number_of_threads() {
-    for name in MECHANISMS {
-        for number in 0..cases() / 6 {
-            let mut rng = Rng::new(seed() ^ (number as u64) << 34);
-            let case = Case::random(&mut rng, name);
-            let run = |threads| {
-                let context =
-                    Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(threads).unwrap())))
-                        .unwrap();
-                case.run(&context, PLAIN, None).unwrap().bits()
-            };
-            let one = run(1);
-            assert!(run(2) == one && run(5) == one, "{case:?}");
-        }
-    }
-}
-
-/// What a query does not see may hold anything; where it sees a NaN, its output is one.
-#[test]
-fn hidden_nan() {
-    let context = Context::new(ContextOptions::new()).unwrap();
-    for name in MECHANISMS {
-        for number in 0..cases() / 3 {
-            let mut rng = Rng::new(seed() ^ (number as u64) << 35);
-            let case = Case::random(&mut rng, name);
-            let Some((spoilt, reached)) = case.with_nan(&mut rng) else { continue };
-            let (plain, run) =
-                (case.run(&context, PLAIN, None).unwrap(), spoilt.run(&context, PLAIN, None).unwrap());
-            let (plain, out) = (&plain.reals[&Role::OUT].data, &run.reals[&Role::OUT].data);
-            for (i, (x, y)) in plain.iter().zip(out).enumerate() {
-                let ok = if reached(i) { y.is_nan() } else { (x - y).abs() <= 1e-5 * (1.0 + x.abs()) };
-                assert!(ok, "out element {i} is {y}, without the NaN {x}: {spoilt:?}");
+            let serial = p.run(&context());
+            for context in &contexts {
+                assert_same_bits(&p.run(context), &serial, || {
+                    format!("{} workers: {p}", context.max_workers())
+                });
             }
         }
     }
 }
 
-#[track_caller]
-fn refused(desc: Desc, text: &str) {
-    let context = Context::new(ContextOptions::new()).unwrap();
-    let error: Error = Plan::new(&context, &desc).unwrap_err();
-    assert!(error.to_string().contains(text), "`{error}` does not speak of `{text}`");
-}
-
+/// A row gives the same bits whatever else is in the batch, its length included.
 #[test]
-fn wrong_parameters() {
-    let desc = |name, mode: Mode| Desc::new(name).heads(4, 2, 2).dims(8, 6).modes(mode);
-    for smoothing in [-0.1, 1.0, 1.5] {
-        refused(desc("hard_retrieval", Mode::Causal).param("smoothing", smoothing), "smoothing");
+fn others_in_the_batch() {
+    for mechanism in mechanisms().filter(|m| m.modes.contains(&Mode::Causal)) {
+        let mut rng = Rng::new(seed());
+        for t in [1, 5, 20, 70] {
+            let p = problem(mechanism, Mode::Causal, [4, 2, 2], (t, 1500)).fill(&mut rng, false);
+            let all = p.run(&context());
+            let one = p.batch(&[1]).run(&context());
+            let want: Tensors = all.iter().map(|(&role, array)| (role, array.pick(0, [1]))).collect();
+            assert_same_bits(&one, &want, || format!("{p}"));
+        }
     }
-    refused(desc("hard_retrieval", Mode::Causal).param("softcap", 1.0), "softcap");
-    refused(desc("fam_block", Mode::Causal).param("scale", 0.0), "scale");
-    refused(desc("fam_block", Mode::Bidirectional), "causal at block granularity");
-    refused(desc("dnas", Mode::Causal), "later queries");
-    refused(desc("dnas", Mode::Cross).param("scale", -1.0), "scale");
-    let srformer = |mode| Desc::new("srformer").heads(2, 2, 2).dims(8, 8).modes(mode).param("block", 4i64);
-    refused(srformer(Mode::Step), "mode step");
-    refused(srformer(Mode::Causal), "only cross-attention");
-    refused(srformer(Mode::Cross).heads(4, 2, 2), "heads_q");
-    refused(srformer(Mode::Cross).dims(8, 6), "dim_v");
-    refused(Desc::new("srformer").heads(2, 2, 2).dims(8, 8).modes(Mode::Cross), "block");
-    for (name, value) in [("threshold", 0.0), ("leak", 1.5), ("kv_limit", -1.0)] {
-        refused(srformer(Mode::Cross).param(name, value), name);
+}
+
+/// A row that sees no key is 0, and its `lse` is `−inf`, or the sink.
+#[test]
+fn rows_that_see_nothing() {
+    for mechanism in mechanisms() {
+        for &mode in mechanism.modes {
+            for t in [1, 9, 40] {
+                let t = if mode == Mode::Step { 1 } else { t };
+                let mut rng = Rng::new(seed());
+                let mut p = problem(mechanism, mode, [2, 2, 2], (t, t)).fill(&mut rng, false);
+                // Nothing of the first sequence's keys and values may be read.
+                p.indices.push((Role::KEY_LEN, vec![0, t as i32]));
+                for role in [Role::K, Role::V] {
+                    let array = p.inputs.get_mut(&role).unwrap();
+                    let half = array.data.len() / 2;
+                    array.data[..half].fill(f32::NAN);
+                }
+                let got = p.run(&context());
+                let out = &got[&Role::OUT].data;
+                assert!(out[..out.len() / 2].iter().all(|&x| x == 0.0), "{p}");
+                assert!(out[out.len() / 2..].iter().any(|&x| x != 0.0), "{p}");
+                if let Some(lse) = got.get(&Role::LSE) {
+                    for (i, &x) in lse.data[..lse.data.len() / 2].iter().enumerate() {
+                        let sink = p.inputs.get(&Role::SINK);
+                        let want = sink.map_or(f32::NEG_INFINITY, |sink| sink.data[i / t as usize]);
+                        assert!((x - want).abs() < 1e-6 || x == want, "{x} for {want}: {p}");
+                    }
+                }
+            }
+        }
     }
-    refused(srformer(Mode::Cross).param("gen_len", 0i64), "gen_len");
-    refused(srformer(Mode::Cross).param("pad", "none"), "pad");
-    refused(desc("lla", Mode::Causal).param("ridge", 0.0), "ridge");
-    refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("solver", "lu"), "solver");
-    refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("cg_max_iters", 0i64), "cg_max_iters");
-    refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("window_right", 3i64), "window_right");
 }
 
-/// `F` may be given; then the memory has to have it.
+/// Keys and values outside a row's window, its length or its mask do not reach it, whatever they hold.
 #[test]
-fn memory_rows() {
-    let context = Context::new(ContextOptions::new()).unwrap();
-    let mut rng = Rng::new(seed());
-    let mut case = Case::random(&mut rng, "fam_block");
-    case.params.push(("F", 4096i64.into()));
-    let error = case.run(&context, PLAIN, None).unwrap_err();
-    assert!(error.to_string().contains("fam_q"), "{error}");
+fn what_is_not_visible() {
+    for mechanism in mechanisms() {
+        for &mode in mechanism.modes {
+            let (t, s) = if mode == Mode::Step { (1, 90) } else { (90, 90) };
+            let mut rng = Rng::new(seed());
+            let mut p = problem(mechanism, mode, [4, 2, 2], (t, s));
+            let windowed = mechanism.param("window_left").is_some();
+            if windowed {
+                p = p.param("window_left", 20);
+            }
+            let mut p = p.fill(&mut rng, false);
+            p.indices.push((Role::KEY_LEN, vec![61, 80]));
+            let want = p.run(&context());
+            let mut bad = p.clone();
+            for role in [Role::K, Role::V] {
+                let shape = bad.inputs[&role].shape.clone();
+                for (i, x) in bad.inputs.get_mut(&role).unwrap().data.iter_mut().enumerate() {
+                    let index = problem::index_of(i, &shape);
+                    let len = [61, 80][index[0]];
+                    // Keys beyond the length, and one that only some rows see.
+                    if index[2] >= len || index[2] == 30 {
+                        *x = rng.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+                    }
+                }
+            }
+            let got = bad.run(&context());
+            let mut reached = 0;
+            for (role, want) in &want {
+                let axis = p.axis(*role, "T").unwrap();
+                for (i, (g, w)) in got[role].data.iter().zip(&want.data).enumerate() {
+                    let position = (s - t) as usize + problem::index_of(i, &want.shape)[axis];
+                    let causal = matches!(mode, Mode::Causal | Mode::Step);
+                    let blocks = mechanism.name == "bswa" && position / 8 != 30 / 8;
+                    let hidden = causal && position < 30 || windowed && position > 50 || blocks;
+                    assert!(!hidden || g.to_bits() == w.to_bits(), "{role} {i} at {position}: {p}");
+                    reached += usize::from(!g.is_finite());
+                }
+            }
+            assert!(reached > 0 || hidden_from_all(mechanism, mode), "nothing was reached: {p}");
+        }
+    }
 }
 
-/// A ridge is a parameter or a tensor.
+/// A step at position 89 with a window of 20, or a block of 8, does not see key 30.
+fn hidden_from_all(mechanism: &Mechanism, mode: Mode) -> bool {
+    mode == Mode::Step && (mechanism.param("window_left").is_some() || mechanism.name == "bswa")
+}
+
+/// Masks by `−inf` in the bias, of whole rows too.
 #[test]
-fn one_ridge() {
-    let context = Context::new(ContextOptions::new()).unwrap();
+fn masks_in_the_bias() {
+    for mechanism in mechanisms().filter(|m| m.role(Role::BIAS).is_some()) {
+        let mut rng = Rng::new(seed());
+        for t in [5, 40] {
+            let mut p = problem(mechanism, mechanism.modes[0], [2, 2, 2], (t, t + 30)).fill(&mut rng, false);
+            let mut bias = p.values(&mut rng, Role::BIAS);
+            let row = (t + 30) as usize;
+            for (i, x) in bias.data.iter_mut().enumerate() {
+                if rng.one_in(3) || i / row % t as usize == 3 {
+                    *x = f32::NEG_INFINITY;
+                }
+            }
+            p.inputs.insert(Role::BIAS, bias);
+            p.inputs.remove(&Role::SINK);
+            let want = oracle::expect(&p);
+            for isa in problem::isas() {
+                oracle::check(&p.run(&problem::context_of(isa)), &want, || format!("{isa}: {p}"));
+            }
+        }
+    }
+}
+
+/// A forget gate of −inf hides all that came before, at any place of a tile.
+#[test]
+fn gates_that_hide() {
     let mut rng = Rng::new(seed());
-    let mut case = Case::random(&mut rng, "lla");
-    case.params.retain(|(name, _)| *name != "ridge");
-    case.inputs.remove(&Role::RIDGE);
-    let error = case.run(&context, PLAIN, None).unwrap_err();
-    assert!(error.to_string().contains("ridge"), "{error}");
-    case.params.push(("ridge", 0.5.into()));
-    case.run(&context, PLAIN, None).unwrap();
-    case.inputs.insert(Role::RIDGE, common::golden::Array::filled(&[1], 0.5));
-    let error = case.run(&context, PLAIN, None).unwrap_err();
-    assert!(error.to_string().contains("ridge"), "{error}");
+    for (t, s, every) in [(50, 50, 9), (70, 200, 60), (1, 300, 100), (3, 40, 10)] {
+        let mode = if t == 1 { Mode::Step } else { Mode::Causal };
+        let mechanism = Problem::named("fox").mechanism;
+        let mut p = problem(mechanism, mode, [4, 2, 2], (t, s)).fill(&mut rng, false);
+        for x in &mut p.inputs.get_mut(&Role::G).unwrap().data {
+            if rng.one_in(every) {
+                *x = f32::NEG_INFINITY;
+            }
+        }
+        let want = oracle::expect(&p);
+        for isa in problem::isas() {
+            oracle::check(&p.run(&problem::context_of(isa)), &want, || format!("{isa}: {p}"));
+        }
+    }
+}
+
+fn refuse_plan(desc: Desc, words: &[&str]) {
+    let error = Plan::new(&context(), &desc).expect_err("the plan is refused").to_string();
+    words.iter().for_each(|word| assert!(error.contains(word), "`{word}` is not in `{error}`"));
 }
 
 #[test]
-fn query_len_is_checked() {
-    let context = Context::new(ContextOptions::new()).unwrap();
-    let mut rng = Rng::new(seed());
-    let mut case = Case::random(&mut rng, "dnas");
-    case.indices.retain(|(role, _)| *role != Role::QUERY_LEN);
-    case.indices.push((Role::QUERY_LEN, vec![1 << 20; case.lengths.len()]));
-    let error = case.run(&context, PLAIN, None).unwrap_err();
-    assert!(error.to_string().contains("query_len"), "{error}");
+fn refused() {
+    let causal = Mode::Causal | Mode::Bidirectional;
+    refuse_plan(Desc::new("softmax").modes(causal).param("window_right", 3), &["window_right", "is 3", "-1"]);
+    refuse_plan(Desc::new("fox").param("prune_log_tol", 0.5), &["prune_log_tol", "0.5", "at most 0"]);
+    refuse_plan(Desc::new("integral").dims(10, 8).param("signals", 4), &["signals", "is 4", "dim_qk = 10"]);
+    let refuse =
+        |mode: Mode, params: &[(&'static str, i64)], (t, s): (i64, i64), len: i32, words: &[&str]| {
+            let p = problem(Problem::named("softmax").mechanism, mode, [2, 2, 2], (t, s));
+            let p = params.iter().fold(p, |p, &(name, value)| p.param(name, value));
+            let mut p = p.fill(&mut Rng::new(1), false);
+            p.inputs.retain(|role, _| [Role::Q, Role::K, Role::V].contains(role));
+            p.indices.push((Role::KEY_LEN, vec![0, len]));
+            let mut out = Tensors::from([(Role::OUT, p.outputs()[&Role::OUT].clone())]);
+            let error = problem::execute(&p.plan(&context()), mode, &p.inputs, &p.indices, &mut out)
+                .expect_err("the call is refused")
+                .to_string();
+            words.iter().for_each(|word| assert!(error.contains(word), "`{word}` is not in `{error}`"));
+            assert!(out[&Role::OUT].data.iter().all(|x| x.is_nan()), "the output was written");
+        };
+    refuse(Mode::Causal, &[], (5, 4), 0, &["k.shape[2]", "is 4", "5"]);
+    refuse(Mode::Bidirectional, &[], (5, 7), 0, &["k.shape[2]", "is 7", "5"]);
+    refuse(Mode::Cross, &[("window_left", 2)], (5, 4), 0, &["q.shape[2]", "is 5", "4", "window"]);
+    refuse(Mode::Step, &[], (2, 4), 0, &["q.shape[2]", "is 2", "1"]);
+    refuse(Mode::Cross, &[], (5, 4), 5, &["key_len[1]", "5", "number of keys"]);
+    refuse(Mode::Cross, &[], (5, 4), -1, &["key_len[1]", "-1", "number of keys"]);
+}
+
+/// Lengths are integers, one for each sequence.
+#[test]
+fn lengths_of_another_type() {
+    let p = Problem::named("softmax").fill(&mut Rng::new(1), false);
+    let plan = p.plan(&context());
+    let mut out = vec![0f32; (2 * 2 * 37 * 20) as usize];
+    let lengths = [37f32; 2];
+    let mut args = Args::new();
+    for role in [Role::Q, Role::K, Role::V] {
+        let array = &p.inputs[&role];
+        args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+    }
+    args = args.input(Role::KEY_LEN, View::new(&lengths, &[2]).unwrap());
+    args = args.output(Role::OUT, ViewMut::new(&mut out, &[2, 2, 37, 20]).unwrap());
+    let error = plan.execute(Mode::Causal, &args, &mut problem::workspace(&plan)).unwrap_err().to_string();
+    assert!(error.contains("key_len") && error.contains("i32"), "{error}");
 }

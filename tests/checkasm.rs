@@ -5,6 +5,8 @@
 //! `SUBQUAD_CASES=<percent>` changes how many there are. A kernel is added with a `#[test]` that calls
 //! [`support::cases`], in a module of its own.
 
+#[path = "checkasm/attention.rs"]
+mod attention;
 #[path = "checkasm/best_key.rs"]
 mod best_key;
 #[path = "checkasm/companions.rs"]

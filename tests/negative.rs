@@ -9,7 +9,7 @@ mod common;
 use common::problem::{self, Problem, Tensors, assert_same_bits, context, mechanisms};
 use common::refusal::{Bound, CANARY, Call, expect};
 use common::support::Rng;
-use subquad::catalog::{self, RoleKind};
+use subquad::catalog;
 use subquad::{DType, Desc, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status};
 
 fn execute(call: &mut Call, plan: &Plan) -> Result<(), Error> {
@@ -232,7 +232,7 @@ fn missing_roles() {
         let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (8, 6), 3, 5);
         let mut fixture = Fixture::of(p);
         let specs = mechanism.roles.iter();
-        for spec in specs.filter(|spec| spec.required || spec.kind == RoleKind::Output) {
+        for spec in specs.filter(|spec| spec.required || spec.role == Role::OUT) {
             let word = format!("role {} is missing", spec.role);
             fixture.refuse(Status::MissingRole, &[&word], |call| call.remove(spec.role));
         }
@@ -451,8 +451,7 @@ fn lengths() {
             let given = format!("{}.shape[2] is {n}", mechanism.roles[0].role);
             fixture.refuse(Status::WrongShape, &[&given, "step", "1"], |call| {
                 for bound in &mut call.bound {
-                    let tokens = ["T", "S"].into_iter().find_map(|size| tokens_of.axis(bound.role, size));
-                    if let Some(axis) = tokens {
+                    for axis in ["T", "S"].into_iter().filter_map(|size| tokens_of.axis(bound.role, size)) {
                         let mut shape = bound.layout.shape[..bound.layout.rank].to_vec();
                         shape[axis] = n;
                         bound.layout = Layout::contiguous(&shape).unwrap();

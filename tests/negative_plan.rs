@@ -119,8 +119,12 @@ fn parameters() {
                         for bad in [low as i64 - 1, high as i64 + 1, i64::MIN, i64::MAX] {
                             range(Value::Int(bad), &[&format!("is {bad}"), &format!("{low} to {high}")]);
                         }
+                    } else if let Range::AtLeast(low) = param.range {
+                        let below = low as i64 - 1;
+                        range(Value::Int(below), &[&format!("is {below}"), "at least"]);
                     } else {
-                        range(Value::Int(-1), &["is -1", "at least"]);
+                        range(Value::Int(-1), &["is -1"]);
+                        range(Value::Int(0), &["is 0"]);
                     }
                 }
                 ParamKind::Reals => {

@@ -5,7 +5,7 @@ mod common;
 use common::oracle;
 use common::problem::{self, Problem};
 use common::support::{Rng, seed};
-use subquad::Mode;
+use subquad::{Mode, Role};
 
 /// Random sizes: all remainders, now and then a single row or column.
 fn size(rng: &mut Rng) -> i64 {
@@ -41,10 +41,15 @@ fn every_mechanism() {
                 Problem::new(mechanism, params).sized(rng.pick(&heads), dims, 1 + rng.below(2) as i64, t);
             p.mode = rng.pick(mechanism.modes);
             match p.mode {
-                Mode::Step => (p.t, p.s) = (1, 1),
+                Mode::Step => (p.t, p.s) = (1, if p.caches() { 1 + rng.below(200) as i64 } else { 1 }),
+                Mode::Cross if p.windowed() => p.s = t + rng.below(90) as i64,
                 Mode::Cross => p.s = rng.below(71) as i64,
-                Mode::Causal if mechanism.name == "linear1p" => p.s = t + rng.below(40) as i64,
+                Mode::Causal if mechanism.name == "linear1p" || p.caches() => p.s = t + rng.below(90) as i64,
                 _ => {}
+            }
+            if mechanism.role(Role::KEY_LEN).is_some() && rng.one_in(3) {
+                let lengths = (0..p.b).map(|_| rng.below(p.s as usize + 1) as i32).collect();
+                p.indices.push((Role::KEY_LEN, lengths));
             }
             p.shift = rng.one_in(2);
             let state = rng.one_in(2);

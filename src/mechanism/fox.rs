@@ -4,11 +4,21 @@
 //! o_t = Σ_s softmax_s(scale · q_t·k_s + Σ_{s<j≤t} g_j) v_s
 //! ```
 //!
+//! `prune_log_tol` allows keys to be left out whose weights sum up to less than its exponential; none are so far.
+//!
 //! Lin et al., *Forgetting Transformer*, arXiv 2503.02130.
 
 use super::Entry;
 use super::softmax::windowed;
 use crate::engine::Settings;
+use crate::error::Result;
+use crate::plan::{Params, range_error};
 
-pub(super) static ENTRY: Entry =
-    Entry { name: "fox", assemble: |params| Ok(Settings::Softmax(windowed(params, params.real("scale")?)?)) };
+pub(super) static ENTRY: Entry = Entry { name: "fox", assemble };
+
+fn assemble(params: &Params) -> Result<Settings> {
+    if let Some(given) = params.real("prune_log_tol").ok().filter(|&given| given > 0.0) {
+        return Err(range_error("prune_log_tol", given.to_string(), "at most 0"));
+    }
+    Ok(Settings::Softmax(windowed(params, params.real("scale")?)?))
+}

@@ -13,7 +13,7 @@ pub(super) static ENTRY: Entry = Entry { name: "integral", assemble };
 
 fn assemble(params: &Params) -> Result<Settings> {
     let (signals, d) = (params.integer("signals").unwrap_or(1), params.desc.dim_qk);
-    if d % signals != 0 {
+    if signals < 1 || d % signals != 0 {
         return Err(range_error("signals", signals.to_string(), &format!("a divisor of dim_qk = {d}")));
     }
     Ok(Settings::Softmax(windowed(params, params.real("scale")?)?))

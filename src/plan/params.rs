@@ -82,6 +82,9 @@ impl Params {
             // The call's.
             "T" => Ok(None),
             "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
+            "1/(signals*sqrt(D/signals))" => {
+                Ok(self.integer("signals").map(|signals| root / (signals as f64).sqrt()))
+            }
             "default of inner" => {
                 let delta = self.get("inner") == Some(&Value::Word("gated_delta_rule".into()));
                 Ok(Some(if delta { root } else { 1.0 }))

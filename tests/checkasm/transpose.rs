@@ -13,17 +13,20 @@ fn transpose_rows() {
         let len = if n == 0 { 0 } else { (n - 1) * ld + d };
         let values = rng.mixed(len);
         let src = Guarded::new(rng, &values);
-        let mut want = Guarded::<f32>::unset(rng, d * TILE);
-        let mut got = Guarded::<f32>::unset(rng, d * TILE);
+        let ld_dst = TILE + if rng.one_in(2) { 0 } else { rng.below(40) };
+        let len = if d == 0 { 0 } else { (d - 1) * ld_dst + TILE };
+        let mut want = Guarded::<f32>::unset(rng, len);
+        let mut got = want.copy(rng);
+        let args = Args { n, d, src: src.as_ptr(), ld, dst: want.as_mut_ptr(), ld_dst };
         // SAFETY: n rows of d elements, d columns of 16.
         unsafe {
-            TransposeRows::reference(&Args { n, d, src: src.as_ptr(), ld, dst: want.as_mut_ptr() });
-            run(&Args { n, d, src: src.as_ptr(), ld, dst: got.as_mut_ptr() });
+            TransposeRows::reference(&args);
+            run(&Args { dst: got.as_mut_ptr(), ..args });
         }
         got.check();
         src.check();
         for (at, (g, w)) in got.iter().zip(&*want).enumerate() {
-            assert_eq!(g.to_bits(), w.to_bits(), "column {} of {d}, row {} of {n}", at / TILE, at % TILE);
+            assert_eq!(g.to_bits(), w.to_bits(), "column {} of {d}, row {} of {n}", at / ld_dst, at % ld_dst);
         }
     });
 }

@@ -1,7 +1,7 @@
 //! What the companions of attention must give, in `f64` and by their definitions (`docs/spec/linear.md` 7 and 14), with
 //! the error model of `oracle.rs`: beside each number its magnitude, times a count of roundings.
 
-use super::oracle::{Expected, Nudge};
+use super::oracle::{Expected, Nudge, element};
 use super::problem::{Problem, index_of};
 use std::collections::BTreeMap;
 use subquad::Role;
@@ -28,11 +28,7 @@ struct Companion<'a> {
 impl Companion<'_> {
     /// Element of an input that is bound.
     fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
-        let array = self.p.inputs.get(&role)?;
-        assert_eq!(array.shape.len(), index.len(), "{role}");
-        let flat = index.iter().zip(&array.shape).fold(0, |at, (&i, &n)| at * n as usize + i);
-        let nudged = self.nudge.filter(|nudge| (nudge.role, nudge.at) == (role, flat));
-        Some(f64::from(array.data[flat]) + nudged.map_or(0.0, |nudge| nudge.by))
+        element(self.p, self.nudge, role, index)
     }
 
     fn gate(&self) -> BTreeMap<Role, Expected> {

@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use subquad::catalog::{self, RoleKind};
+use subquad::catalog::{self, RoleKind, StepKind};
 use subquad::{Args, Context, Desc, Error, Mode, Plan, Role, Value, View, ViewMut};
 
 /// A tensor of a file.
@@ -59,6 +59,8 @@ pub struct Golden {
     pub path: PathBuf,
     pub meta: BTreeMap<String, String>,
     pub tensors: BTreeMap<String, Array>,
+    /// Lengths, which are integers.
+    pub lengths: BTreeMap<String, Vec<i32>>,
 }
 
 /// Reference files of a folder of `tests/golden`, sorted by name.
@@ -75,15 +77,26 @@ impl Golden {
     pub fn read(path: &Path) -> Golden {
         let bytes = std::fs::read(path).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let meta: BTreeMap<String, String> =
+            header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let mechanism = meta["mechanism"].as_str();
         let all = SafeTensors::deserialize(&bytes).unwrap();
         let floats = all.iter().filter(|(_, view)| view.dtype() == Dtype::F32).map(|(name, view)| {
             let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
             let shape = view.shape().iter().map(|&n| n as i64).collect();
             (name.to_owned(), Array { shape, data: data.collect() })
         });
-        let tensors = floats.collect();
-        Golden { path: path.to_owned(), meta, tensors }
+        let is_input = |name: &str| {
+            let spec = Role::from_name(name).and_then(|role| catalog::find(mechanism)?.role(role));
+            spec.is_some_and(|spec| spec.kind == RoleKind::Input)
+        };
+        let lengths = all.iter().filter(|(name, view)| view.dtype() == Dtype::I32 && is_input(name));
+        let integers = lengths.map(|(name, view)| {
+            let data = view.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
+            (name.to_owned(), data.collect())
+        });
+        let (tensors, lengths) = (floats.collect(), integers.collect());
+        Golden { path: path.to_owned(), meta, tensors, lengths }
     }
 
     pub fn mechanism(&self) -> &str {
@@ -155,7 +168,7 @@ impl Golden {
         }
         match self.mode() {
             Mode::Step => self.steps(&plan, inputs, stored, values),
-            mode => run(&plan, mode, &inputs, &self.out_shape(None), stored),
+            mode => run(&plan, mode, (&inputs, &self.lengths), &self.out_shape(None), stored),
         }
     }
 
@@ -185,6 +198,9 @@ impl Golden {
         let inputs: BTreeMap<String, Array> = inputs.into_iter().chain(given).collect();
         for (name, array) in &inputs {
             args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
+        }
+        for (name, values) in &self.lengths {
+            args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
         }
         for (name, array) in &mut outputs {
             let shape = array.shape.clone();
@@ -229,16 +245,31 @@ impl Golden {
         values: Types,
     ) -> Result<BTreeMap<String, Array>, Error> {
         let n = self.tensors["out"].shape[2] as usize;
-        let mut outs = Vec::new();
+        let mechanism = catalog::find(self.mechanism()).unwrap();
+        let caches = mechanism.step == StepKind::Cache;
+        let mut pieces = Vec::new();
         let mut last = BTreeMap::new();
         for t in 0..n {
             let token = inputs.iter().map(|(name, array)| {
-                // What has a token axis is cut along it; states and per-head values are not.
-                let cut = !name.ends_with("_in") && array.shape.len() >= 3;
-                (name.clone(), if cut { array.pick(2, [t]) } else { array.clone() })
+                // What has a token axis is cut along it, keys to those up to the token's own where they are cached.
+                let spec = mechanism.role(Role::from_name(name).unwrap()).unwrap();
+                let axes = || spec.shapes[0].split(',');
+                let axis = |size: &str| axes().position(|own| own == size);
+                let array = axis("T").map_or(array.clone(), |axis| array.pick(axis, [t]));
+                let array = match axis("S") {
+                    Some(axis) if caches => {
+                        let keys = array.shape[axis] as usize - n + t + 1;
+                        array.pick(axis, 0..keys)
+                    }
+                    Some(axis) => array.pick(axis, [t]),
+                    None => array,
+                };
+                (name.clone(), array)
             });
-            last = run(plan, Mode::Step, &token.collect(), &self.out_shape(Some(1)), stored)?;
-            outs.push(last["out"].clone());
+            let inputs_of_step = token.collect();
+            let out_shape = self.out_shape(Some(1));
+            last = run(plan, Mode::Step, (&inputs_of_step, &self.lengths), &out_shape, stored)?;
+            pieces.push(last.clone());
             for (name, array) in &last {
                 if let Some(base) = name.strip_suffix("_out") {
                     let name = format!("{base}_in");
@@ -247,21 +278,28 @@ impl Golden {
                 }
             }
         }
-        last.insert("out".into(), Array::join(2, &outs));
+        for name in ["out", "lse"] {
+            if let Some(whole) = last.get_mut(name) {
+                *whole = Array::join(2, &pieces.iter().map(|piece| piece[name].clone()).collect::<Vec<_>>());
+            }
+        }
         Ok(last)
     }
 }
 
-/// Runs a plan on contiguous tensors of these types; gives `out` and every part of the state.
+/// Runs a plan on contiguous tensors of these types; gives `out`, `lse` where there is one, and every part of the state.
 pub fn run(
     plan: &Plan,
     mode: Mode,
-    inputs: &BTreeMap<String, Array>,
+    (inputs, lengths): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
     out_shape: &[i64],
     types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
     let batch = inputs.get("q").unwrap_or_else(|| &inputs["x"]).shape[0];
     let mut outputs = BTreeMap::from([("out".to_owned(), Array::filled(out_shape, f32::NAN))]);
+    if plan.mechanism().role(Role::LSE).is_some() {
+        outputs.insert("lse".into(), Array::filled(&out_shape[..3], f32::NAN));
+    }
     for part in &plan.state_layout().components {
         if part.role_in == Role::SHIFT_IN && !inputs.contains_key("shift_in") {
             continue;
@@ -279,6 +317,9 @@ pub fn run(
     let mut args = Args::new();
     for (role, _, tensor) in &inputs {
         args = args.input(*role, tensor.view());
+    }
+    for (name, values) in lengths {
+        args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
     }
     for (role, _, tensor) in &mut outputs {
         args = args.output(*role, tensor.view_mut());

@@ -10,6 +10,7 @@ pub mod oracle;
 pub mod problem;
 pub mod refusal;
 mod slots;
+mod softmax;
 #[path = "../checkasm/support.rs"]
 pub mod support;
 pub mod types;

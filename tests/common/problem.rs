@@ -5,7 +5,7 @@ use super::golden::Array;
 use super::support::{self, Rng};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use subquad::catalog::{self, Default, Mechanism, Param, ParamKind, RoleKind, RoleSpec};
+use subquad::catalog::{self, Default, Mechanism, Param, ParamKind, RoleKind, RoleSpec, StepKind};
 use subquad::{
     Args, Context, ContextOptions, Desc, Error, Isa, MAX_RANK, Mode, Plan, Role, Value, View, ViewMut,
 };
@@ -34,10 +34,13 @@ pub struct Problem {
     pub indices: Vec<(Role, Vec<i32>)>,
 }
 
-/// Every mechanism that this version computes and that takes any length and batch: `lasp`, which cuts equal
-/// segments, has tests of its own (`tests/segments.rs`).
+/// Mechanisms with tests of their own: one that cuts equal segments (`tests/segments.rs`), and those with rows beside the
+/// sequence, integer outputs, or a ridge that is given in one of two ways (`tests/attention_forms.rs`).
+const APART: [&str; 6] = ["lasp", "fam_block", "srformer", "dnas", "hard_retrieval", "lla"];
+
+/// Every other mechanism that this version computes.
 pub fn mechanisms() -> Vec<&'static Mechanism> {
-    let all: Vec<_> = subquad::mechanisms().filter(|name| *name != "lasp").collect();
+    let all: Vec<_> = subquad::mechanisms().filter(|name| !APART.contains(name)).collect();
     let all: Vec<_> = all.into_iter().map(|name| catalog::find(name).unwrap()).collect();
     assert!(all.len() >= 26, "mechanisms are missing");
     all
@@ -94,6 +97,10 @@ fn values(param: &Param) -> Vec<Value> {
         (ParamKind::Int, catalog::Range::AtLeast(low)) => {
             vec![Value::Int(low as i64), Value::Int(low as i64 + 4)]
         }
+        // Dimensions come later, and this has to divide them.
+        (ParamKind::Int, _) if param.name == "signals" => vec![Value::Int(1)],
+        // How much may be left out: rather more than rounding would.
+        (ParamKind::Real, _) if param.name == "prune_log_tol" => vec![Value::Real(-40.0)],
         // Beyond every position of these tests.
         (ParamKind::Real, catalog::Range::Text(_)) if param.name == "period" => vec![Value::Real(1500.0)],
         other => panic!("no values for parameter {}: {other:?}", param.name),
@@ -108,6 +115,8 @@ pub fn required(name: &str) -> Value {
         "x_scale_k" => Value::Real(0.7),
         "form" => "softplus".into(),
         "width" => Value::Int(4),
+        "block" => Value::Int(8),
+        "signals" => Value::Int(1),
         _ => panic!("no value for parameter {name}, which has no default"),
     }
 }
@@ -125,6 +134,8 @@ fn contradicts(mechanism: &Mechanism, params: &[(&'static str, Value)]) -> bool 
         None => default.map_or(mechanism.param("den_eps").is_some(), |d| d == Default::Word("denominator")),
     };
     word("feature_map") == Some("exp".into()) && !denominator
+        // Of modes in which no query sees a later key; tests choose the mode after the parameters.
+        || matches!(word("window_right"), Some(Value::Int(0..)))
 }
 
 /// The defaults, then each parameter with each of its other values.
@@ -269,9 +280,20 @@ impl Problem {
         !(self.has_denominator() && self.word("den_mode") == "add_mean")
     }
 
-    /// Whether the same holds bit for bit at multiples of a chunk: the state carries all, a shift too.
+    /// Whether the same holds bit for bit at multiples of a chunk: the state carries all, a shift too. Sums of gates
+    /// begin where a call does.
     pub fn splits_exactly(&self) -> bool {
-        self.splits() && self.is_exp() == self.has_shift()
+        self.splits() && self.is_exp() == self.has_shift() && self.mechanism.name != "fox"
+    }
+
+    /// Whether distances count, so that there may not be more queries than keys.
+    pub fn windowed(&self) -> bool {
+        ["window_left", "window_right"].iter().any(|name| matches!(self.given(name), Some(Value::Int(0..))))
+    }
+
+    /// Whether calls read the keys of all tokens so far, and no state.
+    pub fn caches(&self) -> bool {
+        self.mechanism.step == StepKind::Cache
     }
 
     /// The same, its first token so many further on.
@@ -316,6 +338,7 @@ impl Problem {
                 let root = 1.0 / (self.d as f64).sqrt();
                 match text {
                     "1/sqrt(D)" | "D**-0.5" => root,
+                    "1/(signals*sqrt(D/signals))" => root / (self.integer("signals") as f64).sqrt(),
                     "P**-0.5" => 1.0 / (P as f64).sqrt(),
                     "1 if normalize == denominator else 1/sqrt(D)" => {
                         if self.word("normalize") == "denominator" { 1.0 } else { root }
@@ -404,6 +427,28 @@ impl Problem {
             "M" if self.mechanism.name == "hedgehog" => 2 * self.size("F"),
             "M" if self.is_rfa() => P * if self.word("kernel") == "arccos" { 1 } else { 2 },
             "M" => self.d,
+            // One for all, in some problems.
+            "B|1" => {
+                if self.d % 2 == 0 {
+                    self.b
+                } else {
+                    1
+                }
+            }
+            "H|1" => {
+                if self.e % 2 == 0 {
+                    self.heads[0]
+                } else {
+                    1
+                }
+            }
+            "2*H|1" => {
+                if self.e % 2 == 0 {
+                    2 * self.heads[0]
+                } else {
+                    1
+                }
+            }
             name if self.mechanism.param(name).is_some() => self.integer(name),
             number => number.parse().unwrap_or_else(|_| panic!("size {number}")),
         }
@@ -428,7 +473,10 @@ impl Problem {
 
     /// The shape of a role.
     pub fn shape(&self, role: Role) -> Vec<i64> {
-        let product = |text: &str| text.split('*').map(|name| self.size(name)).product::<i64>();
+        let product = |text: &str| match text.ends_with("|1") {
+            true => self.size(text),
+            false => text.split('*').map(|name| self.size(name)).product::<i64>(),
+        };
         let difference = |text: &str| match text.split_once('-') {
             Some((left, right)) => product(left) - product(right),
             None => product(text),
@@ -439,7 +487,9 @@ impl Problem {
 
     /// The axis of a role with this size, such as `T`.
     pub fn axis(&self, role: Role, size: &str) -> Option<usize> {
-        self.axes(role).iter().position(|&own| own == size)
+        let varies = |own: &str| self.size(own) == self.size(size);
+        let is = |own: &str| own == size || own.strip_suffix("|1") == Some(size) && varies(own);
+        self.axes(role).into_iter().position(is)
     }
 
     /// Whether the form of a gate has a rate.
@@ -455,6 +505,8 @@ impl Problem {
             Role::OUT_NORM_WEIGHT => matches!(normalize.as_str(), "rms_head" | "rms_gate" | "srms_all"),
             Role::A_LOG | Role::DT_BIAS if self.mechanism.name == "gate" => self.needs_rate(),
             Role::Z_IN | Role::Z_OUT => self.has_denominator(),
+            // Not numbers: a test that wants lengths adds them to `indices`.
+            Role::KEY_LEN | Role::QUERY_LEN => false,
             Role::SHIFT_IN | Role::SHIFT_OUT => self.has_shift() && self.shift,
             Role::W => self.is_rfa(),
             Role::SIGMA => self.is_rfa() && self.heads[0] == self.heads[1],
@@ -549,6 +601,11 @@ impl Problem {
                 Role::SIGMA => 1.0 + 0.3 * x,
                 Role::B_Q | Role::B_K | Role::B_QK | Role::B_GATE | Role::B_GATE_K => 0.5 * x,
                 Role::SHIFT_IN | Role::LSE_IN => 1.5 + x,
+                Role::ALIBI_SLOPES => 0.3 + 0.3 * x,
+                Role::BIAS | Role::SINK => 2.0 * x,
+                Role::SCALE_BH => (1.5 + x) / width,
+                Role::PROBE => x / width,
+                Role::LAM => 0.4 + 0.3 * x,
                 Role::SLOT_WRITE => 0.5 + 0.5 * x,
                 Role::SLOT_LOGITS => 4.0 * x,
                 Role::KV => 1.5 * x,
@@ -629,7 +686,7 @@ impl Problem {
         let mut pieces = Vec::new();
         let mut last = Tensors::new();
         for &end in ends {
-            let mut part = self.tokens(start..end, start..end);
+            let mut part = self.tokens(start..end, if self.caches() { 0 } else { start }..end);
             for role in self.roles(RoleKind::StateIn) {
                 if let Some(state) = next.inputs.get(&role) {
                     part.inputs.insert(role, state.clone());
@@ -638,11 +695,16 @@ impl Problem {
             let later = part.advanced(start);
             let own = (start > 0 && later.params != part.params).then(|| later.plan(&plan_context(plan)));
             last = part.run_plan(own.as_ref().unwrap_or(plan));
-            pieces.push(last[&Role::OUT].clone());
+            pieces.push(last.clone());
             next.carry(&last);
             start = end;
         }
-        last.insert(Role::OUT, Array::join(2, &pieces));
+        for (&role, whole) in &mut last {
+            if let Some(axis) = self.axis(role, "T") {
+                *whole =
+                    Array::join(axis, &pieces.iter().map(|piece| piece[&role].clone()).collect::<Vec<_>>());
+            }
+        }
         last
     }
 }

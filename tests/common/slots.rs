@@ -6,7 +6,7 @@
 //! that it tells nothing, the tolerance is infinite. Log-sums of size `|z|` put a relative error of `|z|` roundings
 //! into every weight that is made of them.
 
-use super::oracle::{Expected, Nudge, Num, U, expected, num};
+use super::oracle::{Expected, Nudge, Num, U, element, expected, num};
 use super::problem::Problem;
 use std::collections::BTreeMap;
 use subquad::{Mode, Role};
@@ -88,11 +88,7 @@ struct Memory {
 
 impl Oracle<'_> {
     fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
-        let array = self.p.inputs.get(&role)?;
-        assert_eq!(array.shape.len(), index.len(), "{role}");
-        let flat = index.iter().zip(&array.shape).fold(0, |at, (&i, &n)| at * n as usize + i);
-        let nudged = self.nudge.filter(|nudge| (nudge.role, nudge.at) == (role, flat));
-        Some(f64::from(array.data[flat]) + nudged.map_or(0.0, |nudge| nudge.by))
+        element(self.p, self.nudge, role, index)
     }
 
     fn has_logits(&self) -> bool {

@@ -46,7 +46,7 @@ impl Types {
             Role::STATE_IN | Role::STATE_OUT => self.state,
             Role::STATE_K_IN | Role::STATE_K_OUT | Role::STATE_V_IN | Role::STATE_V_OUT => self.state,
             Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => F32,
-            Role::LSE_IN | Role::LSE_OUT | Role::COUNT_IN | Role::COUNT_OUT => F32,
+            Role::LSE | Role::LSE_IN | Role::LSE_OUT | Role::COUNT_IN | Role::COUNT_OUT => F32,
             _ => self.others,
         }
     }

@@ -122,6 +122,11 @@ impl Call {
         }
     }
 
+    /// Whether there are sums over the queries.
+    pub fn has_columns(&self) -> bool {
+        self.columns.is_some() || self.to_columns.is_some()
+    }
+
     /// Queries of a sequence that has `n` tokens.
     pub fn queries(&self, n: usize) -> usize {
         self.memory.filter(|_| self.asks_memory).map_or(n, |memory| memory.len())

@@ -6,7 +6,7 @@
 //! `−inf` hides the keys before it: it moves the first key that a row sees and is left out of the sum.
 
 use super::products::Buffers;
-use super::rows::{KEYS, ROWS, Rows, Unit};
+use super::rows::{KEYS, ROWS, Rows, Unit, tiles_of};
 use crate::engine::linear::Tiles;
 use crate::kernel::score_terms;
 use crate::tensor::Tensor;
@@ -15,11 +15,9 @@ use std::ops::Range;
 /// Running sums of a tile of queries.
 pub struct Decay {
     g: Tensor,
-    /// Up to the position of each row.
-    row: [f64; ROWS],
     /// Up to the last key so far, of the head of each row.
     last: [f64; ROWS],
-    /// The same as two `f32`, for rows and for the keys of a tile, where all rows share a head.
+    /// As two `f32`: up to the position of each row, and up to each key of a tile.
     rows: [[f32; ROWS]; 2],
     keys: [[f32; KEYS]; 2],
 }
@@ -41,11 +39,6 @@ unsafe fn gates(unit: &Unit<'_>, g: &Tensor, set: usize, keys: &Range<usize>) ->
     // SAFETY: by contract; at most 64.
     unsafe { tiles.gather(g, &at, 2, keys.len(), gates.as_mut_ptr()) };
     gates
-}
-
-/// Tiles of keys.
-fn tiles_of(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    keys.clone().step_by(KEYS).map(move |start| start..(start + KEYS).min(keys.end))
 }
 
 /// Rows see nothing before the last gate of `−inf` up to their own position.
@@ -103,17 +96,23 @@ impl Decay {
         for (i, &sum) in row.iter().enumerate() {
             [rows[0][i], rows[1][i]] = split(sum);
         }
-        Decay { g, row, last: [0.0; ROWS], rows, keys: [[0.0; KEYS]; 2] }
+        Decay { g, last: [0.0; ROWS], rows, keys: [[0.0; KEYS]; 2] }
     }
 
-    /// Terms of the next tile of keys: two vectors where rows share a head, else elements of the tile of terms.
+    /// Whether the terms of a tile are two vectors: its rows share a head.
+    pub fn is_shared(tile: &Buffers<'_>) -> bool {
+        tile.unit.rows.runs().nth(1).is_none()
+    }
+
+    /// Terms of the next tile of keys: two vectors where rows share a head, else elements of the tile of terms, which
+    /// are the same bits.
     ///
     /// # Safety
     /// Tiles come in order; the tile of terms is there.
     pub unsafe fn advance(&mut self, tile: &Buffers<'_>, keys: &Range<usize>, terms: &mut score_terms::Args) {
         let (unit, rows) = (tile.unit, &tile.unit.rows);
         let start = rows.keys().start;
-        let shared = rows.runs().nth(1).is_none();
+        let shared = Decay::is_shared(tile);
         let to = tile.at(unit.engine.at.terms);
         for run in rows.runs() {
             // SAFETY: keys of the sequence.
@@ -121,14 +120,12 @@ impl Decay {
             let mut sum = self.last[run.start];
             for (i, (s, &gate)) in keys.clone().zip(&gates).enumerate() {
                 sum += if s == start { 0.0 } else { finite(gate) };
-                [self.keys[0][i], self.keys[1][i]] = split(sum);
+                let [high, low] = split(sum);
+                [self.keys[0][i], self.keys[1][i]] = [high, low];
                 for r in run.clone().filter(|_| !shared) {
-                    let term = (self.row[r] - sum) as f32;
+                    let term = (self.rows[0][r] - high) + (self.rows[1][r] - low);
                     // SAFETY: key i of 64, row r of 32.
-                    unsafe {
-                        let at = to.add(i * ROWS + r);
-                        *at = if terms.tile.is_null() { term } else { *at + term };
-                    }
+                    unsafe { *to.add(i * ROWS + r) = term };
                 }
             }
             self.last[run.start] = sum;

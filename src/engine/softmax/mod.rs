@@ -24,11 +24,13 @@
 //!
 //! *Numerics*: scores, maxima, sums in `f32`, whatever the element type. A `NaN` in a key or value reaches the rows that
 //! see it and no other: a masked score is replaced, and a tile of values that some row does not see is searched for what
-//! is not finite (`tile.rs`). *Order*: keys ascending, in tiles that begin at the first key that the rows see. *Tasks*:
-//! sequence × key head × tile of queries; few queries and many keys are cut into at most [`SPLITS`] runs of keys, as the
-//! lengths alone say, and merged in order (`merge.rs`): no bit depends on threads. *Cost*: `2(D + E)` FLOPs per pair of
+//! is not finite (`tile.rs`). *Order*: keys ascending, in tiles that end at multiples of 64, so that a row's bits depend
+//! on nothing but its keys and the layout: a prefill in pieces of 16 tokens or more gives the same bits as a whole one. *Tasks*:
+//! sequence × key head × tile of queries; few queries and many keys are cut into at most [`SPLITS`] runs of keys and merged
+//! in order (`merge.rs`). All of this is decided by the lengths of a sequence alone: no bit depends on threads, nor on what else is in
+//! the batch. *Cost*: `2(D + E)` FLOPs per pair of
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
-//! `32 (2D + 2E) + 64 (D + E + 128)` elements and [`SPLITS`] partial results over all workers.
+//! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
 mod best;
 mod call;
@@ -146,10 +148,12 @@ impl Attention {
     }
 }
 
-/// Most runs that the keys of few queries are cut into, all units together, where there are fewer units.
-const SPLITS: usize = 32;
-/// Least keys of a run.
+/// Most runs that the keys of few queries are cut into.
+const SPLITS: usize = 16;
+/// Keys of a run, but for the longest caches.
 const SPLIT_KEYS: usize = 1024;
+/// Partial results that are kept at a time.
+const PARTS: usize = 32;
 
 /// The tiles of one plan.
 #[derive(Clone, Copy)]
@@ -246,7 +250,7 @@ impl Softmax {
             k: carver.take(&[KEYS, products::pitch(d)]),
             v: carver.take(&[KEYS, products::pitch(e)]),
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
-            parts: carver.take(&[SPLITS.div_ceil(workers), part]),
+            parts: carver.take(&[PARTS.div_ceil(workers), part]),
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
             sums: local::Sums::new(&mut carver, d, settings.local()),
@@ -269,25 +273,35 @@ impl Softmax {
     /// All queries of a call.
     fn pass(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let grid = rows::Grid::new(self, call);
-        let splits = grid.splits;
-        parallel::run(runner, grid.units() * splits, &|task, worker| {
-            // The tiles with the most keys first.
-            let (index, split) = ((grid.units() - 1) - task / splits, task % splits);
-            let Some(unit) = Unit::new(self, call, &grid, index) else { return };
-            if let Some(settings) = self.settings.local() {
-                return local::run(&unit, workspace.worker(worker), settings);
+        let (units, splits) = (grid.units(), grid.splits);
+        // As many units at a time as there is memory for their partial results: all, where there are none.
+        let wave = if splits == 1 { units.max(1) } else { PARTS / splits };
+        for start in (0..units).step_by(wave) {
+            let n = wave.min(units - start);
+            let part = |unit: usize, split| self.part(workspace, unit * splits + split);
+            parallel::run(runner, n * splits, &|task, worker| {
+                // The tiles with the most keys first.
+                let (index, split) = (n - 1 - task / splits, task % splits);
+                let Some(unit) = Unit::new(self, call, &grid, start + index) else { return };
+                if let Some(settings) = self.settings.local() {
+                    return local::run(&unit, workspace.worker(worker), settings);
+                }
+                let part = (unit.splits > 1).then(|| part(index, split));
+                if split < unit.splits {
+                    tile::run(&unit, workspace.worker(worker), split, part);
+                }
+            })?;
+            if splits == 1 {
+                continue;
             }
-            let part = (splits > 1).then(|| self.part(workspace, index * splits + split));
-            tile::run(&unit, workspace.worker(worker), split, part);
-        })?;
-        if splits == 1 {
-            return Ok(());
+            parallel::run(runner, n, &|index, worker| {
+                let unit = Unit::new(self, call, &grid, start + index);
+                if let Some(unit) = unit.filter(|unit| unit.splits > 1) {
+                    merge::run(&unit, workspace.worker(worker), |split| part(index, split));
+                }
+            })?;
         }
-        parallel::run(runner, grid.units(), &|index, worker| {
-            let Some(unit) = Unit::new(self, call, &grid, index) else { return };
-            let parts = |split| self.part(workspace, index * splits + split);
-            merge::run(&unit, workspace.worker(worker), parts);
-        })
+        Ok(())
     }
 }
 

@@ -17,14 +17,12 @@ pub const KEYS: usize = 64;
 /// How a call is cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// Tiles of queries of one sequence and key head.
+    /// Most tiles of queries of one sequence and key head.
     tiles: usize,
     /// Sequences, key heads.
     n: usize,
     heads: usize,
-    /// Tiles do not cross heads.
-    by_head: bool,
-    /// Runs that the keys of a tile are cut into.
+    /// Most runs that the keys of a tile are cut into.
     pub splits: usize,
 }
 
@@ -34,15 +32,12 @@ impl Grid {
         let (n_q, n_k) = call.sequences.longest();
         let n_q = call.queries(n_q);
         let (n, heads, sets) = (call.sequences.len(), engine.heads.1, engine.sets());
-        let by_head = n_q >= WIDE || call.columns.or(call.to_columns).is_some();
-        let tiles = if by_head { sets * n_q.div_ceil(ROWS) } else { (sets * n_q).div_ceil(ROWS) };
-        let units = n * heads * tiles;
-        let whole = matches!(engine.settings.form, Form::Best { .. } | Form::Local(_));
-        let splits = match by_head || units == 0 || call.g.is_some() || whole {
-            true => 1,
-            false => (SPLITS / units).min(n_k.div_ceil(SPLIT_KEYS)).max(1),
-        };
-        Grid { tiles, n, heads, by_head, splits }
+        // As many as either way of cutting takes.
+        let tiles = sets * n_q.div_ceil(ROWS);
+        // Queries are few in some sequence, perhaps.
+        let few = n_q < WIDE || call.sequences.offsets_q.is_some();
+        let splits = if few { splits(engine, call, n_k) } else { 1 };
+        Grid { tiles, n, heads, splits }
     }
 
     /// Tiles of one sequence and query head, where they do not cross heads.
@@ -54,6 +49,27 @@ impl Grid {
     pub fn units(&self) -> usize {
         self.n * self.heads * self.tiles
     }
+}
+
+/// Runs that the keys of few queries are cut into. By the number of keys alone, whatever else is in the batch.
+fn splits(engine: &Softmax, call: &Call, keys: usize) -> usize {
+    let whole = matches!(engine.settings.form, Form::Best { .. } | Form::Local(_));
+    // Sums of gates go through all keys.
+    if call.g.is_some() || call.has_columns() || whole {
+        1
+    } else {
+        keys.div_ceil(SPLIT_KEYS).clamp(1, SPLITS)
+    }
+}
+
+/// Tiles of keys: they end at multiples of [`KEYS`].
+pub fn tiles_of(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let mut at = keys.start;
+    std::iter::from_fn(move || {
+        let tile = at..((at / KEYS + 1) * KEYS).min(keys.end);
+        at = tile.end;
+        (!tile.is_empty()).then_some(tile)
+    })
 }
 
 /// A tile of queries with what it needs.
@@ -80,29 +96,32 @@ impl<'a> Unit<'a> {
             (sequence.q0, sequence.n_q) = (0, call.queries(0));
         }
         let (n_q, sets) = (sequence.n_q, engine.sets());
-        let (first, end) = if grid.by_head {
-            let of_head = grid.tiles_of_head(engine);
-            let (set, at) = (tile / of_head, tile % of_head * ROWS);
-            (set * n_q + at.min(n_q), set * n_q + (at + ROWS).min(n_q))
-        } else {
-            ((tile * ROWS).min(sets * n_q), ((tile + 1) * ROWS).min(sets * n_q))
-        };
+        let wide = n_q >= WIDE;
+        // Sums over the queries belong to heads.
+        let of_head = if call.has_columns() { grid.tiles_of_head(engine) } else { n_q.div_ceil(ROWS) };
+        let by_head = wide || call.has_columns();
+        let (set, at) = if by_head { (tile / of_head, tile % of_head) } else { (0, tile) };
+        let end = if by_head { n_q } else { sets * n_q };
+        let (first, end) = (set * n_q + at * ROWS, set * n_q + ((at + 1) * ROWS).min(end));
+        if set >= sets || first >= end {
+            return None;
+        }
         let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
-        let wide = (grid.by_head && end - first >= WIDE) || engine.settings.local().is_some();
-        let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
+        let lanes = wide || engine.settings.local().is_some();
+        let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, lanes);
         if call.asks_memory {
             rows.first[..rows.n].fill(block.start);
         }
         if let Some(queries) = call.query_len {
             rows.end_after(queries.get(index) as usize);
         }
-        let splits = grid.splits;
+        let splits = if by_head { 1 } else { splits(engine, call, sequence.n_k) };
         let mut unit = Unit { engine, call, sequence, index, head, splits, rows };
         if let Some(g) = &call.g {
             // SAFETY: a gate for each query head and key, as `plan::check` made sure.
             unsafe { decay::hide(&mut unit, g) };
         }
-        (first < end).then_some(unit)
+        Some(unit)
     }
 
     /// A tensor of queries: the memory's have a batch entry for each sequence.
@@ -193,10 +212,11 @@ impl Rows {
         }
     }
 
-    /// Keys that some row sees.
+    /// Keys that some row sees, from a multiple of 4 on: as [`tiles_of`] cuts them, what a row sums up does not depend
+    /// on the rows beside it.
     pub fn keys(&self) -> Range<usize> {
         let seen = || (0..self.n).filter(|&i| self.first[i] < self.end[i]);
-        let first = seen().map(|i| self.first[i]).min().unwrap_or(0);
+        let first = seen().map(|i| self.first[i]).min().unwrap_or(0) / 4 * 4;
         first..seen().map(|i| self.end[i]).max().unwrap_or(first)
     }
 

@@ -70,6 +70,11 @@ impl Terms {
                 terms.tile = tile.at(engine.at.terms);
             }
             if let Some(decay) = &mut self.decay {
+                if !Decay::is_shared(tile) {
+                    // The decay needs the tile of terms for itself.
+                    (engine.kernels.terms)(&terms);
+                    terms = plain;
+                }
                 decay.advance(tile, keys, &mut terms);
             }
         }

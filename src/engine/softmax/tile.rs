@@ -2,7 +2,7 @@
 
 use super::Form;
 use super::products::{Buffers, Operand};
-use super::rows::{KEYS, ROWS, Unit};
+use super::rows::{KEYS, ROWS, Unit, tiles_of};
 use super::terms::Terms;
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::{elementwise, products};
@@ -53,10 +53,11 @@ pub fn run(unit: &Unit<'_>, base: *mut f32, split: usize, part: Option<*mut f32>
     }
 }
 
-/// Run `i` of the keys, cut into `n` of whole tiles.
+/// Run `i` of the keys, cut into `n` at the ends of tiles.
 fn share(keys: Range<usize>, i: usize, n: usize) -> Range<usize> {
-    let len = keys.len().div_ceil(n).next_multiple_of(KEYS);
-    let at = |i: usize| keys.start + (i * len).min(keys.len());
+    let first = keys.start / KEYS;
+    let tiles = (keys.end.div_ceil(KEYS) - first).div_ceil(n);
+    let at = |i: usize| ((first + i * tiles) * KEYS).clamp(keys.start, keys.end);
     at(i)..at(i + 1)
 }
 
@@ -129,14 +130,13 @@ impl<'a> Tile<'a> {
     unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, form) = (&unit.engine.at, unit.engine.settings.form);
-        let (heads, end) = (form.score_heads(), source.keys.end);
-        for start in source.keys.clone().step_by(KEYS) {
-            let keys = start..(start + KEYS).min(end);
+        let heads = form.score_heads();
+        for keys in tiles_of(source.keys.clone()) {
             let masked = !source.all && !unit.rows.see_all(&keys);
             // SAFETY: by contract.
             unsafe {
                 let v = source.v.filter(|_| form.reads_values()).map(|v| self.values(&v, &keys, masked));
-                for stream in 0..form.softmaxes() {
+                for (stream, terms) in terms.iter_mut().enumerate().take(form.softmaxes()) {
                     let head = unit.head * heads + stream % heads;
                     let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
                     if form != Form::Blend || stream == 0 {
@@ -146,7 +146,7 @@ impl<'a> Tile<'a> {
                         let (x, copy) = (buffers.at(at.x[0]), buffers.at(at.x[1]));
                         ptr::copy_nonoverlapping(x, copy, keys.len() * ROWS);
                     }
-                    terms[stream].apply(&buffers, &keys, masked, at.x[stream]);
+                    terms.apply(&buffers, &keys, masked, at.x[stream]);
                     let factor = match form {
                         Form::Best { .. } => self.best(&keys, masked),
                         _ => self.weights(stream, keys.len()),
@@ -278,7 +278,8 @@ impl<'a> Tile<'a> {
             // A sum of finite values that overflows is taken for one that is not: slower, no different.
             for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
                 poison |= 1 << i;
-                ptr::write_bytes(operand.at.cast_mut().add(i * operand.ld), 0, e);
+                let row = std::slice::from_raw_parts_mut(operand.at.cast_mut().add(i * operand.ld), e);
+                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
             }
             Values { tensor: *v, operand, poison }
         }
@@ -310,7 +311,7 @@ impl<'a> Tile<'a> {
                         let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
                         unit.engine.kernels.common.value(&v.tensor, &at)
                     };
-                    for r in 0..unit.rows.n {
+                    for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
                             *buffers.sum(acc, r, e) += weight * value;
@@ -462,7 +463,7 @@ struct Source {
     all: bool,
 }
 
-/// A tile of values, and which of its rows were not finite and are zero in the operand.
+/// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
 pub struct Values {
     tensor: Tensor,
     operand: Operand,

@@ -108,10 +108,9 @@ impl Kernel for ScoreTerms {
                             y += f64::from(*t.row[part].add(r)) - f64::from(*t.key[part].add(s));
                         }
                     }
-                    if !t.first.is_null() && !(*t.first.add(r) <= s as f32 && (s as f32) < *t.end.add(r)) {
-                        y = f64::NEG_INFINITY;
-                    }
-                    *x = y as f32;
+                    let seen = |s: f32| *t.first.add(r) <= s && s < *t.end.add(r);
+                    let visible = t.first.is_null() || seen(s as f32);
+                    *x = if visible { y as f32 } else { f32::NEG_INFINITY };
                 }
             }
         }

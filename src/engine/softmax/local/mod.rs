@@ -21,7 +21,7 @@ mod direct;
 mod gradients;
 
 use super::products::{Buffers, Operand};
-use super::rows::{KEYS, ROWS, Unit};
+use super::rows::{KEYS, ROWS, Unit, tiles_of};
 use super::terms::Terms;
 use super::tile::{Running, Tile};
 use crate::engine::linear::Rows as Slice;
@@ -127,8 +127,7 @@ unsafe fn sweep(
     // SAFETY: by contract; a tile has 64 rows at most.
     unsafe {
         let mut terms = Terms::new(tile, 0, 1);
-        for start in all.clone().step_by(KEYS) {
-            let keys = start..(start + KEYS).min(all.end);
+        for keys in tiles_of(all) {
             let masked = !rows.see_all(&keys);
             let k = tile.copy_of(k, unit.head, &keys, engine.d, engine.at.k);
             tile.scores(k, keys.len(), engine.at.q[0], engine.at.x[0]);
