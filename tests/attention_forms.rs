@@ -15,7 +15,7 @@ use common::types::{PLAIN, TYPES, Types, unit};
 use std::sync::Arc;
 use subquad::{Context, ContextOptions, DType, Desc, Error, Mode, Plan, Role, ThreadPool};
 
-const MECHANISMS: [&str; 5] = ["fam_block", "hard_retrieval", "dnas", "srformer", "lla"];
+const MECHANISMS: [&str; 6] = ["fam_block", "hard_retrieval", "dnas", "srformer", "lla", "dape_v2"];
 
 fn cases() -> usize {
     (120 * percent()).div_ceil(100)
@@ -142,6 +142,11 @@ fn wrong_parameters() {
     refused(srformer(Mode::Cross).param("gen_len", 0i64), "gen_len");
     refused(srformer(Mode::Cross).param("pad", "none"), "pad");
     refused(desc("lla", Mode::Causal).param("ridge", 0.0), "ridge");
+    refused(desc("dape_v2", Mode::Causal).param("K", 3i64), "F");
+    refused(desc("dape_v2", Mode::Causal).param("F", 4i64), "K");
+    refused(desc("dape_v2", Mode::Causal).param("F", 4i64).param("K", 4i64), "odd");
+    refused(desc("dape_v2", Mode::Causal).param("F", 4i64).param("K", 33i64), "at most 31");
+    refused(desc("dape_v2", Mode::Cross), "the map is causal");
     refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("solver", "lu"), "solver");
     refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("cg_max_iters", 0i64), "cg_max_iters");
     refused(desc("lla", Mode::Causal).param("ridge", 1.0).param("window_right", 3i64), "window_right");

@@ -9,6 +9,7 @@ mod bswa;
 mod causal_conv;
 mod common;
 mod cosformer;
+mod dape_v2;
 mod delta_rule;
 mod diff;
 mod dijiang;
@@ -97,6 +98,7 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &hard_retrieval::ENTRY,
     &lla::ENTRY,
     &parallax::ENTRY,
+    &dape_v2::ENTRY,
     &abc::ENTRY,
     &feature_fixation::ENTRY,
     &causal_conv::ENTRY,

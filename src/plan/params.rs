@@ -104,7 +104,7 @@ impl Params {
         self.values.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
-    /// A size that shapes of the mechanism name and that the description gave: `M`, `P` or `F`.
+    /// A size that shapes of the mechanism name and that the description gave: `M`, `P`, `F` or `K`.
     pub fn size(&self, name: &str) -> Option<i64> {
         self.sizes.iter().find(|(own, _)| *own == name).map(|&(_, extent)| extent)
     }

@@ -149,6 +149,23 @@ impl Case {
                 ];
                 self.params.extend(choices.into_iter().filter(|_| rng.one_in(3)));
             }
+            "dape_v2" => {
+                let (f, taps) = (1 + rng.below(12) as i64, rng.pick(&[1i64, 3, 5]));
+                self.params.extend([("F", f.into()), ("K", taps.into())]);
+                let choices: [(&'static str, Value); 2] =
+                    [("edge", "zero".into()), ("leaky_slope", 0.2.into())];
+                self.params.extend(choices.into_iter().filter(|_| rng.one_in(2)));
+                self.add(rng, Role::W_CONV1, &[f, 2 * h, taps], 0.5);
+                self.add(rng, Role::B_CONV1, &[f], 0.5);
+                self.add(rng, Role::W_CONV2, &[h, f, taps], 0.5);
+                self.add(rng, Role::B_CONV2, &[h], 0.5);
+                if rng.one_in(2) {
+                    self.add(rng, Role::ALIBI_SLOPES, &[h], 0.2);
+                } else {
+                    let shape = [rng.pick(&[b, 1]), rng.pick(&[h, 1]), t, s];
+                    self.add(rng, Role::BIAS, &shape, 1.0);
+                }
+            }
             "lla" => self.fill_fit(rng, [n, b, h, t, s]),
             _ => {}
         }
@@ -271,13 +288,16 @@ impl Case {
         let row = (batch * self.heads.1 + head) * array.shape[2] as usize + k0 + key;
         array.data[row * channels + rng.below(channels)] = f32::NAN;
         let at = array.data[row * channels..][..channels].iter().position(|x| x.is_nan()).unwrap();
+        // Scores of one head correct those of all.
+        let all_heads = self.name == "dape_v2" && role == Role::K;
         let (shape, plain) = (self.outputs[&Role::OUT].clone(), self.clone());
         let reached = move |i: usize| {
             let n = |axis: usize| shape[axis] as usize;
             let (e, t) = (i % n(3), i / n(3) % n(2));
             let (h, b) = (i / n(3) / n(2) % n(1), i / n(3) / n(2) / n(1));
-            let own =
-                b == batch && (q0..q0 + n_q).contains(&t) && h / (plain.heads.0 / plain.heads.1) == head;
+            let own = b == batch
+                && (q0..q0 + n_q).contains(&t)
+                && (h / (plain.heads.0 / plain.heads.1) == head || all_heads);
             let live = own && t - q0 < plain.length(Role::QUERY_LEN, sequence, n_q);
             live && plain.visible(sequence, t - q0).contains(&key) && (role == Role::K || e == at)
         };

@@ -75,6 +75,7 @@ pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
                     "hard_retrieval" => continue,
                     "dnas" => dnas(&query),
                     "lla" => lla(&query),
+                    "dape_v2" => dape(&query),
                     other => panic!("no definition of {other}"),
                 };
                 put(case, &mut all, Role::OUT, [batch, head, q0 + t], row);
@@ -241,6 +242,68 @@ fn lla(query: &Query<'_>) -> Vec<Element> {
         Element { value, tolerance: 5e-4 + 2e-3 * magnitude }
     };
     (0..case.e).map(element).collect()
+}
+
+/// Scores, and positions, of all heads `[2H][keys]`: zero past the query.
+fn score_map(query: &Query<'_>) -> Vec<Vec<f64>> {
+    let Query { case, sequence, t, .. } = *query;
+    let ((batch, q0, k0), (n_q, n_k)) = (case.start(sequence), case.lengths[sequence]);
+    let position = n_k - n_q + t;
+    let mut map = vec![vec![0.0; n_k]; 2 * case.heads.0];
+    for head in 0..case.heads.0 {
+        let q = case.row(Role::Q, [batch, head, q0 + t]);
+        for (key, k) in
+            case.rows(Role::K, sequence, case.key_head(head)).iter().enumerate().take(position + 1)
+        {
+            map[head][key] = case.scale() * dot(&q, k);
+            let slope = case.inputs.get(&Role::ALIBI_SLOPES).map_or(0.0, |slopes| slopes.data[head].into());
+            map[case.heads.0 + head][key] = -slope * (position - key) as f64;
+            if let Some(bias) = case.inputs.get(&Role::BIAS) {
+                let at =
+                    [batch.min(bias.shape[0] as usize - 1), head.min(bias.shape[1] as usize - 1), q0 + t];
+                map[case.heads.0 + head][key] += case.row(Role::BIAS, at)[k0 + key];
+            }
+        }
+    }
+    map
+}
+
+fn dape(query: &Query<'_>) -> Vec<Element> {
+    let Query { case, sequence, head, t, .. } = *query;
+    let (n_q, n_k) = case.lengths[sequence];
+    let (seen, map) = (n_k - n_q + t + 1, score_map(query));
+    let size = |name| case.real(name).unwrap() as usize;
+    let (f, taps) = (size("F"), size("K"));
+    let (half, leaky) = ((taps / 2) as i64, case.real("leaky_slope").unwrap_or(0.01));
+    let value = |role: Role, at: usize| f64::from(case.inputs[&role].data[at]);
+    let hidden = |channel: usize, key: i64| -> f64 {
+        if key < 0 || (case.word("edge") == Some("zero") && key >= n_k as i64) {
+            return 0.0;
+        }
+        let mut sum = value(Role::B_CONV1, channel);
+        for (c, row) in map.iter().enumerate() {
+            for tap in 0..taps {
+                let x = usize::try_from(key + tap as i64 - half).ok().and_then(|key| row.get(key));
+                sum += value(Role::W_CONV1, (channel * map.len() + c) * taps + tap) * x.unwrap_or(&0.0);
+            }
+        }
+        if sum > 0.0 { sum } else { leaky * sum }
+    };
+    let near: Vec<Vec<f64>> = (0..f)
+        .map(|channel| (0..seen as i64 + 2 * half).map(|key| hidden(channel, key - half)).collect())
+        .collect();
+    let corrected = |key: usize| {
+        let mut x = map[head][key] + map[case.heads.0 + head][key] + value(Role::B_CONV2, head);
+        for (channel, near) in near.iter().enumerate() {
+            let weight = |tap: usize| value(Role::W_CONV2, (head * f + channel) * taps + tap);
+            x += (0..taps).map(|tap| weight(tap) * near[key + tap]).sum::<f64>();
+        }
+        x
+    };
+    let scores: Vec<f64> = (0..seen).map(corrected).collect();
+    let v = &case.rows(Role::V, sequence, case.key_head(head))[..seen];
+    // Terms of a corrected score: each at most some 10 wide.
+    weigh(&softmax(&scores), v, case.e, 20.0 * (f * taps * map.len()) as f64)
 }
 
 /// `Σ_s k_sᵀ v_s` of some keys, within the limit, and of their absolute values.

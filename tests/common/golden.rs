@@ -130,7 +130,7 @@ impl Golden {
         let dim_qk = self.size("D").unwrap_or(1);
         let mut desc = Desc::new(self.mechanism()).heads(heads_q, heads_k, heads_v);
         desc = desc.dims(dim_qk, self.size("E").unwrap_or(dim_qk)).modes(self.mode());
-        for name in ["M", "P", "F"] {
+        for name in ["M", "P", "F", "K"] {
             if let Some(extent) = self.size(name) {
                 desc = desc.param(name, extent);
             }

@@ -36,7 +36,7 @@ pub struct Problem {
 
 /// Mechanisms with tests of their own: one that cuts equal segments (`tests/segments.rs`), and those with rows beside the
 /// sequence, integer outputs, or a ridge that is given in one of two ways (`tests/attention_forms.rs`).
-const APART: [&str; 6] = ["lasp", "fam_block", "srformer", "dnas", "hard_retrieval", "lla"];
+const APART: [&str; 7] = ["lasp", "fam_block", "srformer", "dnas", "hard_retrieval", "lla", "dape_v2"];
 
 /// Every other mechanism that this version computes.
 pub fn mechanisms() -> Vec<&'static Mechanism> {

@@ -211,7 +211,7 @@ fn problem(
         }
     }
     // Sizes that neither heads nor dimensions give are named like parameters.
-    for size in ["M", "P", "F"] {
+    for size in ["M", "P", "F", "K"] {
         if let Some(&extent) = names.get(size) {
             params.push(Param { name: string(size)?, value: Value::Int(extent) });
         }

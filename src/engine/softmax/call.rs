@@ -33,6 +33,8 @@ pub struct Call {
     /// Where the best keys go.
     pub index: Option<Tensor>,
     pub ridge: Option<Tensor>,
+    /// Weights and biases of two convolutions over the scores.
+    pub convolutions: [Option<Tensor>; 4],
     pub w_mem: Option<Tensor>,
     pub state_out: Option<Tensor>,
     pub memory: Option<Memory>,
@@ -82,6 +84,7 @@ impl Call {
             to_columns: None,
             index: get(Role::INDEX),
             ridge: get(Role::RIDGE),
+            convolutions: [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(get),
             w_mem: get(Role::W_MEM),
             state_out: get(Role::STATE_OUT),
             memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {

@@ -35,6 +35,7 @@
 mod best;
 mod call;
 mod columns;
+mod dape;
 mod decay;
 mod local;
 mod merge;
@@ -54,6 +55,7 @@ use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
 use call::Call;
+pub use dape::Convolution;
 pub use local::Local;
 use rows::{KEYS, ROWS, Unit};
 pub use segments::Segments;
@@ -84,13 +86,15 @@ pub enum Form {
     Segments(Segments),
     /// A local linear fit (`lla`).
     Local(Local),
+    /// One softmax per head over scores that a convolution has corrected (`dape_v2`).
+    Convolution(Convolution),
 }
 
 impl Form {
     /// Running softmaxes, or sums.
     fn streams(self) -> usize {
         match self {
-            Form::Plain | Form::Best { .. } | Form::Segments(_) => 1,
+            Form::Plain | Form::Best { .. } | Form::Segments(_) | Form::Convolution(_) => 1,
             Form::Difference | Form::Probe | Form::Blend | Form::Local(_) => 2,
         }
     }
@@ -99,7 +103,7 @@ impl Form {
     fn softmaxes(self) -> usize {
         match self {
             Form::Difference | Form::Blend => 2,
-            Form::Plain | Form::Probe | Form::Best { .. } | Form::Segments(_) | Form::Local(_) => 1,
+            _ => 1,
         }
     }
 
@@ -135,6 +139,11 @@ impl Attention {
     /// The fit, if there is one.
     fn local(&self) -> Option<&Local> {
         if let Form::Local(local) = &self.form { Some(local) } else { None }
+    }
+
+    /// The convolution, if there is one.
+    fn convolution(&self) -> Option<&Convolution> {
+        if let Form::Convolution(settings) = &self.form { Some(settings) } else { None }
     }
 
     /// Whether a tensor gives the ridge of a fit; `None` where there is no fit.
@@ -203,6 +212,7 @@ struct Offsets {
     columns: usize,
     matrices: segments::Matrices,
     sums: local::Sums,
+    maps: dape::Maps,
 }
 
 /// Attention with its tiles and buffers.
@@ -254,6 +264,7 @@ impl Softmax {
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
             sums: local::Sums::new(&mut carver, d, settings.local()),
+            maps: dape::Maps::new(&mut carver, &extents, settings.convolution()),
         };
         let kernels = Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
@@ -326,6 +337,7 @@ impl Engine for Softmax {
         let call = Call::new(call);
         match &self.settings.form {
             Form::Blend => return columns::run(self, runner, &call, workspace),
+            Form::Convolution(settings) => return dape::run(self, settings, runner, &call, workspace),
             Form::Segments(settings) => return segments::run(self, settings, runner, &call, workspace),
             _ => {}
         }

@@ -295,13 +295,13 @@ impl Fit<'_> {
         // SAFETY: the stream is `[D][32]`.
         unsafe {
             ptr::write_bytes(to, 0, buffers.unit.engine.d * ROWS);
-            for row in 0..buffers.unit.rows.n {
+            for (row, to_product) in products[..buffers.unit.rows.n].iter_mut().enumerate() {
                 let mut product = 0.0;
                 for (i, (&p, &q)) in self.vector(which, row).iter().zip(self.query(row)).enumerate() {
                     *to.add(i * ROWS + row) = p as f32;
                     product += f64::from(p as f32) * f64::from(q);
                 }
-                products[row] = product as f32;
+                *to_product = product as f32;
             }
         }
         products
