@@ -307,7 +307,7 @@ impl Case {
     pub fn desc(&self, types: Types) -> Desc {
         let (h, hk) = (self.heads.0 as i64, self.heads.1 as i64);
         let desc = Desc::new(self.name).modes(self.mode).heads(h, hk, hk).dims(self.d as i64, self.e as i64);
-        let desc = self.params.iter().fold(desc, |desc, (name, value)| desc.param(*name, value.clone()));
+        let desc = self.params.iter().fold(desc, |desc, (name, value)| desc.param(name, value.clone()));
         types.desc(desc)
     }
 
@@ -343,7 +343,6 @@ impl Case {
             args = args.output(Role::INDEX, ViewMut::new(&mut index, &shape)?);
         }
         plan.execute(self.mode, &args, &mut vec![0xff; plan.workspace_size()])?;
-        drop(args);
         let reals = outputs.iter_mut().map(|(role, tensor)| (*role, tensor.read())).collect();
         Ok(Run { reals, index })
     }

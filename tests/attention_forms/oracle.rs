@@ -181,7 +181,7 @@ fn dnas(query: &Query<'_>) -> Vec<Element> {
     let both = softmax(&less).into_iter().zip(softmax(&plain));
     let weights: Vec<f64> = both.map(|(w, p)| blend * w + (1.0 - blend) * p).collect();
     // A sum over the queries has the error of the largest of their scores.
-    let size = size_of(&vec![1.5; case.d], &vec![vec![1.5; case.d]], case.scale());
+    let size = size_of(&vec![1.5; case.d], &[vec![1.5; case.d]], case.scale());
     weigh(&weights, &v, case.e, size + n_q as f64 / 8.0)
 }
 
