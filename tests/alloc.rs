@@ -167,6 +167,26 @@ fn backward_allocates_nothing() {
     assert!(calls > 100, "{calls} calls");
 }
 
+/// `lasp`, which takes the tensors of the mechanism that it runs.
+#[test]
+fn backward_of_segments_allocates_nothing() {
+    let _turn = TURN.lock();
+    let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
+    for runner in runners {
+        let context = Context::new(ContextOptions::new().runner(runner)).unwrap();
+        for inner in ["lightning", "gated_delta_rule"] {
+            let mut rng = Rng::new(1);
+            let p = Problem::named(inner).sized([2, 2, 2], (13, 21), 2, 40).fill(&mut rng, true);
+            let b = Backward::new(&mut rng, p);
+            let mut desc = b.p.desc().param("ranks", 4).param("inner", inner);
+            desc.mechanism = "lasp".into();
+            let plan = Plan::new(&context, &desc).unwrap();
+            let least = (0..5).map(|_| backward_once(&plan, &b)).min();
+            assert_eq!(least, Some(0), "{} workers: {}", context.max_workers(), b.p);
+        }
+    }
+}
+
 /// Nor do other element types, with or without norms that wait for their rows.
 #[test]
 fn other_types_allocate_nothing() {

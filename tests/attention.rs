@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::golden::Golden;
 use common::oracle;
 use common::problem::{self, Problem, Tensors, assert_same_bits, context};
 use common::support::{Rng, seed};
@@ -185,6 +186,30 @@ fn gates_that_hide() {
         let want = oracle::expect(&p);
         for isa in problem::isas() {
             oracle::check(&p.run(&problem::context_of(isa)), &want, || format!("{isa}: {p}"));
+        }
+    }
+}
+
+/// Queries, keys and values of a language model: exact attention as it was computed in double precision.
+#[test]
+fn real_data() {
+    for (name, h, hk, t) in
+        [("smollm2_qkv_l0_n256.safetensors", 9, 3, 256), ("smollm2_qkv_l14_n2048.safetensors", 3, 1, 2048)]
+    {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+        let file = Golden::read(&path);
+        let mut p = Problem::named("softmax").sized([h, hk, hk], (64, 64), 1, t);
+        for role in [Role::Q, Role::K, Role::V] {
+            p.inputs.insert(role, file.tensors[role.base_name()].clone());
+        }
+        let want = &file.tensors["out"].data;
+        for isa in problem::isas() {
+            let got = &p.run(&problem::context_of(isa))[&Role::OUT];
+            let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|x| x * x).sum::<f64>().sqrt();
+            let difference = norm(&mut got.data.iter().zip(want).map(|(&g, &w)| f64::from(g) - f64::from(w)));
+            let error = difference / norm(&mut want.iter().map(|&w| f64::from(w)));
+            println!("{name} on {isa}: {error:.1e}");
+            assert!(error < 1e-6, "{name} on {isa}: {error:e}");
         }
     }
 }

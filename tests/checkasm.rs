@@ -7,6 +7,8 @@
 
 #[path = "checkasm/attention.rs"]
 mod attention;
+#[path = "checkasm/attention_grads.rs"]
+mod attention_grads;
 #[path = "checkasm/best_key.rs"]
 mod best_key;
 #[path = "checkasm/companions.rs"]

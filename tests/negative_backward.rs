@@ -7,7 +7,7 @@ use common::backward::{Backward, mechanisms};
 use common::problem::{Problem, Tensors, assert_same_bits, context};
 use common::refusal::{Bound, CANARY, Call, expect};
 use common::support::Rng;
-use subquad::catalog::RoleKind;
+use subquad::catalog::{RoleKind, StepKind};
 use subquad::{Args, DType, Desc, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status};
 
 fn backward(call: &mut Call, plan: &Plan) -> Result<(), Error> {
@@ -142,14 +142,17 @@ fn wrong_roles() {
             call.bind(role.grad(), role == Role::Z_IN, &ones, &[3, 2, 8]);
         });
     }
-    let p = Problem::named("gla").param("normalize", "rms_gate").sized([2, 2, 2], (8, 6), 3, 5);
-    let p = p.fill(&mut Rng::new(1), true);
-    let spec = p.mechanism.role(Role::GATE).unwrap();
-    if !spec.differentiable && p.plan(&context()).has_gradient(Mode::Causal) {
-        Fixture::of(p).refuse(Status::WrongRole, &["dgate", "no gradient"], |call| {
-            call.bind(Role::GATE.grad(), true, &ones, &[3, 2, 5, 6]);
-        });
-    }
+    let role = Role::W_DIAG;
+    let p = Problem::named("dijiang").sized([2, 2, 2], (8, 6), 3, 5);
+    assert!(p.mechanism.role(role).is_some_and(|spec| !spec.differentiable));
+    Fixture::of(p).refuse(Status::WrongRole, &["dw_diag", "no gradient"], |call| {
+        call.bind(role.grad(), true, &ones, &[8]);
+    });
+    // Read only by parameters, and so are their gradients.
+    let p = Problem::named("gla").param("normalize", "rms_head").sized([2, 2, 2], (8, 6), 3, 5);
+    Fixture::of(p).refuse(Status::WrongRole, &["dgate", "rms_gate"], |call| {
+        call.bind(Role::GATE.grad(), true, &ones, &[3, 2, 5, 6]);
+    });
 }
 
 #[test]
@@ -268,6 +271,8 @@ fn workspaces() {
         // Slots take up to eight rows of floats per token, in lines of 16.
         let slots = if p.has_slots() { p.slots() as usize } else { 0 };
         let rows = 10_000 * 8 * 4 * slots.next_multiple_of(16);
+        // Where keys are cached, the gradients of keys and values, and a sum of gates.
+        let rows = if mechanism.step == StepKind::Cache { 10_000 * 4 * (3 * 32 + 2) } else { rows };
         let mut fixture = Fixture::of(p);
         let needed = fixture.plan.backward_workspace_size(3, 5, 5).unwrap();
         for given in [0, needed / 2, needed - 1] {

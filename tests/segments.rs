@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::backward::Backward;
 use common::golden::Array;
 use common::problem::{self, Problem, Tensors, assert_same_bits, context};
 use common::support::Rng;
@@ -68,6 +69,17 @@ fn assert_close(got: &Array, want: &Array, what: &str) {
     }
 }
 
+/// Gradients of a case as `lasp`, of its messages too if they are wanted.
+fn backward(case: &Case, b: &Backward, context: &Context, messages: bool) -> Tensors {
+    let mut outputs = b.outputs();
+    if messages {
+        let Problem { heads: [h, ..], d, e, b, .. } = case.inner;
+        outputs.insert(Role::MSG_GRAD, Array::filled(&[case.ranks - 1, b, h, d, e], f32::NAN));
+    }
+    b.call(&case.plan(context), &mut outputs).unwrap();
+    outputs
+}
+
 fn subsets() -> Vec<Vec<Role>> {
     (0..8).map(|set| (0..3).filter(|i| set >> i & 1 == 1).map(|i| MESSAGES[i]).collect()).collect()
 }
@@ -126,6 +138,62 @@ fn messages_are_states_of_segments() {
             part.inputs.insert(Role::STATE_IN, identity);
             let transition = &part.run(&context())[&Role::STATE_OUT];
             assert_close(&entry(Role::MSG_TRANSITION), transition, &what(Role::MSG_TRANSITION));
+        }
+    }
+}
+
+/// Gradients are those of the inner mechanism; messages are what it gives the state before the tokens behind them.
+#[test]
+fn gradients() {
+    for mut case in cases() {
+        // So little decay that much of a segment's state comes through it.
+        case.inner.inputs.get_mut(&Role::G).unwrap().data.iter_mut().for_each(|g| *g *= 0.02);
+        let b = Backward::new(&mut Rng::new(43), case.inner.clone());
+        let mut got = backward(&case, &b, &context(), true);
+        let messages = got.remove(&Role::MSG_GRAD).unwrap();
+        let plan = case.inner.plan(&context());
+        let close = |got: &Array, want: &Array, what: &str| {
+            let largest = want.data.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+            assert_eq!(got.shape, want.shape, "{what}");
+            for (i, (g, w)) in got.data.iter().zip(&want.data).enumerate() {
+                assert!((g - w).abs() <= 2e-5 * largest, "{what} [{i}] is {g} for {w}");
+            }
+        };
+        for (role, want) in &b.run_plan(&plan) {
+            close(&got[role], want, &format!("{role} of {} in {}", case.inner, case.ranks));
+        }
+        let n = case.inner.t / case.ranks;
+        for rank in 1..case.ranks {
+            let tokens = rank * n..case.inner.t;
+            let rest = b.tokens(tokens.clone(), tokens).run_plan(&plan);
+            let mut message = messages.pick(0, [rank as usize - 1]);
+            message.shape.remove(0);
+            let what = format!("message {rank} of {} in {}", case.inner, case.ranks);
+            close(&message, &rest[&Role::STATE_IN.grad()], &what);
+        }
+    }
+}
+
+/// The same bits on any threads, whatever is wanted.
+#[test]
+fn gradients_on_any_runner() {
+    let pool = |n| ContextOptions::new().runner(Arc::new(ThreadPool::new(n).unwrap()));
+    let contexts = [2, 3, 8].map(|n| Context::new(pool(n)).unwrap());
+    let serial = Context::new(ContextOptions::new().runner(Arc::new(Serial))).unwrap();
+    for case in cases() {
+        let b = Backward::new(&mut Rng::new(43), case.inner.clone());
+        let want = backward(&case, &b, &serial, true);
+        for context in &contexts {
+            assert_same_bits(&backward(&case, &b, context, true), &want, || case.inner.to_string());
+        }
+        let mut own = want.clone();
+        own.remove(&Role::MSG_GRAD);
+        assert_same_bits(&backward(&case, &b, &serial, false), &own, || case.inner.to_string());
+        for role in b.wanted() {
+            let mut one = b.outputs();
+            one.retain(|own, _| *own == role);
+            b.call(&case.plan(&contexts[0]), &mut one).unwrap();
+            assert_eq!(one[&role], want[&role], "{role} alone of {}", case.inner);
         }
     }
 }

@@ -21,6 +21,8 @@ RULES = {
 
 def model(p):
     """A graph of the one operator; tensors are packed [B, T, H * dim]."""
+    if p.mechanism not in RULES:
+        raise pr.Unsupported(f"no operator of {p.mechanism} here")
     shapes = {
         "query": [p.B, p.T, p.H * p.D], "key": [p.B, p.T, p.H * p.D], "value": [p.B, p.T, p.H * p.E],
         "past_state": [p.B, p.H, p.D, p.E],

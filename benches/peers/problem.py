@@ -19,6 +19,7 @@ MECHANISMS = {
     "delta_rule": (None, True),
     "gated_delta_rule": ("token", True),
     "kda": ("channel", True),
+    "softmax": (None, False),
 }
 
 
@@ -37,6 +38,7 @@ class Problem:
     E: int
     T: int
     threads: int
+    dtype: str = "f32"
 
     @property
     def gate(self):
@@ -67,14 +69,17 @@ def parse(text):
     fields.setdefault("T", "1" if step else "2048")
     if fields["mechanism"] not in MECHANISMS:
         raise Unsupported(f"mechanism={fields['mechanism']}: no peer measured")
-    if fields["mode"] not in ("causal", "step") or (step and fields["T"] != "1"):
-        raise Unsupported(f"mode={fields['mode']},T={fields['T']}: only causal, and step with T=1")
-    if fields["dtype"] != "f32" or fields.get("Hk", fields["H"]) != fields["H"]:
-        raise Unsupported("only dtype=f32 and Hk=H")
+    exact = fields["mechanism"] == "softmax"
+    modes = ("causal", "bidirectional") if exact else ("causal", "step")
+    if fields["mode"] not in modes or (step and fields["T"] != "1"):
+        raise Unsupported(f"mode={fields['mode']},T={fields['T']}: only {' and '.join(modes)}, a step with T=1")
+    dtypes = ("f32", "bf16") if exact else ("f32",)
+    if fields["dtype"] not in dtypes or fields.get("Hk", fields["H"]) != fields["H"]:
+        raise Unsupported(f"only dtype={' or '.join(dtypes)} and Hk=H")
     numbers = {key: int(fields[key]) for key in ("B", "H", "D", "E", "T", "threads")}
     if min(numbers.values()) < 1:
         raise Unsupported("every size must be at least 1")
-    return Problem(text, fields["mechanism"], fields["mode"], **numbers)
+    return Problem(text, fields["mechanism"], fields["mode"], **numbers, dtype=fields["dtype"])
 
 
 def inputs(problem, seed=0):
@@ -114,6 +119,17 @@ def token_loop(problem, x):
         state += k[..., :, None] * v[..., None, :]
         out[:, :, t] = p.scale * np.einsum("bhd,bhde->bhe", x["q"][:, :, t], state)
     return out, state
+
+
+def attention(problem, x):
+    """Exact softmax attention in float64."""
+    p = problem
+    q, k, v = (x[name].astype(np.float64) for name in "qkv")
+    scores = p.scale * q @ k.swapaxes(2, 3)
+    if p.mode == "causal":
+        scores = np.where(np.tril(np.ones((p.T, p.T), bool)), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights @ v / weights.sum(-1, keepdims=True)
 
 
 def assert_close(what, results, bound):

@@ -8,12 +8,16 @@ time against that bound at the core's measured peak.
 SHAPE = "B=1,H=16,D=128,E=128"
 
 
-def entry(mechanism, mode, aims=None, avx2_aims=None, bound=None, bound_aim=None):
-    tokens = 1 if mode == "step" else 2048
+def entry(mechanism, mode, aims=None, avx2_aims=None, bound=None, bound_aim=None, shape=SHAPE, tokens=2048):
+    tokens = 1 if mode == "step" else tokens
     return {
-        "problem": f"mechanism={mechanism},mode={mode},{SHAPE},T={tokens},threads=1",
+        "problem": f"mechanism={mechanism},mode={mode},{shape},T={tokens},threads=1",
         "aims": aims or {}, "avx2_aims": avx2_aims or {}, "bound": bound, "bound_aim": bound_aim,
     }
+
+
+def softmax(mode, aim, d=128, dtype="f32"):
+    return entry("softmax", mode, {"torch": aim}, shape=f"B=1,H=16,D={d},E={d},dtype={dtype}", tokens=4096)
 
 
 PROBLEMS = [
@@ -23,4 +27,8 @@ PROBLEMS = [
     entry("gated_delta_rule", "step", {"ort": 1.0}),
     entry("simple_gla", "step"),
     entry("gla", "step"),
+    softmax("causal", 2.5),
+    softmax("causal", 4.0, dtype="bf16"),
+    softmax("bidirectional", 2.0),
+    softmax("causal", 2.0, d=64),
 ]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The best chunked forms that PyTorch's operators allow: gated_delta_rule, simple_gla and gla.
+"""The best chunked forms that PyTorch's operators allow: gated_delta_rule, simple_gla and gla; and its own exact attention.
 
 Batch and heads are one batch of matrix products; the chunks of a sequence follow one another, so the working
 set of a chunk stays in cache. That was faster here than forming everything for all chunks first, as GPU codes
@@ -152,7 +152,28 @@ class Operator:
         return self.out.view(p.B, p.H, p.T, p.E), self.state.view(p.B, p.H, p.D, p.E)
 
 
+class Attention:
+    """PyTorch's operator for exact attention; on a CPU its flash kernel."""
+
+    def __init__(self, p, x, dtype=None):
+        dtype = dtype or {"f32": torch.float32, "bf16": torch.bfloat16}[p.dtype]
+        self.causal = p.mode == "causal"
+        self.tensors = [torch.from_numpy(x[name]).to(dtype) for name in "qkv"]
+        self.out = None
+
+    def run(self):
+        self.out = torch.nn.functional.scaled_dot_product_attention(*self.tensors, is_causal=self.causal)
+
+
 def check():
+    for mode in ("causal", "bidirectional"):
+        for dtype, bound in ((torch.float32, 2e-5), (torch.bfloat16, 2e-2)):
+            p = pr.parse(f"mechanism=softmax,mode={mode},B=2,H=2,D=32,E=32,T=100")
+            x = pr.inputs(p, seed=1)
+            operator = Attention(p, x, dtype)
+            operator.run()
+            results = [(operator.out.float().numpy(), pr.attention(p, x))]
+            pr.assert_close(f"torch softmax {mode} {dtype}", results, bound)
     for mechanism in FORMS:
         for mode, tokens in (("causal", 256), ("step", 1)):
             p = pr.parse(f"mechanism={mechanism},mode={mode},B=2,H=2,D=32,E=48,T={tokens}")
@@ -170,6 +191,11 @@ def check():
 
 def bench(p, seconds):
     torch.set_num_threads(p.threads)
+    if p.mechanism == "softmax":
+        operator = Attention(p, pr.inputs(p))
+        op = f"scaled_dot_product_attention {p.dtype}"
+        pr.report("torch", f"torch {torch.__version__}", op, p, pr.measure(operator.run, seconds))
+        return
     operator = Operator(p, pr.inputs(p))
     op = "step"
     if p.mode == "causal":

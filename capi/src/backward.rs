@@ -59,8 +59,9 @@ fn count((name, given): (&'static str, i64)) -> Result<usize> {
 /// Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
 /// those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be
 /// differentiated in pieces, last one first: the gradient of a piece's STATE_IN is that of STATE_OUT for the piece
-/// before. No output may share memory with another tensor. `workspace` has at least
-/// subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
+/// before. Where SHIFT_IN is bound, gradients of states are in the scale of SHIFT_IN and of the SHIFT_OUT of forward, at
+/// fixed shifts; else of states in plain scale. No output may share memory with another tensor. `workspace` has at
+/// least subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
 /// number of threads, and whatever else is wanted.
 ///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs untouched.

@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use subquad::catalog::{self, Default};
+use subquad::catalog::{self, Default, StepKind};
 use subquad::{Mode, Role};
 
 /// The file in the data folder.
 const FILE: &str = "smollm2_qkv_l14_n2048.safetensors";
-/// Mechanisms that fit on a screen, beside headings and remarks.
-const MAX_ROWS: usize = 13;
+/// Mechanisms that fit on a screen, beside exact attention, headings and remarks.
+const MAX_ROWS: usize = 7;
 
 const HELP: &str = "\
 The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention. \
@@ -52,7 +52,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     );
     let table = table();
     println!("{}", table.header());
-    let names: Vec<_> = subquad::mechanisms().filter(|name| causal(name)).collect();
+    let names: Vec<_> = subquad::mechanisms().filter(|name| recurrent(name)).collect();
     let shown = if options.all { names.len() } else { names.len().min(MAX_ROWS) };
     let mut peaks = Vec::new();
     for name in &names[..shown] {
@@ -64,6 +64,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if shown < names.len() {
         println!("and {} more: --all", names.len() - shown);
     }
+    sample.exact(options.seconds)?;
     let peak = peaks.iter().sum::<f64>() / peaks.len().max(1) as f64;
     println!("\npeak of this core, measured around each run: {peak:.0} GFLOP/s.");
     println!("vs softmax: relative error against the model's own attention, for mechanisms without gates.");
@@ -75,11 +76,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Attention that runs over a sequence and token by token.
-fn causal(name: &str) -> bool {
+/// Attention that runs over a sequence and token by token with a state of constant size.
+fn recurrent(name: &str) -> bool {
     catalog::find(name).is_some_and(|mechanism| {
         let modes = [Mode::Causal, Mode::Step].iter().all(|mode| mechanism.modes.contains(mode));
-        modes && mechanism.role(Role::Q).is_some()
+        modes && mechanism.role(Role::Q).is_some() && mechanism.step == StepKind::Recurrent
     })
 }
 
@@ -214,6 +215,52 @@ impl Sample {
         };
         let given = [(Role::Q, self.q.data.clone()), (Role::K, repeat(&self.k)), (Role::V, repeat(&self.v))];
         Ok((problem, given.into_iter().collect()))
+    }
+
+    /// Exact attention against the file's own, and what a window, alone and with a sink, makes of it.
+    fn exact(&self, seconds: f64) -> Result<()> {
+        println!("\nsoftmax, causal: relative error against the same   ns/tok/head  GFLOP/s  % peak");
+        let sinks = self.first_logits();
+        for (what, more, sink) in [
+            ("all keys", "", false),
+            ("the last 512", ",window_left=511", false),
+            ("and the first as a sink of the mean logit", ",window_left=511,with=sink", true),
+            ("the last 64", ",window_left=63", false),
+            ("and the first as a sink of the mean logit", ",window_left=63,with=sink", true),
+        ] {
+            let (mut problem, mut given) = self.problem("softmax")?;
+            let text = format!("{problem}{more}");
+            problem = Problem::parse_all(&text, Overrides::default())?.remove(0);
+            if sink {
+                given.insert(Role::SINK, sinks.clone());
+            }
+            let roles = Roles::of(&problem)?;
+            let plan = problem.plan()?;
+            let mut tensors = Tensors::generate(&problem, &plan, &roles, &given)?;
+            tensors.run(&plan, problem.mode, &mut vec![0; plan.workspace_size()])?;
+            let out = tensors.results().find(|(role, _)| *role == Role::OUT);
+            let error = out.map_or(f64::NAN, |(_, out)| relative(&out, &self.out.data));
+            let timed = timing::measure(&problem, &roles, &given, seconds)?;
+            println!(
+                "  {what:<42} {error:>8.1e}  {:>11}  {:>7.1}  {:>6.0}",
+                digits(timed.ns_per_token_head(&problem)),
+                timed.gflops(),
+                100.0 * timed.peak_fraction()
+            );
+        }
+        Ok(())
+    }
+
+    /// The mean over queries of each head's scaled logit of the first key: a sink of that size has the weight that
+    /// the first key had, and no value.
+    fn first_logits(&self) -> Vec<f32> {
+        let ([_, h, t, d], [_, hk, ..]) = (self.q.shape, self.k.shape);
+        let dot = |head: usize, token: usize| -> f64 {
+            let q = &self.q.data[(head * t + token) * d..][..d];
+            let k = &self.k.data[head / (h / hk) * t * d..][..d];
+            q.iter().zip(k).map(|(q, k)| f64::from(q * k)).sum::<f64>() / (d as f64).sqrt()
+        };
+        (0..h).map(|head| ((0..t).map(|token| dot(head, token)).sum::<f64>() / t as f64) as f32).collect()
     }
 
     /// Relative error of the mean of the values so far, which is what attention without scores would give.

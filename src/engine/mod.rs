@@ -105,6 +105,11 @@ impl Settings {
         matches!(self, Settings::Softmax(_))
     }
 
+    /// Whether backward takes `out` and `lse` of forward, where a call has them.
+    pub fn takes_outputs(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Plain)
+    }
+
     /// Whether distances of queries and keys count, so that there may not be more queries than keys in any mode.
     pub fn is_windowed(&self) -> bool {
         matches!(self, Settings::Softmax(attention) if attention.is_windowed())

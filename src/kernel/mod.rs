@@ -25,6 +25,7 @@ pub mod products;
 pub mod row_l2norm;
 pub mod row_rms;
 pub mod row_softmax;
+pub mod score_grad;
 pub mod score_terms;
 pub mod scores;
 pub mod scores_grad;

@@ -12,9 +12,12 @@
 
 use super::Entry;
 use crate::engine::Settings;
-use crate::engine::softmax::Attention;
+use crate::engine::softmax::{Attention, Form};
 
 pub(super) static ENTRY: Entry = Entry {
     name: "fam_block",
-    assemble: |params| Ok(Settings::Softmax(Attention::new(params.real("scale")? as f32))),
+    assemble: |params| {
+        let attention = Attention::new(params.real("scale")? as f32);
+        Ok(Settings::Softmax(Attention { form: Form::Memory, ..attention }))
+    },
 };

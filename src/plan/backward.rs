@@ -18,7 +18,8 @@ impl Plan {
     ///
     /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
     /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
-    /// of `M` as well: two for each query that reads a state, four or six for each key.
+    /// of `M` as well: two for each query that reads a state, four or six for each key; with softmax attention each worker
+    /// keeps the gradients of the keys and values of a head instead.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -43,8 +44,16 @@ impl Plan {
     /// sequences share, are sums over those who share; `dstate_in` and `dstate_out` are addressed by
     /// `state_index` where states are.
     ///
+    /// With `feature_map = exp` and in `lln` a state comes in plain scale or with its shift; gradients of
+    /// states likewise: where `shift_in` is bound, `dstate_in` and `dz_in` are those of `state_in` and `z_in` as
+    /// they are bound, at a fixed shift, and `dstate_out`, `dz_out` those of what forward writes beside `shift_out`.
+    /// A sequence without a state before it has one, with shifts of −∞.
+    ///
+    /// `lasp` writes to `msg_grad`, where it is bound, the gradient of every segment's incoming state but the first's.
+    ///
     /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
-    /// anew. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
+    /// anew. One exception: mechanisms of one softmax (`softmax`, `focal`, `fox`, `bswa`, `integral`) take `out` and
+    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
     /// before as `dstate_out`.
     ///
     /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text

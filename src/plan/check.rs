@@ -82,6 +82,9 @@ pub fn check_planned(plan: &Inner, mode: Mode) -> Result<()> {
     Err(Error::Unsupported { what, why: "it is not among desc.modes".into() })
 }
 
+/// What some engines take from a forward call to save the work of another one; together or not at all.
+const OUTPUTS: [Role; 2] = [Role::OUT, Role::LSE];
+
 const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STATE_INDEX];
 
 fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
@@ -113,7 +116,11 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     if let (Use::Ordered(why), Mode::Bidirectional | Mode::Cross) = (rule.usage, mode) {
         return wrong(why);
     }
-    match (side_of(pass, rule.spec, role), side) {
+    let expected = match pass {
+        Pass::Backward if plan.settings.takes_outputs() && OUTPUTS.contains(&role) => Ok(Side::In),
+        _ => side_of(pass, rule.spec, role),
+    };
+    match (expected, side) {
         (Err(why), _) => return wrong(why),
         (Ok(Side::Out), Side::In) => return wrong("it is an output"),
         (Ok(Side::In), Side::Out) => return wrong("it is an input"),
@@ -227,6 +234,10 @@ impl Bound {
             if self.get(role).is_none() {
                 return Err(Error::MissingRole { role, why: "backward starts from it" });
             }
+        }
+        let missing = OUTPUTS.into_iter().find(|&role| self.get(role).is_none());
+        if let (Some(role), true) = (missing, OUTPUTS.iter().any(|&role| self.get(role).is_some())) {
+            return Err(Error::MissingRole { role, why: "out and lse come together or not at all" });
         }
         for spec in plan.rules.iter().map(|rule| rule.spec).filter(|spec| spec.kind == RoleKind::Input) {
             if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() {

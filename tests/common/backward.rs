@@ -2,8 +2,8 @@
 
 use super::golden::Array;
 use super::oracle::{self, Nudge};
-use super::problem::{self, Problem, Tensors};
-use super::support::Rng;
+use super::problem::{self, Problem, Tensors, index_of};
+use super::support::{Rng, seed};
 use std::ops::Range;
 use subquad::catalog::{Mechanism, RoleKind};
 use subquad::{Args, Context, Error, Mode, Plan, Role, View, ViewMut};
@@ -171,4 +171,56 @@ impl Backward {
         let loss = |by: f64| self.loss(Some(Nudge { role, at, by }));
         (loss(step) - loss(-step)) / (2.0 * step)
     }
+}
+
+pub fn text(b: &Backward) -> String {
+    let given: Vec<_> = b.given.keys().map(|role| role.to_string()).collect();
+    format!("SUBQUAD_SEED={}: {} {}", seed(), b.p, given.join(","))
+}
+
+/// States that are not bound begin at zero, where their gradient is taken.
+pub fn with_states(b: &Backward) -> Backward {
+    let mut b = b.clone();
+    for role in b.states() {
+        let zeros = Array::filled(&b.p.shape(role), 0.0);
+        b.p.inputs.entry(role).or_insert(zeros);
+    }
+    b
+}
+
+/// Step of the differences, in `f64`.
+const STEP: f64 = 1e-6;
+
+/// Compares gradients with differences at no more than `samples` elements of each; gives the worst error as a
+/// fraction of its tolerance.
+#[track_caller]
+pub fn compare(rng: &mut Rng, b: &Backward, got: &Tensors, samples: usize) -> f64 {
+    let reference = with_states(b);
+    let mut worst = 0.0f64;
+    for (&role, got) in got {
+        let n = got.data.len();
+        let places: Vec<usize> =
+            if n <= samples { (0..n).collect() } else { (0..samples).map(|_| rng.below(n)).collect() };
+        let want: Vec<f64> = places.iter().map(|&at| reference.difference(role.base(), at, STEP)).collect();
+        let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        for (&at, &want) in places.iter().zip(&want) {
+            let given = f64::from(got.data[at]);
+            let tolerance = 1e-4 * want.abs() + 3e-5 * largest + 1e-5;
+            let place = || index_of(at, &got.shape);
+            let close = (given - want).abs() <= tolerance;
+            // Next to a kink, or where a denominator is of the size of the step, differences are none.
+            let sharper = || reference.difference(role.base(), at, STEP / 8.0);
+            if !close && (sharper() - want).abs() > 0.25 * tolerance {
+                continue;
+            }
+            assert!(
+                close,
+                "{role}{:?} is {given:e} for {want:e}, tolerance {tolerance:e}: {}",
+                place(),
+                text(b)
+            );
+            worst = worst.max((given - want).abs() / tolerance);
+        }
+    }
+    worst
 }

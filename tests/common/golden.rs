@@ -59,8 +59,8 @@ pub struct Golden {
     pub path: PathBuf,
     pub meta: BTreeMap<String, String>,
     pub tensors: BTreeMap<String, Array>,
-    /// Lengths, which are integers.
-    pub lengths: BTreeMap<String, Vec<i32>>,
+    /// Integers, which are inputs: lengths.
+    pub indices: BTreeMap<String, Vec<i32>>,
 }
 
 /// Reference files of a folder of `tests/golden`, sorted by name.
@@ -95,8 +95,8 @@ impl Golden {
             let data = view.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
             (name.to_owned(), data.collect())
         });
-        let (tensors, lengths) = (floats.collect(), integers.collect());
-        Golden { path: path.to_owned(), meta, tensors, lengths }
+        let (tensors, indices) = (floats.collect(), integers.collect());
+        Golden { path: path.to_owned(), meta, tensors, indices }
     }
 
     pub fn mechanism(&self) -> &str {
@@ -168,7 +168,7 @@ impl Golden {
         }
         match self.mode() {
             Mode::Step => self.steps(&plan, inputs, stored, values),
-            mode => run(&plan, mode, (&inputs, &self.lengths), &self.out_shape(None), stored),
+            mode => run(&plan, mode, (&inputs, &self.indices), &self.out_shape(None), stored),
         }
     }
 
@@ -191,7 +191,7 @@ impl Golden {
     pub fn replay_gradient(&self, context: &Context) -> Result<f64, Error> {
         let plan = Plan::new(context, &self.desc())?;
         let mut outputs: BTreeMap<String, Array> =
-            self.gradients(&[RoleKind::Input, RoleKind::StateIn]).collect();
+            self.gradients(&[RoleKind::Input, RoleKind::StateIn, RoleKind::GradOutput]).collect();
         outputs.values_mut().for_each(|array| array.data.fill(f32::NAN));
         let mut args = Args::new();
         let (inputs, given) = (self.inputs(), self.gradients(&[RoleKind::Output, RoleKind::StateOut]));
@@ -199,7 +199,7 @@ impl Golden {
         for (name, array) in &inputs {
             args = args.input(Role::from_name(name).unwrap(), View::new(&array.data, &array.shape)?);
         }
-        for (name, values) in &self.lengths {
+        for (name, values) in &self.indices {
             args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
         }
         for (name, array) in &mut outputs {
@@ -213,12 +213,14 @@ impl Golden {
         Ok(outputs.iter().map(|(name, got)| self.error(name, got, "grad_")).fold(0.0, f64::max))
     }
 
-    /// The file's gradients of roles of these kinds.
+    /// The file's gradients of roles of these kinds, and roles that are gradients themselves.
     fn gradients(&self, kinds: &[RoleKind]) -> impl Iterator<Item = (String, Array)> {
         let mechanism = catalog::find(self.mechanism()).unwrap();
         self.tensors.iter().filter_map(move |(name, array)| {
-            let role = Role::from_name(name).filter(|role| role.is_grad())?;
-            kinds.contains(&mechanism.role(role.base())?.kind).then(|| (name.clone(), array.clone()))
+            let role = Role::from_name(name)?;
+            let kind = mechanism.role(role.base())?.kind;
+            let gradient = role.is_grad() || kind == RoleKind::GradOutput;
+            (gradient && kinds.contains(&kind)).then(|| (name.clone(), array.clone()))
         })
     }
 
@@ -268,7 +270,7 @@ impl Golden {
             });
             let inputs_of_step = token.collect();
             let out_shape = self.out_shape(Some(1));
-            last = run(plan, Mode::Step, (&inputs_of_step, &self.lengths), &out_shape, stored)?;
+            last = run(plan, Mode::Step, (&inputs_of_step, &self.indices), &out_shape, stored)?;
             pieces.push(last.clone());
             for (name, array) in &last {
                 if let Some(base) = name.strip_suffix("_out") {
@@ -291,7 +293,7 @@ impl Golden {
 pub fn run(
     plan: &Plan,
     mode: Mode,
-    (inputs, lengths): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
+    (inputs, indices): (&BTreeMap<String, Array>, &BTreeMap<String, Vec<i32>>),
     out_shape: &[i64],
     types: Types,
 ) -> Result<BTreeMap<String, Array>, Error> {
@@ -318,7 +320,7 @@ pub fn run(
     for (role, _, tensor) in &inputs {
         args = args.input(*role, tensor.view());
     }
-    for (name, values) in lengths {
+    for (name, values) in indices {
         args = args.input(Role::from_name(name).unwrap(), View::new(values, &[values.len() as i64])?);
     }
     for (role, _, tensor) in &mut outputs {

@@ -15,6 +15,7 @@
 //! | its scores with what reads the correction, per state head, causal | `(C−1)(M+E)` | – |
 //! | decay of the state in a step, per state head | `ME` | – |
 //!
+//! Softmax attention is `2(D+E)` per query and key that it sees, and twice that with two scores to each.
 //! Slots are two such states, `D` by `M` and `M` by `E`; orthogonal memory is `2MD` per key and `4MD` per query.
 //!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
@@ -23,6 +24,7 @@
 //! a mechanism without values only the taps are, `2W` per token and channel of a convolution.
 
 use super::problem::Problem;
+use subquad::catalog::StepKind;
 use subquad::{Mode, Plan, Role};
 
 /// Operations of one call.
@@ -51,6 +53,12 @@ impl Count {
             let flops = 2.0 * (m * problem.dim_qk * products) as f64;
             return Count { flops, bound: flops };
         }
+        if problem.mechanism.step == StepKind::Cache || problem.mechanism.engines == ["softmax"] {
+            let scores = if has(Role::PROBE) || has(Role::LAM) { 2.0 } else { 1.0 };
+            let heads = (problem.batch * problem.heads[0]) as f64;
+            let flops = scores * 2.0 * (problem.dim_qk + problem.dim_v) as f64 * heads * pairs(problem);
+            return Count { flops, bound: flops };
+        }
         if problem.mechanism.role(Role::V).is_none() {
             let taps = problem.names().get("width").copied().unwrap_or(0);
             let flops = 2.0 * (taps * problem.batch * problem.n_queries * problem.dim_qk) as f64;
@@ -63,6 +71,31 @@ impl Count {
         };
         count(problem, rows as f64, chunk, corrections)
     }
+}
+
+/// Pairs of a query and a key that it sees, of one head.
+fn pairs(problem: &Problem) -> f64 {
+    let names = problem.names();
+    let bound = |name: &str| names.get(name).copied().filter(|&bound| bound >= 0).unwrap_or(i64::MAX / 4);
+    let (left, right) = (bound("window_left"), bound("window_right"));
+    let causal = matches!(problem.mode, Mode::Causal | Mode::Step);
+    let block = names.get("mem_blocks").and(names.get("block")).copied();
+    let seen = |t: i64| {
+        let position = problem.n_keys - problem.n_queries + t;
+        let last = if causal { position } else { position.saturating_add(right) }.min(problem.n_keys - 1);
+        let first = match block {
+            Some(block) => (position / block - bound("mem_blocks")) * block,
+            None => position - left,
+        };
+        // Without a window positions do not count.
+        let last = if causal || names.contains_key("window_right") && right < i64::MAX / 4 {
+            last
+        } else {
+            problem.n_keys - 1
+        };
+        (last + 1 - first.max(0)).max(0)
+    };
+    (0..problem.n_queries).map(|t| seen(t) as f64).sum()
 }
 
 /// `corrections`: 0, 1 for a correction along the key, 2 for one with a write of its own.
@@ -90,6 +123,17 @@ mod tests {
     fn flops(text: &str, corrections: u8) -> f64 {
         let problem = &Problem::parse_all(text, Overrides::default()).unwrap()[0];
         count(problem, 128.0, 16.0, corrections).flops
+    }
+
+    #[test]
+    fn pairs_of_queries_and_keys() {
+        let pairs = |text: &str| super::pairs(&Problem::parse_all(text, Overrides::default()).unwrap()[0]);
+        assert_eq!(pairs("mechanism=softmax,T=100"), 5050.0);
+        assert_eq!(pairs("mechanism=softmax,mode=bidirectional,T=100"), 10_000.0);
+        assert_eq!(pairs("mechanism=softmax,mode=cross,T=100,S=7"), 700.0);
+        assert_eq!(pairs("mechanism=softmax,mode=step,S=300"), 300.0);
+        assert_eq!(pairs("mechanism=softmax,T=100,window_left=9"), 55.0 + 90.0 * 10.0);
+        assert_eq!(pairs("mechanism=bswa,T=8,block=4,mem_blocks=1"), 10.0 + 5.0 + 6.0 + 7.0 + 8.0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::list;
 use crate::shape::Names;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fmt;
-use subquad::catalog::{Default, Mechanism, ParamKind};
+use subquad::catalog::{Default, Mechanism, ParamKind, StepKind};
 use subquad::{Context, ContextOptions, DType, Desc, Isa, Mode, Plan, Role, ThreadPool, Value};
 
 /// Everything but parameters that a problem string can say.
@@ -25,6 +25,9 @@ const KEYS: [&str; 15] = [
     "isa",
     "with",
 ];
+
+/// Keys that a step reads where it reads a cache, unless a problem says how many.
+const CACHE: i64 = 4096;
 
 /// Sizes that neither heads nor dimensions give; they are named like parameters.
 const SIZES: [&str; 3] = ["M", "P", "F"];
@@ -100,10 +103,14 @@ impl Problem {
         let heads_v = size("Hv", heads_k)?;
         let dim_qk = size("D", 128)?;
         let step = mode == Mode::Step;
-        if step && get("T").or(get("S")).is_some_and(|text| text != "1") {
-            bail!("T is {}, expected 1: mode step times one token", get("T").or(get("S")).unwrap_or("?"));
+        let caches = mechanism.step == StepKind::Cache;
+        for key in ["T", "S"].into_iter().filter(|key| step && !(caches && *key == "S")) {
+            if let Some(given) = get(key).filter(|text| *text != "1") {
+                bail!("{key} is {given}, expected 1: mode step times one token");
+            }
         }
         let length = if step { 1 } else { 2048 };
+        let n_keys = if step && caches { CACHE } else { length };
         let isa = match get("isa").unwrap_or("auto") {
             "auto" => None,
             word => Some(parse_isa(word)?),
@@ -118,7 +125,7 @@ impl Problem {
             dim_qk,
             dim_v: size("E", dim_qk)?,
             n_queries: length,
-            n_keys: size("S", length)?,
+            n_keys: size("S", n_keys)?,
             dtype: parse_dtype(get("dtype").unwrap_or("f32"))?,
             dtype_state: parse_dtype(get("dtype_state").unwrap_or("f32")).context("dtype_state")?,
             threads: overrides.threads.unwrap_or(threads as usize),

@@ -64,8 +64,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_out(Role::Z_OUT, &["B,Hs,M"]).differentiable(),
             RoleSpec::state_in(Role::SHIFT_IN, &["B,Hs,M"]).note("feature_map exp"),
             RoleSpec::state_out(Role::SHIFT_OUT, &["B,Hs,M"]).note("feature_map exp"),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -122,8 +123,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_in(Role::STATE_IN, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["Hs"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -180,8 +182,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_in(Role::STATE_IN, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["Hs"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -230,8 +233,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_in(Role::STATE_IN, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["B,Hs,T"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -280,16 +284,16 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_in(Role::STATE_IN, &["B,Hv,D,E"]).differentiable(),
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hv,D,E"]).differentiable(),
             RoleSpec::input(Role::DT, &["B,Hv,T"]).differentiable().one_of("dt"),
-            RoleSpec::input(Role::DT_RAW, &["B,Hv,T"]).one_of("dt"),
-            RoleSpec::input(Role::DT_BIAS, &["Hv"]),
+            RoleSpec::input(Role::DT_RAW, &["B,Hv,T"]).differentiable().one_of("dt"),
+            RoleSpec::input(Role::DT_BIAS, &["Hv"]).differentiable(),
             RoleSpec::input(Role::DECAY_RATE, &["Hv"]).differentiable().one_of("g"),
             RoleSpec::input(Role::G, &["B,Hv,T"])
                 .differentiable()
                 .one_of("g")
                 .note("log decay itself; wins over decay_rate · dt"),
             RoleSpec::input(Role::D_SKIP, &["Hv"]).differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Hv,T,E"]).note("rms_gate"),
-            RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Hv*E"]),
+            RoleSpec::input(Role::GATE, &["B,Hv,T,E"]).differentiable().note("rms_gate"),
+            RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Hv*E"]).differentiable(),
         ],
         same_as: "",
     },
@@ -338,8 +342,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::GV, &["B,Hs,T,E"]).differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -425,8 +430,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_in(Role::STATE_IN, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::BETA, &["B,Hs,T"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -484,8 +490,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["B,Hs,T"]).required().differentiable(),
             RoleSpec::input(Role::BETA, &["B,Hs,T"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -543,8 +550,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::BETA, &["B,Hs,T"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -603,8 +611,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::input(Role::G, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::ERASE, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::WRITE, &["B,Hs,T,E"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -655,8 +664,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::input(Role::G, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::A, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::B, &["B,Hs,T,D"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",
@@ -706,8 +716,9 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::state_out(Role::STATE_OUT, &["B,Hs,D,E"]).differentiable(),
             RoleSpec::input(Role::G, &["B,Hs,T,D"]).required().differentiable(),
             RoleSpec::input(Role::BONUS, &["Hs,D"]).required().differentiable(),
-            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).note("rms_gate"),
+            RoleSpec::input(Role::GATE, &["B,Ho,T,E"]).differentiable().note("rms_gate"),
             RoleSpec::input(Role::OUT_NORM_WEIGHT, &["E", "Ho*E"])
+                .differentiable()
                 .note("rms_head, rms_gate: [E]; srms_all: [Ho*E]"),
         ],
         same_as: "",

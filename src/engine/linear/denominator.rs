@@ -76,15 +76,22 @@ impl Unit<'_> {
         let Normaliser::Denominator { mode, eps } = self.recurrence().normaliser else { return };
         let mean = mode == DenominatorMode::AddMean;
         let eps = if mean { eps * self.sequence.n_k as f32 } else { eps };
-        // The factor overflows where all scores are tiny: 0 stays 0.
-        let shifted = self.recurrence().features.map == FeatureMap::Exp && eps != 0.0;
         for i in (0..args.n_sets * CHUNK).filter(|i| i % CHUNK < chunk.n) {
-            // SAFETY: `inv_den` and `eps_factor` are [sets, 16].
+            // SAFETY: `inv_den` is [sets, 16].
             unsafe {
-                let factor = if shifted { *self.buffer(g.at.eps_factor).add(i) } else { 1.0 };
                 let den = p.inv_den.add(i);
-                *den = reciprocal(mode.guard(*den, eps * factor));
+                *den = reciprocal(mode.guard(*den, self.epsilon(eps, i)));
             }
         }
+    }
+
+    /// `eps` in the scale of row `i` of the sets of queries whose features were made last.
+    pub fn epsilon(&self, eps: f32, i: usize) -> f32 {
+        // The factor overflows where all scores are tiny: 0 stays 0.
+        if self.recurrence().features.map != FeatureMap::Exp || eps == 0.0 {
+            return eps;
+        }
+        // SAFETY: `eps_factor` is [sets, 16].
+        eps * unsafe { *self.buffer(self.geometry().at.eps_factor + i) }
     }
 }

@@ -19,26 +19,42 @@ use crate::CHUNK;
 /// Largest gap between a token's own maximum and the chunk's.
 const MAX_GAP: f32 = 60.0;
 
-/// Turns loaded rows into features and the shift into decay factors. Returns the number of tokens done.
+/// Takes a chunk's loaded keys into the shift, and turns its rows into features. Returns the number of tokens done.
 pub fn apply(unit: &Unit<'_>, p: &Prepared, chunk: &Chunk) -> usize {
     let g = unit.geometry();
     let (d, ld) = (g.d, g.ldm);
+    let mut n = chunk.n;
     // SAFETY: the buffers are this worker's, with the extents that `Offsets` names; `d ≤ ld`.
     unsafe {
-        let rows = |p: *mut f32, n: usize| std::slice::from_raw_parts_mut(p, n * ld);
-        let shift = rows(unit.carried(g.at.shift), 1);
-        let before = rows(unit.carried(g.at.shift + ld), 1);
+        let shift = std::slice::from_raw_parts_mut(unit.carried(g.at.shift), ld);
+        let before = std::slice::from_raw_parts_mut(unit.carried(g.at.shift + ld), ld);
         before.copy_from_slice(shift);
-        let mut n = chunk.n;
         if chunk.write {
-            let k = rows(p.k, n);
+            let k = std::slice::from_raw_parts(p.k, n * ld);
             if n > 1 && gap(k, shift, ld, d) > MAX_GAP {
                 n = 1;
             }
             for row in k.chunks_exact(ld).take(n) {
                 maximum(&mut shift[..d], row);
             }
-            for row in k.chunks_exact_mut(ld).take(n) {
+        }
+        features(unit, p, &Chunk { n, ..*chunk }, (before, shift));
+    }
+    n
+}
+
+/// Turns the loaded rows of a chunk into features, and the shift before and after it into decay factors.
+///
+/// # Safety
+/// The rows are those that `p` names; shifts are `[ldm]`.
+pub unsafe fn features(unit: &Unit<'_>, p: &Prepared, chunk: &Chunk, (before, shift): (&[f32], &[f32])) {
+    let (g, n) = (unit.geometry(), chunk.n);
+    let (d, ld) = (g.d, g.ldm);
+    // SAFETY: the caller's contract; buffers are this worker's, with the extents that `Offsets` names; `d ≤ ld`.
+    unsafe {
+        let rows = |p: *mut f32, n: usize| std::slice::from_raw_parts_mut(p, n * ld);
+        if chunk.write {
+            for row in rows(p.k, n).chunks_exact_mut(ld) {
                 difference(&mut row[..d], shift);
                 unit.tiles().exp_in_place(row.as_mut_ptr(), d);
             }
@@ -51,7 +67,7 @@ pub fn apply(unit: &Unit<'_>, p: &Prepared, chunk: &Chunk) -> usize {
         for set in 0..if chunk.read { g.n_sets } else { 0 } {
             let q = rows(p.q.add(set * CHUNK * ld), n);
             for (i, row) in q.chunks_exact_mut(ld).enumerate() {
-                row[..d].iter_mut().zip(&*shift).for_each(|(q, m)| *q += m);
+                row[..d].iter_mut().zip(shift).for_each(|(q, m)| *q += m);
                 let top = row[..d].iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let top = if top == f32::NEG_INFINITY { 0.0 } else { top };
                 row[..d].iter_mut().for_each(|q| *q -= top);
@@ -61,7 +77,6 @@ pub fn apply(unit: &Unit<'_>, p: &Prepared, chunk: &Chunk) -> usize {
                 *unit.buffer(g.at.eps_factor).add(set * CHUNK + i) = (-top).exp();
             }
         }
-        n
     }
 }
 
@@ -71,7 +86,7 @@ fn maximum(top: &mut [f32], row: &[f32]) {
 }
 
 /// `row −= shift`, where `−∞ − (−∞)`, an empty sum, counts as 0.
-fn difference(row: &mut [f32], shift: &[f32]) {
+pub fn difference(row: &mut [f32], shift: &[f32]) {
     row.iter_mut().zip(shift).for_each(|(x, &m)| *x = if *x == m { 0.0 } else { *x - m });
 }
 

@@ -61,7 +61,15 @@ impl Memory {
 impl Call {
     /// The engine's view of a checked call.
     pub fn new(call: &call::Call) -> Call {
-        let get = |role| call.tensors.get(role);
+        Call::of(call, |role| call.tensors.get(role))
+    }
+
+    /// The gradients of a backward call, by the names of what they are gradients of.
+    pub fn gradients(call: &call::Call) -> Call {
+        Call::of(call, |role| call.tensors.get(role.grad()))
+    }
+
+    fn of(call: &call::Call, get: impl Fn(Role) -> Option<Tensor>) -> Call {
         Call {
             causal: matches!(call.mode, Mode::Causal | Mode::Step),
             sequences: call.sequences,
@@ -84,7 +92,7 @@ impl Call {
             to_columns: None,
             index: get(Role::INDEX),
             ridge: get(Role::RIDGE),
-            convolutions: [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(get),
+            convolutions: [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(&get),
             w_mem: get(Role::W_MEM),
             state_out: get(Role::STATE_OUT),
             memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {

@@ -32,6 +32,7 @@
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
 //! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
+mod backward;
 mod best;
 mod call;
 mod columns;
@@ -74,6 +75,8 @@ pub enum Reach {
 pub enum Form {
     /// One of each.
     Plain,
+    /// One, over rows of a memory too, which has queries of its own (`fam_block`).
+    Memory,
     /// Two softmaxes over two pairs of heads, their outputs subtracted (`diff`).
     Difference,
     /// One softmax, and a second score that weighs the values of a second sum (`parallax`).
@@ -94,7 +97,7 @@ impl Form {
     /// Running softmaxes, or sums.
     fn streams(self) -> usize {
         match self {
-            Form::Plain | Form::Best { .. } | Form::Segments(_) | Form::Convolution(_) => 1,
+            Form::Plain | Form::Memory | Form::Best { .. } | Form::Segments(_) | Form::Convolution(_) => 1,
             Form::Difference | Form::Probe | Form::Blend | Form::Local(_) => 2,
         }
     }
@@ -206,7 +209,7 @@ struct Offsets {
     v: usize,
     /// Sums of each stream: `[E][32]`, or `[32][E]` padded where the queries are few.
     acc: [usize; 2],
-    /// Partial results of runs of keys.
+    /// Partial results of runs of keys. Gradients have neither these nor what follows.
     parts: usize,
     /// Sums over the queries.
     columns: usize,
@@ -226,6 +229,7 @@ pub struct Softmax {
     d: usize,
     e: usize,
     kernels: Kernels,
+    backward: backward::Kernels,
     at: Offsets,
     /// Elements of one partial result.
     part: usize,
@@ -267,8 +271,22 @@ impl Softmax {
             maps: dape::Maps::new(&mut carver, &extents, settings.convolution()),
         };
         let kernels = Kernels::new(context.isa());
+        let backward = backward::Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
-        Ok(Softmax { settings, heads, shared: 1, d, e, kernels, at, part, workers, len: carver.finish()? })
+        let shared = 1;
+        Ok(Softmax {
+            settings,
+            heads,
+            shared,
+            d,
+            e,
+            kernels,
+            backward,
+            at,
+            part,
+            workers,
+            len: carver.finish()?,
+        })
     }
 
     /// Query heads that share a key head.
@@ -346,5 +364,14 @@ impl Engine for Softmax {
             Some(call) => self.pass(runner, &call, workspace),
             None => Ok(()),
         }
+    }
+
+    fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+        let there = matches!(self.settings.form, Form::Plain | Form::Difference | Form::Probe);
+        there.then(|| self.backward_workspace(sequences, n_k, workers))?
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }

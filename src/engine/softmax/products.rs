@@ -3,7 +3,7 @@
 
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
-use crate::kernel::{dots, matmul};
+use crate::kernel::{dots, matmul, products};
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -113,6 +113,46 @@ impl Buffers<'_> {
         // SAFETY: at most 64 rows, as many as the buffer has.
         unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
         Operand { at: to, ld }
+    }
+
+    /// The same, with zeros in place of what is not finite; says which rows have such elements.
+    ///
+    /// # Safety
+    /// As [`Buffers::rows_of`].
+    pub unsafe fn finite_copy_of(
+        &self,
+        tensor: &Tensor,
+        head: usize,
+        keys: &Range<usize>,
+        channels: usize,
+        buffer: usize,
+    ) -> (Operand, u64) {
+        // SAFETY: by contract; the copy has this many rows.
+        unsafe {
+            let operand = self.copy_of(tensor, head, keys, channels, buffer);
+            (operand, self.take_out(operand, keys.len(), channels))
+        }
+    }
+
+    /// Zeros in place of what is not finite in up to 64 rows; says which rows have such elements.
+    ///
+    /// # Safety
+    /// The rows are those of a buffer, zero to whole vectors.
+    pub unsafe fn take_out(&self, rows: Operand, n: usize, channels: usize) -> u64 {
+        let (mut sums, mut taken) = ([0.0; KEYS], 0);
+        let (a, lda, row) = (rows.at, rows.ld, sums.as_mut_ptr());
+        let (b, col) = (ptr::null(), ptr::null_mut());
+        // SAFETY: by contract.
+        unsafe {
+            (self.unit.engine.kernels.sums)(&products::Args { n, d: channels, a, lda, b, ldb: 0, row, col });
+            // A sum of finite values that overflows is taken for one that is not: slower, no different.
+            for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
+                taken |= 1 << i;
+                let row = std::slice::from_raw_parts_mut(a.cast_mut().add(i * lda), channels);
+                row.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
+            }
+        }
+        taken
     }
 
     /// `X = K qᵀ`.

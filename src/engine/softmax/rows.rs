@@ -140,6 +140,40 @@ impl<'a> Unit<'a> {
         self.index * self.engine.heads.0 + self.query_head(self.rows.set[row])
     }
 
+    /// Queries from token `first` on of one of the heads that share a key head, across the lanes however few they are.
+    pub fn of_head(
+        engine: &'a Softmax,
+        call: &'a Call,
+        (index, sequence): (usize, Sequence),
+        (head, set): (usize, usize),
+        first: usize,
+    ) -> Unit<'a> {
+        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
+        let n_q = sequence.n_q;
+        let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
+        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, range, true);
+        let mut unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+        if let Some(g) = &call.g {
+            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
+            unsafe { decay::hide(&mut unit, g) };
+        }
+        unit
+    }
+
+    /// Factor of the scores of a set.
+    ///
+    /// # Safety
+    /// The tensors of the call have the shapes of the catalogue.
+    pub unsafe fn scale(&self, set: usize) -> f32 {
+        match &self.call.scale_bh {
+            // SAFETY: a scale for each sequence and head.
+            Some(scale) => unsafe {
+                self.engine.kernels.common.value(scale, &[self.index, self.query_head(set)])
+            },
+            None => self.engine.settings.scale,
+        }
+    }
+
     /// Query head of a set.
     pub fn query_head(&self, set: usize) -> usize {
         self.head * self.engine.sets() + set

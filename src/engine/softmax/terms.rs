@@ -15,6 +15,8 @@ pub struct Terms {
     /// Number of the stream, and how many there are for each query head.
     stream: usize,
     streams: usize,
+    /// Soft cap; 0: none.
+    cap: f32,
     slope: Option<[f32; ROWS]>,
     decay: Option<Decay>,
 }
@@ -36,7 +38,12 @@ impl Terms {
         });
         // SAFETY: by contract.
         let decay = unit.call.g.map(|g| unsafe { Decay::new(tile, g) });
-        Terms { stream, streams, slope, decay }
+        Terms { stream, streams, cap: unit.engine.settings.softcap, slope, decay }
+    }
+
+    /// The same for scores that are capped already.
+    pub fn without_cap(self) -> Terms {
+        Terms { cap: 0.0, ..self }
     }
 
     /// Whether a score may be `−inf` although the mask leaves it.
@@ -51,7 +58,7 @@ impl Terms {
     pub unsafe fn apply(&mut self, tile: &Buffers<'_>, keys: &Range<usize>, masked: bool, x: usize) {
         let (engine, rows) = (tile.unit.engine, &tile.unit.rows);
         let plain = score_terms::Args::plain(keys.len(), rows.width, tile.at(x), ROWS);
-        let mut terms = score_terms::Args { cap: engine.settings.softcap, ..plain };
+        let mut terms = score_terms::Args { cap: self.cap, ..plain };
         let (mut position, mut first, mut end) = ([0.0; ROWS], [0.0; ROWS], [0.0; ROWS]);
         if let Some(slope) = &self.slope {
             for (i, position) in position[..rows.n].iter_mut().enumerate() {

@@ -169,12 +169,8 @@ impl<'a> Tile<'a> {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
         let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
-        let tiles = &unit.engine.kernels.common;
-        let scale = |set| match call.scale_bh {
-            // SAFETY: a scale for each batch entry and head.
-            Some(scale) => unsafe { tiles.value(&scale, &[unit.index, unit.query_head(set)]) },
-            None => settings.scale,
-        };
+        // SAFETY: by contract.
+        let scale = |set| unsafe { unit.scale(set) };
         // SAFETY: by contract.
         unsafe {
             match (settings.form, call.probe) {
@@ -269,18 +265,7 @@ impl<'a> Tile<'a> {
                 let operand = buffers.rows_of(v, head, keys, e, engine.at.v, !wide);
                 return Values { tensor: *v, operand, poison: 0 };
             }
-            let operand = buffers.copy_of(v, head, keys, e, engine.at.v);
-            let mut sums = [0.0; KEYS];
-            let (b, col) = (ptr::null(), ptr::null_mut());
-            let (a, lda, row) = (operand.at, operand.ld, sums.as_mut_ptr());
-            (engine.kernels.sums)(&products::Args { n: keys.len(), d: e, a, lda, b, ldb: 0, row, col });
-            let mut poison = 0;
-            // A sum of finite values that overflows is taken for one that is not: slower, no different.
-            for (i, _) in sums.iter().enumerate().filter(|(_, sum)| !sum.is_finite()) {
-                poison |= 1 << i;
-                let row = std::slice::from_raw_parts_mut(operand.at.cast_mut().add(i * operand.ld), e);
-                row.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
-            }
+            let (operand, poison) = buffers.finite_copy_of(v, head, keys, e, engine.at.v);
             Values { tensor: *v, operand, poison }
         }
     }
@@ -394,7 +379,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    unsafe fn end(&self, stream: usize, heads: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
+    pub unsafe fn end(&self, stream: usize, heads: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
         let (unit, running) = (self.buffers.unit, &self.running[stream]);
         let mut sinks = [self.beside.missing; ROWS];
         let sunk = unit.call.sink.is_some() || self.beside.missing > f32::NEG_INFINITY;

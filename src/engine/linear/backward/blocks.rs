@@ -6,10 +6,16 @@ use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Decay;
 use crate::engine::linear::scan::Pass;
 use crate::kernel::decay_rows;
+use std::ops::Range;
 use std::ptr;
 
 /// Tokens of a block.
 const TOKENS: usize = BLOCK * CHUNK;
+
+/// Tokens of some chunks.
+fn tokens(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.n).sum()
+}
 
 impl Reverse<'_> {
     /// The forward pass: states before each block, and sums of output rows where a norm needs them.
@@ -22,24 +28,29 @@ impl Reverse<'_> {
             if stores {
                 self.save(b);
             }
-            // Of the last block only its start is wanted: nothing is read after it.
-            if (stores && b + 1 == blocks && !self.measures) || !(read || pass.write) {
+            // Of the last block only its start is wanted, and a shift its end: nothing is read after it.
+            let ends = b + 1 == blocks && !self.measures && !self.shifts();
+            if (stores && ends) || !(read || pass.write) {
                 return;
             }
-            let chunks = self.prepare(&Pass { read, ..*pass }, b, &mut chunks);
-            for panel in 0..self.unit.geometry().n_panels {
-                for (c, chunk) in chunks.iter().enumerate() {
-                    let p = self.unit.prepared(c);
-                    if pass.write {
-                        self.unit.values(panel, &p, chunk);
-                    }
-                    if self.measures && pass.read {
-                        self.measure_rows(panel, c, chunk);
-                    }
-                    if pass.write {
-                        self.write(panel, &p, chunk);
+            let (mut t, end) = (b * TOKENS, pass.n.min((b + 1) * TOKENS));
+            while t < end {
+                let chunks = self.prepare(&Pass { read, ..*pass }, t..end, &mut chunks);
+                for panel in 0..self.unit.geometry().n_panels {
+                    for (c, chunk) in chunks.iter().enumerate() {
+                        let p = self.unit.prepared(c);
+                        if pass.write {
+                            self.unit.values(panel, &p, chunk);
+                        }
+                        if self.measures && pass.read {
+                            self.measure_rows(panel, c, chunk);
+                        }
+                        if pass.write {
+                            self.write(panel, &p, chunk);
+                        }
                     }
                 }
+                t += tokens(chunks);
             }
         }
     }
@@ -48,31 +59,69 @@ impl Reverse<'_> {
     pub fn blocks(&self, pass: &Pass) {
         let mut chunks = [Chunk::default(); BLOCK];
         for b in (0..pass.n.div_ceil(TOKENS)).rev() {
-            if pass.read && pass.write {
-                self.restore(b);
-            }
-            let chunks = self.prepare(pass, b, &mut chunks);
-            for panel in 0..self.unit.geometry().n_panels {
-                for (c, chunk) in chunks.iter().enumerate() {
-                    self.again(panel, c, chunk);
+            let mut end = pass.n.min((b + 1) * TOKENS);
+            // Once, unless chunks were cut short.
+            while end > b * TOKENS {
+                let chunks = self.last_chunks(pass, b, end, &mut chunks);
+                for panel in 0..self.unit.geometry().n_panels {
+                    for (c, chunk) in chunks.iter().enumerate() {
+                        self.again(panel, c, chunk);
+                    }
+                    for (c, chunk) in chunks.iter().enumerate().rev() {
+                        self.panel(panel, c, chunks.len(), chunk);
+                    }
                 }
-                for (c, chunk) in chunks.iter().enumerate().rev() {
-                    self.panel(panel, c, chunks.len(), chunk);
+                for (c, chunk) in chunks.iter().enumerate().rev().filter(|_| !self.only_state) {
+                    self.finish(c, chunks.len(), chunk);
                 }
-            }
-            for (c, chunk) in chunks.iter().enumerate().rev() {
-                self.finish(c, chunks.len(), chunk);
+                end -= tokens(chunks);
             }
         }
     }
 
-    /// Prepares the chunks of block `b`.
-    fn prepare<'c>(&self, pass: &Pass, b: usize, chunks: &'c mut [Chunk; BLOCK]) -> &'c [Chunk] {
+    /// Prepares the last chunks of block `b` before token `end`, with the state before them.
+    fn last_chunks<'c>(
+        &self,
+        pass: &Pass,
+        b: usize,
+        end: usize,
+        chunks: &'c mut [Chunk; BLOCK],
+    ) -> &'c [Chunk] {
+        if pass.read && pass.write && !self.only_state {
+            self.restore(b);
+        }
+        let mut t = b * TOKENS;
+        loop {
+            let filled = self.prepare(pass, t..end, chunks).len();
+            t += tokens(&chunks[..filled]);
+            if t >= end {
+                return &chunks[..filled];
+            }
+            for panel in 0..if pass.write { self.unit.geometry().n_panels } else { 0 } {
+                for (c, chunk) in chunks[..filled].iter().enumerate() {
+                    let p = self.unit.prepared(c);
+                    self.unit.values(panel, &p, chunk);
+                    self.write(panel, &p, chunk);
+                }
+            }
+        }
+    }
+
+    /// Prepares the chunks of these tokens, as many as there are slots.
+    fn prepare<'c>(
+        &self,
+        pass: &Pass,
+        mut range: Range<usize>,
+        chunks: &'c mut [Chunk; BLOCK],
+    ) -> &'c [Chunk] {
         let mut filled = 0;
-        for t in (b * TOKENS..pass.n.min((b + 1) * TOKENS)).step_by(CHUNK) {
-            let n = CHUNK.min(pass.n - t);
+        while !range.is_empty() && filled < BLOCK {
+            let t = range.start;
+            // Chunks end at multiples of 16 even where one was cut short.
+            let n = (CHUNK - t % CHUNK).min(range.len());
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             chunks[filled] = self.prepare_chunk(filled, chunk);
+            range.start += chunks[filled].n;
             filled += 1;
         }
         &chunks[..filled]
@@ -86,6 +135,7 @@ impl Reverse<'_> {
         unsafe {
             ptr::copy_nonoverlapping(self.unit.carried(g.at.z), self.buffer(at.z + c * g.ldm), g.ldm);
             let chunk = self.unit.prepare(c, chunk);
+            self.keep_shift(c);
             for set in 0..if chunk.read { g.n_sets } else { 0 } {
                 let rest = CHUNK - chunk.n;
                 ptr::write_bytes(p.q.add((set * CHUNK + chunk.n) * g.ldm), 0, rest * g.ldm);
@@ -113,7 +163,7 @@ impl Reverse<'_> {
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            if chunk.write {
+            if chunk.write && !self.only_state {
                 self.unit.values(panel, &p, chunk);
                 let rows = self.unit.recurrence().writes() * CHUNK;
                 let u = self.buffer(at.u + c * rows * g.panel);
@@ -122,7 +172,7 @@ impl Reverse<'_> {
             if chunk.read {
                 self.load_dy(panel, c, chunk);
             }
-            if chunk.read && chunk.write {
+            if chunk.read && chunk.write && !self.only_state {
                 let s = self.buffer(at.s + c * g.m * g.panel);
                 ptr::copy_nonoverlapping(self.unit.state_panel(panel), s, g.m * g.panel);
                 self.write(panel, &p, chunk);

@@ -21,12 +21,12 @@ use crate::kernel::products;
 use std::ptr;
 
 impl Reverse<'_> {
-    /// Keeps a chunk's keys as they are before they take their gain.
+    /// Keeps a chunk's keys as they are before they take their gain, where that or their map asks for them.
     ///
     /// # Safety
     /// `k` is `[16, ldm]`.
     pub unsafe fn keep_keys(&self, chunk: &Chunk, k: *const f32) {
-        if self.unit.recurrence().convex && chunk.write {
+        if (self.unit.recurrence().convex || self.shifts()) && chunk.write {
             let ldm = self.unit.geometry().ldm;
             // SAFETY: the caller's contract; `unit` is [16, ldm] and free before the features' turn.
             unsafe { ptr::copy_nonoverlapping(k, self.buffer(self.at().unit), chunk.n * ldm) }
@@ -68,12 +68,12 @@ impl Reverse<'_> {
     /// Adds the part of the gains to gradients of the log decay.
     ///
     /// # Safety
-    /// `alpha` has the factors of the chunk.
-    pub unsafe fn convex_gates(&self, sums: &mut [f32], alpha: *const f32, dgain: &[f32; CHUNK]) {
+    /// `factors` has those of the chunk's tokens.
+    pub unsafe fn convex_gates(&self, sums: &mut [f32], factors: *const f32, dgain: &[f32; CHUNK]) {
         if self.unit.recurrence().convex {
             for (i, (sum, dgain)) in sums.iter_mut().zip(dgain).enumerate() {
                 // SAFETY: the caller's contract.
-                let a = unsafe { *alpha.add(i) };
+                let a = unsafe { *factors.add(i) };
                 *sum = if a == 0.0 { 0.0 } else { *sum - a * dgain };
             }
         }
@@ -87,7 +87,7 @@ impl Reverse<'_> {
     /// Gradients of the factors as decays, while gradients of rows are those of rows with their factors.
     ///
     /// # Safety
-    /// `alpha` has the factors of chunk `c`; its rows and their gradients are there.
+    /// `alpha` has the factors of the tokens of chunk `c`; its rows and their gradients are there.
     pub unsafe fn factors(&self, c: usize, chunk: &Chunk, alpha: *const f32) -> [f32; CHUNK] {
         let (g, at, n) = (self.unit.geometry(), self.at(), chunk.n);
         let mut da = [0.0; CHUNK];
@@ -100,19 +100,30 @@ impl Reverse<'_> {
         unsafe {
             let row = |p: *const f32, i: usize| std::slice::from_raw_parts(p.add(i * g.ldm), g.ldm);
             let k = self.buffer(at.k);
+            let inflow = self.inflow(c);
             for set in 0..g.n_sets {
                 let (q, dq) = (set * CHUNK * g.ldm + at.q, set * CHUNK * g.ldm + at.dq_rows);
                 let scores = self.buffer(at.da + (c * g.n_sets + set) * CHUNK * CHUNK);
                 for (i, crossing) in crossing[..n].iter_mut().enumerate() {
                     let q = row(self.buffer(q), i);
-                    crossing[0] += f64::from(dot(q, row(self.buffer(dq), i)));
+                    let dq = row(self.buffer(dq), i);
+                    crossing[0] += match inflow {
+                        None => f64::from(dot(q, dq)),
+                        Some(by) => {
+                            q.iter().zip(dq).zip(by).map(|((q, dq), by)| f64::from(q * dq * by)).sum()
+                        }
+                    };
                     for j in 0..=i {
                         let score = f64::from(*scores.add(i * CHUNK + j));
                         crossing[j + 1] += score * f64::from(dot(q, row(k, j)));
                     }
                 }
             }
-            crossing[n][0] = row(self.buffer(at.end), c).iter().map(|&x| f64::from(x)).sum();
+            let end = row(self.buffer(at.end), c).iter();
+            crossing[n][0] = match inflow {
+                None => end.map(|&x| f64::from(x)).sum(),
+                Some(by) => end.zip(by).map(|(x, by)| f64::from(x * by)).sum(),
+            };
             for j in 0..n {
                 crossing[n][j + 1] = f64::from(dot(row(k, j), row(self.buffer(at.dk_rows), j)));
             }

@@ -36,13 +36,14 @@ impl Reverse<'_> {
             if unit.recurrence().corrects() {
                 self.rows_of(self.buffer(at.de + c * rows), self.buffer(at.de_rows));
             }
-            if unit.recurrence().has_denominator() {
-                self.denominators(c, filled, chunk);
-            }
             // The features again, this time without decay.
             let (q, k, erase) = (self.buffer(at.q), self.buffer(at.k), self.buffer(at.erase));
             let plain = Prepared { q, k, erase, ..p };
             unit.load_features(&plain, chunk);
+            self.shifted_features(c, &plain, chunk);
+            if unit.recurrence().has_denominator() {
+                self.denominators(c, filled, chunk);
+            }
             self.keep_keys(chunk, plain.k);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
                 .try_into()
@@ -51,13 +52,15 @@ impl Reverse<'_> {
                 let alpha = unit.load_gates(&plain, chunk);
                 unit.load_correction(&plain, chunk);
                 if chunk.read {
-                    let da = self.factors(c, chunk, alpha);
+                    // Beside a shift those of tokens are in a row of their own.
+                    let factors = if self.shifts() { self.buffer(g.at.row) } else { alpha };
+                    let da = self.factors(c, chunk, factors);
                     self.through_scores(c, chunk, alpha);
                     let convex = self.convex(chunk);
                     if self.by_factor() {
                         self.store_factors(chunk, &da, &convex);
                     } else {
-                        self.gates(chunk, &p, alpha, &convex, &mut gain);
+                        self.gates(chunk, &p, factors, &convex, &mut gain);
                     }
                 }
                 match unit.recurrence().correction {
@@ -147,6 +150,7 @@ impl Reverse<'_> {
                     *dn += *p.a.add(score + j) * *da.add(j);
                 }
                 let inverse = *p.inv_den.add(set * CHUNK + i);
+                let eps = self.unit.epsilon(eps, set * CHUNK + i);
                 let clamped = mode.clamps() && inverse.abs() == 1.0 / eps;
                 *dn = if clamped { 0.0 } else { -inverse * *dn };
                 if mode == DenominatorMode::AbsClamp && self.denominator(c, set, i, chunk) < 0.0 {
@@ -190,7 +194,7 @@ impl Reverse<'_> {
                 ld: g.ldm,
                 alpha,
                 ld_alpha: g.ldm,
-                by_channel: unit.recurrence().decay == Decay::Channel,
+                by_channel: unit.recurrence().decay == Decay::Channel || self.shifts(),
                 q: self.buffer(at.q),
                 n_sets: g.n_sets,
                 bonus: wanted(bonus, g.at.bonus),
@@ -216,7 +220,7 @@ impl Reverse<'_> {
         &self,
         chunk: &Chunk,
         p: &Prepared,
-        alpha: *const f32,
+        factors: *const f32,
         convex: &PerToken,
         gain: &mut PerToken,
     ) {
@@ -246,7 +250,7 @@ impl Reverse<'_> {
                 col: ptr::null_mut(),
             });
             let sums = &mut sums[..chunk.n];
-            self.convex_gates(sums, alpha, convex);
+            self.convex_gates(sums, factors, convex);
             if unit.recurrence().decay == Decay::Head {
                 self.add(Sum::Rate, sums.iter().map(|&x| f64::from(x)).sum());
             } else if unit.call.tensors.g.is_some() {

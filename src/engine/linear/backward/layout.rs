@@ -4,8 +4,8 @@ use super::BLOCK;
 use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
-use crate::engine::linear::Recurrence;
 use crate::engine::linear::geometry::Geometry;
+use crate::engine::linear::{FeatureMap, Recurrence, norm};
 use crate::error::Result;
 use crate::workspace::Carver;
 
@@ -86,18 +86,20 @@ pub struct Layout {
     pub at: Offsets,
     /// Elements of all but the stored states.
     pub len: usize,
-    /// Elements of a stored state: panels, then the normaliser.
+    /// Elements of a stored state: panels, then the normaliser, then the shift of the map `exp`.
     pub state_len: usize,
     /// Elements of the bonus's gradient.
     pub bonus_len: usize,
     /// Sums over tokens for the gradients of what feature maps share between them, of a unit.
     pub parameters: Parameters,
+    /// Elements of those for the weights of an output norm.
+    pub norm_len: usize,
 }
 
 impl Layout {
     /// Buffers for this blocking, whose chunks are [`BLOCK`].
     pub fn new(recurrence: &Recurrence, g: &Geometry) -> Result<Layout> {
-        let Geometry { m, ldm, n_sets, panel, n_panels, .. } = *g;
+        let Geometry { m, e, ldm, n_sets, panel, n_panels, .. } = *g;
         let (ldd, ldw) = (g.at.features.ldd, g.at.features.ldw);
         let mut carver = Carver::default();
         carver.take(&[g.len]);
@@ -146,9 +148,12 @@ impl Layout {
             sum: carver.take(&[CHUNK, ldm.max(panel).max(ldd).max(ldw)]),
             maps: Maps::carve(&mut carver, &recurrence.features, g),
         };
-        let (state_len, bonus_len) = (n_panels * m * panel + ldm, bonus * ldm);
+        // The normaliser, and a shift.
+        let rows = if recurrence.features.map == FeatureMap::Exp { 2 } else { 1 };
+        let (state_len, bonus_len) = (n_panels * m * panel + rows * ldm, bonus * ldm);
         let parameters = Parameters::new(&recurrence.features, g);
-        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters })
+        let norm_len = if norm::wanted(recurrence) { 2 * n_sets * e } else { 0 };
+        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters, norm_len })
     }
 }
 
@@ -180,8 +185,10 @@ pub struct Regions {
     pub rows: usize,
     /// Elements of `rows` of one sequence.
     pub rows_len: usize,
-    /// Sums of the parameters of feature maps `[sequences, Hs, parameters_len]`.
+    /// Sums of the parameters of feature maps, then of the norm's weights `[sequences, Hs, parameters_len]`.
     pub parameters: usize,
+    /// Where in those of a unit the latter begin: in `f64`, `[sets, E]`.
+    pub norm: usize,
     pub parameters_len: usize,
     /// The first worker's buffers, and the elements of each.
     pub workers: usize,
@@ -215,6 +222,7 @@ impl Regions {
         let rows = all.take(&[sequences, rows_len]);
         let mut unit = Carver::default();
         unit.take(&layout.parameters.shape());
+        let norm = unit.take(&[layout.norm_len]);
         let parameters_len = unit.finish()?;
         let parameters = all.take(&[sequences, heads.state, parameters_len]);
         let first = all.take(&[workers, worker_len]);
@@ -226,6 +234,7 @@ impl Regions {
             rows,
             rows_len,
             parameters,
+            norm,
             parameters_len,
             workers: first,
             worker_len,

@@ -34,6 +34,13 @@ impl Reverse<'_> {
         };
         // SAFETY: the caller's contract.
         unsafe {
+            if features.map == FeatureMap::Exp {
+                self.through_exp(source, dphi);
+                return match features.projection {
+                    Projection::None => plain,
+                    _ => self.projection_backward(source, plain),
+                };
+            }
             if features.in_place() {
                 let at = [unit.sequence.batch, source.head, source.first];
                 self.features_backward(&source.tensor, &at, source.n, dphi, scale);

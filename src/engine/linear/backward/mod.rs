@@ -42,7 +42,7 @@
 //!
 //! *Normalisers.* The denominator needs no second pass: `y` is linear in `q`, so `dn = −(q·dq)/n`, both before the
 //! normaliser's own part. A norm of the output needs `Σ y²` and `Σ y·do` of the whole row, which the first pass
-//! measures (norm.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
+//! measures (norm.rs), and has gradients of its own operands (norm_operands.rs). *Modes without an order of tokens*: the queries first, against the one state, then the keys.
 //!
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters and weights of features are summed at the end, in order. So no bit depends on
@@ -63,13 +63,14 @@
 //! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
-//! and per sequence `2·T·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with a
-//! gradient, their sums per sequence and state head, for queries and keys if they differ.
+//! and per sequence `2·T·Ho + 2·E·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with
+//! a gradient, their sums per sequence and state head, for queries and keys if they differ. The map `exp` takes `D` more
+//! for each stored state, and `33·D` per worker.
 //!
 //! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
 //! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
-//! [`grads::Grads`]. The map `exp` has no gradient here: its shift cuts chunks short, and states in plain scale may
-//! have empty channels whose gradient a shift of −∞ would lose.
+//! [`grads::Grads`]. The map `exp` cuts chunks short (shift.rs): a block of it may take several turns, for each of which
+//! the state is brought forward from the block's start.
 
 mod blocks;
 mod convex;
@@ -80,8 +81,10 @@ mod grads;
 mod layout;
 mod maps;
 mod norm;
+mod norm_operands;
 mod panel;
 mod power;
+mod shift;
 mod state;
 mod weights;
 
@@ -129,6 +132,7 @@ struct Tiles {
     softmax: KernelFn<row_softmax::Args>,
     sigmoid: KernelFn<elementwise::Args>,
     silu: KernelFn<elementwise::Args>,
+    silu_grad: KernelFn<map_grad::Args>,
 }
 
 impl Tiles {
@@ -150,6 +154,7 @@ impl Tiles {
             softmax: select::<row_softmax::RowSoftmax>(isa),
             sigmoid: select::<elementwise::Sigmoid>(isa),
             silu: select::<elementwise::Silu>(isa),
+            silu_grad: select::<map_grad::SiluGrad>(isa),
         }
     }
 }
@@ -165,20 +170,19 @@ struct Reverse<'a> {
     bonus: *mut f64,
     /// Sums of this sequence's output rows, `[n_q, Ho, 2]`.
     rows: *mut f32,
-    /// Sums of this unit for what feature maps share.
+    /// Sums of this unit for what feature maps share, and for the weights of the norm.
     parameters: *mut f32,
+    norm_sums: *mut f64,
     /// Whether the first pass has to measure those of the rows.
     measures: bool,
+    /// Only the gradient of what was carried in.
+    only_state: bool,
 }
 
 impl Backward {
-    /// Blocking for an engine of this blocking; `None` where it has no gradient: the map `exp` carries a shift
-    /// whose reverse is not there.
+    /// Blocking for an engine of this blocking; `None` where its sizes overflow.
     pub fn new(isa: Isa, engine: &Linear) -> Option<Backward> {
         let recurrence = &engine.recurrence;
-        if recurrence.features.map == FeatureMap::Exp {
-            return None;
-        }
         let geometry = engine.geometry.with_chunks(recurrence, &engine.heads, BLOCK).ok()?;
         let layout = Layout::new(recurrence, &geometry).ok()?;
         Some(Backward { geometry, layout, tiles: Tiles::new(isa, recurrence.features.map) })
@@ -262,6 +266,7 @@ impl Linear {
         run.store_sums();
         run.store_bonus();
         run.store_parameters();
+        run.store_norm_weights();
         Ok(())
     }
 }
@@ -276,6 +281,7 @@ impl Linear {
     }
 
     /// Gradients of one state head of a sequence. `memory` has [`Linear::reverse_len`] elements for its lengths.
+    /// Returns that of the head's decay rate.
     pub fn reverse(
         &self,
         call: &Call,
@@ -283,15 +289,54 @@ impl Linear {
         sequence: shared::Sequence,
         head: usize,
         memory: *mut f32,
+    ) -> f64 {
+        self.reverse_head(call, grads, (sequence, head), memory, false)
+    }
+
+    /// Only the gradient of the incoming state, which depends on the outgoing one's and on the tokens, not on a state.
+    ///
+    /// *Cost*: `2DE` FLOPs per token, `6DE` with a correction.
+    pub fn reverse_state(
+        &self,
+        call: &Call,
+        grads: &Grads,
+        sequence: shared::Sequence,
+        head: usize,
+        memory: *mut f32,
     ) {
-        let Some(plan) = &self.backward else { return };
+        self.reverse_head(call, grads, (sequence, head), memory, true);
+    }
+
+    fn reverse_head(
+        &self,
+        call: &Call,
+        grads: &Grads,
+        (sequence, head): (shared::Sequence, usize),
+        memory: *mut f32,
+        only_state: bool,
+    ) -> f64 {
+        let Some(plan) = &self.backward else { return 0.0 };
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
         let unit = Unit::new(engine, call, sequence, head, memory);
         let mut sums = [0.0; SUMS];
         // Such recurrences have neither of these.
         let (bonus, rows, parameters) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
-        let sums = sums.as_mut_ptr();
-        Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures: false }.run();
+        let (own, norm_sums) = (sums.as_mut_ptr(), std::ptr::null_mut());
+        let measures = false;
+        let own = Reverse {
+            unit,
+            plan,
+            grads,
+            sums: own,
+            bonus,
+            rows,
+            parameters,
+            norm_sums,
+            measures,
+            only_state,
+        };
+        own.run();
+        sums[Sum::Rate as usize]
     }
 }
 
@@ -331,7 +376,8 @@ impl Run<'_> {
         let rows = base.wrapping_add(regions.rows + i * regions.rows_len);
         let unit = Unit { engine, call, sequence, head, panels, memory };
         let (sums, bonus, parameters) = (self.sums(i, head), self.bonus(i, head), self.parameters(i, head));
-        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, measures })
+        let (norm_sums, only_state) = (self.norm_sums(i, head), false);
+        Some(Reverse { unit, plan, grads, sums, bonus, rows, parameters, norm_sums, measures, only_state })
     }
 
     /// Gradients of what all sequences share.
@@ -407,17 +453,27 @@ impl Reverse<'_> {
     fn measure(&self) {
         self.unit.prepare_features();
         self.unit.load_state();
+        self.begin_shift();
         for pass in super::scan::passes(&self.unit) {
             self.first_pass(&pass);
+            if !pass.read {
+                self.keep_last_shift();
+            }
         }
     }
 
     fn run(&self) {
-        self.measure();
+        if self.only_state {
+            self.unit.prepare_features();
+        } else {
+            self.measure();
+        }
         self.load_gradient();
+        self.shift_gradient();
         for pass in super::scan::passes(&self.unit).iter().rev() {
             self.blocks(pass);
         }
+        self.unshift_gradient();
         self.store_gradient();
     }
 }

@@ -26,6 +26,7 @@ impl Reverse<'_> {
         if norm::wanted(self.unit.recurrence()) {
             self.outputs(panel, c, chunk);
             for set in 0..g.n_sets {
+                self.norm_operands(panel, set, chunk);
                 self.through_norm(set, chunk, dy);
             }
         }
@@ -85,15 +86,7 @@ impl Reverse<'_> {
                 let factor = if denominator { p.inv_den.add(set * CHUNK) } else { ptr::null_mut() };
                 unit.tiles().load(&Rows::tokens(&dout, &from, (n, columns)), 1.0, factor, dy, g.panel);
                 ptr::write_bytes(dy.add(n * g.panel), 0, (CHUNK - n) * g.panel);
-                if let Some(weight) = &unit.call.tensors.out_norm_weight {
-                    let all = matches!(unit.recurrence().normaliser, Normaliser::SrmsAll { .. });
-                    let first = panel * g.panel + if all { head * g.e } else { 0 };
-                    let packed = self.buffer(at.weight);
-                    unit.tiles().gather(weight, &[first], 0, columns, packed);
-                    for i in 0..n {
-                        (0..columns).for_each(|e| *dy.add(i * g.panel + e) *= *packed.add(e));
-                    }
-                }
+                self.times_weight(panel, set, n, dy);
                 if let Normaliser::RmsGate { sigmoid, .. } = unit.recurrence().normaliser {
                     let (gate, packed) = (self.given(unit.call.tensors.gate), self.buffer(at.more_rows));
                     unit.tiles().load(
@@ -111,30 +104,57 @@ impl Reverse<'_> {
         }
     }
 
-    /// `dy = ρ d̂ − ρ³ (y·d̂)/len · y`.
-    fn through_norm(&self, set: usize, chunk: &Chunk, dy: *mut f32) {
+    /// Multiplies rows of a set by the norm's weights, if it has some.
+    pub fn times_weight(&self, panel: usize, set: usize, n: usize, rows: *mut f32) {
+        let (g, unit, packed) = (self.unit.geometry(), &self.unit, self.buffer(self.at().weight));
+        let Some(weight) = &unit.call.tensors.out_norm_weight else { return };
+        let columns = g.columns(panel);
+        let first = panel * g.panel + self.first_weight(set);
+        // SAFETY: weights are [E] or [Ho·E] (checked); rows are [16, panel], `weight` is [panel].
+        unsafe {
+            unit.tiles().gather(weight, &[first], 0, columns, packed);
+            for i in 0..n {
+                (0..columns).for_each(|e| *rows.add(i * g.panel + e) *= *packed.add(e));
+            }
+        }
+    }
+
+    /// Where the weights of a set begin.
+    pub fn first_weight(&self, set: usize) -> usize {
+        let all = matches!(self.unit.recurrence().normaliser, Normaliser::SrmsAll { .. });
+        if all { self.unit.output_head(set) * self.unit.geometry().e } else { 0 }
+    }
+
+    /// Of row `i` of a set, `ρ` and `ρ³ (y·d̂)/len`.
+    pub fn slopes(&self, set: usize, chunk: &Chunk, i: usize) -> [f32; 2] {
         let (g, unit) = (self.unit.geometry(), &self.unit);
         let own = unit.output_head(set);
         let all = 0..unit.engine.heads.out;
         let (eps, heads) = match unit.recurrence().normaliser {
             Normaliser::SrmsAll { eps } => (eps, all),
             Normaliser::RmsHead { eps } | Normaliser::RmsGate { eps, .. } => (eps, own..own + 1),
-            Normaliser::None | Normaliser::Denominator { .. } => return,
+            Normaliser::None | Normaliser::Denominator { .. } => return [1.0, 0.0],
         };
         let len = (heads.len() * g.e) as f64;
-        for i in 0..chunk.n {
-            let token = chunk.q0 + i - unit.sequence.q0;
-            let (mut squares, mut along) = (0.0, 0.0);
-            for head in heads.clone() {
-                let row = self.row(token, head);
-                // SAFETY: rows are [n_q, Ho, 2], measured by now.
-                unsafe {
-                    squares += f64::from(*row);
-                    along += f64::from(*row.add(1));
-                }
+        let token = chunk.q0 + i - unit.sequence.q0;
+        let (mut squares, mut along) = (0.0, 0.0);
+        for head in heads {
+            let row = self.row(token, head);
+            // SAFETY: rows are [n_q, Ho, 2], measured by now.
+            unsafe {
+                squares += f64::from(*row);
+                along += f64::from(*row.add(1));
             }
-            let rho = 1.0 / (squares / len + f64::from(eps)).sqrt();
-            let (rho, pull) = (rho as f32, (rho * rho * rho * along / len) as f32);
+        }
+        let rho = 1.0 / (squares / len + f64::from(eps)).sqrt();
+        [rho as f32, (rho * rho * rho * along / len) as f32]
+    }
+
+    /// `dy = ρ d̂ − ρ³ (y·d̂)/len · y`.
+    fn through_norm(&self, set: usize, chunk: &Chunk, dy: *mut f32) {
+        let g = self.unit.geometry();
+        for i in 0..chunk.n {
+            let [rho, pull] = self.slopes(set, chunk, i);
             let first = (set * CHUNK + i) * g.panel;
             // SAFETY: both are [sets, 16, panel].
             unsafe {

@@ -66,6 +66,12 @@ impl Reverse<'_> {
         let value_decay = self.unit.call.tensors.gv.is_some();
         // SAFETY: buffers have the extents that `Offsets` names, with columns of zeros past the last.
         unsafe {
+            if self.only_state {
+                if self.unit.recurrence().corrects() {
+                    self.values_gradient(&t);
+                }
+                return self.state_gradient(&t);
+            }
             if value_decay {
                 let n = g.n_sets * CHUNK * g.panel;
                 ptr::copy_nonoverlapping(t.dy, self.buffer(at.dy_decayed), n);

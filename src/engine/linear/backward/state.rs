@@ -19,22 +19,36 @@ impl Reverse<'_> {
     /// Stores the state before block `b`.
     pub fn save(&self, b: usize) {
         let g = self.unit.geometry();
-        let len = self.plan.layout.state_len - g.ldm;
-        // SAFETY: panels lie one after the other; a stored state holds them and the normaliser.
+        let len = g.n_panels * g.m * g.panel;
+        // SAFETY: panels lie one after the other; a stored state holds them, the normaliser and a shift if there is one.
         unsafe {
             ptr::copy_nonoverlapping(self.unit.state_panel(0), self.stored(b), len);
             ptr::copy_nonoverlapping(self.unit.carried(g.at.z), self.stored(b).add(len), g.ldm);
+            if self.shifts() {
+                ptr::copy_nonoverlapping(
+                    self.unit.carried(g.at.shift),
+                    self.stored(b).add(len + g.ldm),
+                    g.ldm,
+                );
+            }
         }
     }
 
     /// The reverse of [`Reverse::save`].
     pub fn restore(&self, b: usize) {
         let g = self.unit.geometry();
-        let len = self.plan.layout.state_len - g.ldm;
+        let len = g.n_panels * g.m * g.panel;
         // SAFETY: as in `save`.
         unsafe {
             ptr::copy_nonoverlapping(self.stored(b), self.unit.state_panel(0), len);
             ptr::copy_nonoverlapping(self.stored(b).add(len), self.unit.carried(g.at.z), g.ldm);
+            if self.shifts() {
+                ptr::copy_nonoverlapping(
+                    self.stored(b).add(len + g.ldm),
+                    self.unit.carried(g.at.shift),
+                    g.ldm,
+                );
+            }
         }
     }
 

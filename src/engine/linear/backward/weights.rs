@@ -7,7 +7,7 @@
 //! Every unit (sequence × state head) sums over its tokens in memory of its own, queries and keys apart where their
 //! weights are; the units are added up in order at the end, so no bit depends on threads.
 
-use super::{Reverse, Run};
+use super::{BLOCK, Reverse, Run};
 use crate::CHUNK;
 use crate::engine::call::Heads;
 use crate::engine::linear::features::{FeatureMap, Features, Operand, Projection, Side};
@@ -18,7 +18,7 @@ use crate::workspace::Carver;
 use std::ops::Range;
 use std::ptr;
 
-/// Offsets of a worker's buffers for feature maps; none where they work in place.
+/// Offsets of a worker's buffers for feature maps; all but the last none where they work in place.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Maps {
     /// Features `[C, ldm]`.
@@ -29,13 +29,18 @@ pub struct Maps {
     /// Gradients of rows by channel `[ldd, C]`, and by row `[C, ldd]`; of three rows for a gate.
     pub dx_t: usize,
     pub dx: usize,
+    /// Shifts of the map `exp` before and after each chunk, and of the state's gradient in the end
+    /// `[2 · BLOCK + 1, ldm]`.
+    pub shift: usize,
 }
 
 impl Maps {
     /// The buffers of these features.
     pub fn carve(carver: &mut Carver, features: &Features, g: &Geometry) -> Maps {
+        let shifts = if features.map == FeatureMap::Exp { 2 * BLOCK + 1 } else { 0 };
+        let shift = carver.take(&[shifts, g.ldm]);
         if features.in_place() {
-            return Maps::default();
+            return Maps { shift, ..Maps::default() };
         }
         let (ldd, ldw) = (g.at.features.ldd, g.at.features.ldw);
         let pieces = if matches!(features.map, FeatureMap::Gated { .. }) { 3 } else { 1 };
@@ -45,6 +50,7 @@ impl Maps {
             dy_t: carver.take(&[ldw, CHUNK]),
             dx_t: carver.take(&[ldd, CHUNK]),
             dx: carver.take(&[pieces, CHUNK, ldd]),
+            shift,
         }
     }
 }

@@ -15,9 +15,13 @@
 //! `msg_state`, and for the delta rule `msg_transition`, segments are tasks of their own. Without, a head is
 //! one task and a plain scan.
 //!
+//! Gradients: backward.rs.
+//!
 //! *Cost*: the summaries add half of a plain scan's work, and for the delta rule `(D + E) / E` times two thirds,
 //! so segments pay where sequences and heads are fewer than cores.
 //! *Source*: Sun et al., LASP, arXiv 2404.02882; LASP-2, arXiv 2502.07563.
+
+mod backward;
 
 use super::call::{Call, Sequences};
 use super::linear::{self, Carry, Decay, Linear, Recurrence};
@@ -217,6 +221,14 @@ impl Engine for Segments {
             let last = if job.folds { first + 1 } else { ranks };
             (first..last).for_each(|rank| job.segment(rank, unit, workspace.worker(worker)));
         })
+    }
+
+    fn backward_len(&self, sequences: usize, n_q: usize, _n_k: usize, workers: usize) -> Option<usize> {
+        Some(self.regions(sequences, n_q / self.settings.ranks, workers)?.len)
+    }
+
+    fn backward(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        self.run_backward(runner, call, workspace)
     }
 }
 

@@ -1,0 +1,216 @@
+//! Gradients of the softmax engine (`docs/spec/softmax.md` 1.6): one more sweep over the keys of each tile of queries.
+//!
+//! ```text
+//! for each sequence and key head, a task:                                                      mod.rs
+//!     for each of its query heads, each tile of 32 queries:
+//!         the forward loop: maximum and normaliser, Δ = do·o            (from `lse` and `out` where a call gives them)
+//!         for each tile of 64 keys that some of them see, ascending:                           tile.rs
+//!             X  = K qᵀ, then cap, ALiBi, bias, decay, mask as in forward
+//!             dP = V doᵀ
+//!             P  = e^{X − lse}      dX = P (dP − Δ)      dY = dX (1 − (Y / cap)²)              kernel::score_grad
+//!             dV += P do            dK += dY q           dqᵀ += Kᵀ dY
+//!             bias, slopes, scales, sinks, gates                                               sums.rs
+//!         dq = scale · dq
+//!     dK, dV, gates
+//! ```
+//!
+//! Tiles, layouts, masks and decays are those of forward, queries across the lanes, so the two passes see the same
+//! scores. What is summed over queries (`dK`, `dV`) lies in the workspace, 64 rows of it beside each tile; `dq`, `lse` and
+//! `Δ` live no longer than a tile. `diff` has two streams, the weights of the second times `−lam`; `parallax` one, with
+//! a second score whose gradient goes to the keys and the probe.
+//!
+//! *Masked pairs* have a weight of −0 and a gradient of 0, selected, and no row or key that is not finite takes part in
+//! the sums of what does not see it: such rows are taken out of the products and added pair by pair. *Rows that see
+//! nothing* have gradients of 0. A gate of `−inf` has a gradient of 0, and none goes through it.
+//!
+//! *Order*: query heads, tiles and keys ascending in a task; what sequences or heads share is added up at the end, in
+//! order, a bias by a task of its own that runs all that share it. No bit depends on threads, nor on what else is
+//! wanted. Few sequences of few key heads keep few threads busy: there is no partition by queries.
+//! *Cost*: `10 (D + E)/2` FLOPs per pair of a query and a key that it sees and two exponentials, where forward has
+//! `2 (D + E)` and one; `lse` and `out` given, a fifth less than a third of that falls away: `2.5` times forward against
+//! `3.5`. *Workspace*: per worker that of forward, `S (D + E)` elements for `dK` and `dV` (`S (2D + E)` for `diff`),
+//! `2 S` for gates, and `32 (2D + 2E) + 128` rows of 64 at most; per sequence and query head 12.
+
+mod bias;
+mod products;
+mod sums;
+mod tile;
+
+use super::call::Call;
+use super::products::pitch;
+use super::rows::{KEYS, ROWS, Unit};
+use super::{Form, Softmax};
+use crate::engine::call as shared;
+use crate::engine::linear::Rows as Slice;
+use crate::error::Result;
+use crate::kernel::{KernelFn, score_grad, select};
+use crate::parallel::{self, Runner};
+use crate::simd::Isa;
+use crate::tensor::Tensor;
+use crate::workspace::{Carver, Workspace};
+use std::ptr;
+use sums::SUMS;
+
+/// What only gradients call.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    score_grad: KernelFn<score_grad::Args>,
+}
+
+impl Kernels {
+    /// Those of an instruction set.
+    pub fn new(isa: Isa) -> Kernels {
+        Kernels { score_grad: select::<score_grad::ScoreGrad>(isa) }
+    }
+}
+
+/// Offsets of a worker's buffers, in elements, behind those of forward.
+#[derive(Clone, Copy, Debug)]
+struct Offsets {
+    /// Rows of queries, of a probe `[32][D]` padded, and of gradients of outputs `[32][E]`.
+    q: [usize; 2],
+    dout: usize,
+    /// Gradients of outputs `[E][32]`.
+    dout_t: usize,
+    /// Gradients of weights `[64][32]`, of scores, and capped scores.
+    dp: usize,
+    dx: usize,
+    y: usize,
+    /// Gradients of queries and of a probe `[D][32]`.
+    dq: [usize; 2],
+    /// Gradients of keys of each stream, of values `[S][…]` padded, and of running sums of gates, `f64`.
+    dk: [usize; 2],
+    dv: usize,
+    gates: usize,
+    /// Elements of a worker.
+    len: usize,
+}
+
+impl Offsets {
+    fn new(engine: &Softmax, n_k: usize) -> Result<Offsets> {
+        let (d16, e16) = (engine.d.next_multiple_of(16), engine.e.next_multiple_of(16));
+        let form = engine.settings.form;
+        let second = |yes: bool, n: usize| if yes { n } else { 0 };
+        let mut carver = Carver::default();
+        carver.take(&[engine.at.parts]);
+        let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
+        let q = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let (dout, dout_t) = (carver.take(&[ROWS, e16]), carver.take(&[e16, ROWS]));
+        let mut tile = |yes| carver.take(&[second(yes, KEYS), ROWS]);
+        let dp = tile(true);
+        let dx = tile(form == Form::Difference);
+        let y = tile(engine.settings.softcap > 0.0);
+        let dq = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let ld = pitch(engine.d);
+        let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
+        let dv = carver.take(&[n_k, pitch(engine.e)]);
+        let gates = carver.take(&[2, n_k]);
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, len: carver.finish()? })
+    }
+}
+
+/// Where things lie in the workspace of a call.
+struct Regions {
+    at: Offsets,
+    /// Elements before those of the workers: the sums of each sequence and query head.
+    sums: usize,
+    len: usize,
+}
+
+impl Regions {
+    fn new(engine: &Softmax, sequences: usize, n_k: usize, workers: usize) -> Result<Regions> {
+        let at = Offsets::new(engine, n_k)?;
+        let mut carver = Carver::default();
+        carver.take(&[sequences, engine.heads.0, SUMS, 2]);
+        let sums = carver.finish()?;
+        carver.take(&[workers, at.len]);
+        Ok(Regions { at, sums, len: carver.finish()? })
+    }
+}
+
+/// A call in reverse.
+struct Run<'a> {
+    engine: &'a Softmax,
+    call: &'a Call,
+    /// Gradients by the names of what they are gradients of: `out` is given, the others are wanted where they are there.
+    grads: &'a Call,
+    regions: Regions,
+    workspace: &'a Workspace,
+}
+
+impl Softmax {
+    /// Elements of workspace for all workers together.
+    pub fn backward_workspace(&self, sequences: usize, n_k: usize, workers: usize) -> Option<usize> {
+        Regions::new(self, sequences, n_k, workers).ok().map(|regions| regions.len)
+    }
+
+    /// Runs a checked backward call.
+    pub fn run_backward(
+        &self,
+        runner: &dyn Runner,
+        call: &shared::Call,
+        workspace: &Workspace,
+    ) -> Result<()> {
+        let (call, grads) = (&Call::new(call), &Call::gradients(call));
+        let n = call.sequences.len();
+        let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
+        let run = Run { engine: self, call, grads, regions, workspace };
+        // SAFETY: the first region of the workspace, before any task runs.
+        unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
+        run.clear_bias(runner)?;
+        let groups = run.groups();
+        parallel::run(runner, groups.0 * groups.1, &|task, worker| {
+            let (sequences, heads) = (n / groups.0, self.heads.1 / groups.1);
+            let (first, of) = (task / groups.1 * sequences, task % groups.1 * heads);
+            for index in first..first + sequences {
+                (of..of + heads).for_each(|head| run.head(index, head, worker));
+            }
+        })?;
+        run.store_sums();
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Memory of a worker.
+    fn worker(&self, worker: usize) -> *mut f32 {
+        self.workspace.worker(0).wrapping_add(self.regions.sums + worker * self.regions.at.len)
+    }
+
+    /// Gradients of a key head of a sequence, and of its query heads.
+    fn head(&self, index: usize, head: usize, worker: usize) {
+        let Some(sequence) = self.call.sequences.get(index) else { return };
+        let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
+        let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
+        let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
+        let gates: *mut f64 = base.wrapping_add(at.gates).cast();
+        // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
+        // and the rows of these heads are this task's.
+        unsafe {
+            for dk in at.dk.into_iter().take(maps) {
+                ptr::write_bytes(base.add(dk), 0, sequence.n_k * ldd);
+            }
+            ptr::write_bytes(base.add(at.dv), 0, sequence.n_k * lde);
+            for set in 0..engine.sets() {
+                if self.grads.g.is_some() {
+                    ptr::write_bytes(gates, 0, sequence.n_k);
+                }
+                for first in (0..sequence.n_q).step_by(ROWS) {
+                    let unit = Unit::of_head(engine, self.call, (index, sequence), (head, set), first);
+                    tile::run(self, &unit, base);
+                }
+                self.store_gates(&sequence, head * engine.sets() + set, gates);
+            }
+            let store = |to: &Option<Tensor>, head, from: usize, ld, channels| {
+                let Some(to) = to else { return };
+                let first = [sequence.batch, head, sequence.k0];
+                let rows = Slice::tokens(to, &first, (sequence.n_k, channels));
+                engine.kernels.common.store(base.add(from), ld, &rows);
+            };
+            for (map, &dk) in at.dk.iter().enumerate().take(maps) {
+                store(&self.grads.k, head * maps + map, dk, ldd, engine.d);
+            }
+            store(&self.grads.v, head, at.dv, lde, engine.e);
+        }
+    }
+}

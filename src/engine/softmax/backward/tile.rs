@@ -1,0 +1,439 @@
+//! One tile of queries in reverse.
+
+use super::sums::Sum;
+use super::{Offsets, Run};
+use crate::engine::linear::Rows as Slice;
+use crate::engine::softmax::products::{Buffers, Operand};
+use crate::engine::softmax::rows::{ROWS, Unit, tiles_of};
+use crate::engine::softmax::terms::Terms;
+use crate::engine::softmax::{Form, tile as forward};
+use crate::kernel::{matmul, products, score_grad, score_terms};
+use crate::tensor::Tensor;
+use std::ops::Range;
+use std::ptr;
+
+/// A tile of queries.
+pub struct Tile<'a> {
+    pub run: &'a Run<'a>,
+    pub unit: &'a Unit<'a>,
+    pub buffers: Buffers<'a>,
+    pub at: &'a Offsets,
+    maps: [Map; 2],
+    /// How many maps there are.
+    pub n: usize,
+    /// Of a probe, the mean of its scores, and `do·v` averaged.
+    mean: [f32; ROWS],
+    along: [f32; ROWS],
+    /// Rows of queries, of the probe, and of the outputs' gradients that are not finite and are zero in the operand.
+    pub taken: [u64; 3],
+}
+
+/// A softmax of each row, as `score_grad` takes it: `P = factor · e^{X − shift}`.
+#[derive(Clone, Copy)]
+struct Map {
+    shift: [f32; ROWS],
+    factor: [f32; ROWS],
+    /// `Σ_s P dP`.
+    delta: [f32; ROWS],
+    lse: [f32; ROWS],
+    /// Sums over distances.
+    distance: [f32; ROWS],
+}
+
+/// Gradients of one tile of queries; those of its keys and values are added to.
+///
+/// # Safety
+/// Tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
+pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32) {
+    let empty = [0.0; ROWS];
+    let map = Map { shift: [f32::MAX; ROWS], factor: empty, delta: empty, lse: empty, distance: empty };
+    let mut tile = Tile {
+        run,
+        unit,
+        buffers: Buffers { unit, base },
+        at: &run.regions.at,
+        maps: [map; 2],
+        n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
+        mean: empty,
+        along: empty,
+        taken: [0; 3],
+    };
+    // SAFETY: by contract.
+    unsafe {
+        tile.load();
+        tile.softmaxes();
+        tile.sweep();
+        tile.finish();
+    }
+}
+
+impl Tile<'_> {
+    /// Buffer at an offset of the worker's memory.
+    pub fn buffer(&self, offset: usize) -> *mut f32 {
+        self.buffers.at(offset)
+    }
+
+    fn query_head(&self) -> usize {
+        self.unit.query_head(self.unit.rows.set[0])
+    }
+
+    /// Place of the tile's first row in a head of a tensor.
+    fn place(&self, head: usize) -> [usize; 3] {
+        let s = &self.unit.sequence;
+        [s.batch, head, s.q0 + self.unit.rows.token[0]]
+    }
+
+    /// Rows of the tile times a factor, `[32][channels]` padded.
+    ///
+    /// # Safety
+    /// The tensor has these; the buffer has 32 rows.
+    unsafe fn load_rows(
+        &self,
+        tensor: &Tensor,
+        head: usize,
+        scale: f32,
+        channels: usize,
+        to: usize,
+    ) -> Operand {
+        let (place, ld) = (self.place(head), channels.next_multiple_of(16));
+        let from = Slice::tokens(tensor, &place, (self.unit.rows.n, channels));
+        let to = self.buffer(to);
+        // SAFETY: by contract.
+        unsafe { self.unit.engine.kernels.common.load(&from, scale, ptr::null(), to, ld) };
+        Operand { at: to, ld }
+    }
+
+    /// Rows of the tile with queries last, `[channels][32]`.
+    ///
+    /// # Safety
+    /// As [`Tile::load_rows`]; the buffer has 32 elements for each channel, rounded up to 16.
+    unsafe fn turn(&self, rows: Operand, channels: usize, to: usize) {
+        for i in (0..self.unit.rows.width).step_by(16) {
+            let n = (self.unit.rows.n - i).min(16);
+            // SAFETY: by contract.
+            unsafe {
+                let from = rows.at.add(i * rows.ld);
+                let tiles = &self.unit.engine.kernels.common;
+                tiles.transpose_to(from, (n, channels), rows.ld, self.buffer(to + i), ROWS);
+            }
+        }
+    }
+
+    /// Rows of gradients of outputs, of queries and of a probe, as products over queries read them.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn load(&mut self) {
+        let (engine, call, at) = (self.unit.engine, self.unit.call, self.at);
+        let (Some(q), Some(dout)) = (&call.q, &self.run.grads.out) else { return };
+        let (head, n) = (self.query_head(), self.unit.rows.n);
+        // SAFETY: by contract.
+        unsafe {
+            let scale = self.unit.scale(self.unit.rows.set[0]);
+            for map in 0..self.n {
+                let rows = self.load_rows(q, head * self.n + map, scale, engine.d, at.q[map]);
+                self.taken[map] = self.buffers.take_out(rows, n, engine.d);
+            }
+            if let Some(probe) = &call.probe {
+                let rows = self.load_rows(probe, head, 1.0, engine.d, at.q[1]);
+                self.taken[1] = self.buffers.take_out(rows, n, engine.d);
+            }
+            let rows = self.load_rows(dout, head, 1.0, engine.e, at.dout);
+            self.turn(rows, engine.e, at.dout_t);
+            self.taken[2] = self.buffers.take_out(rows, n, engine.e);
+        }
+    }
+
+    /// For each row the sum over channels of a buffer `[E][32]` times the gradients of outputs.
+    ///
+    /// # Safety
+    /// The buffer is there.
+    unsafe fn with_dout(&self, buffer: usize) -> [f32; ROWS] {
+        let mut col = [0.0; ROWS];
+        // SAFETY: by contract.
+        unsafe { self.columns(self.unit.engine.e, self.at.dout_t, buffer, &mut col) };
+        col
+    }
+
+    /// Sums over the `n` rows of the product of two buffers `[n][32]`.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn columns(&self, n: usize, a: usize, b: usize, sums: &mut [f32; ROWS]) {
+        let (a, b) = (self.buffer(a), self.buffer(b));
+        let (d, row, col) = (self.unit.rows.width, ptr::null_mut(), sums.as_mut_ptr());
+        // SAFETY: by contract.
+        unsafe {
+            (self.unit.engine.kernels.sums)(&products::Args { n, d, a, lda: ROWS, b, ldb: ROWS, row, col });
+        }
+    }
+
+    /// Maxima, normalisers and `Δ`.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn softmaxes(&mut self) {
+        let (engine, call, n) = (self.unit.engine, self.unit.call, self.unit.rows.n);
+        let mut tile = forward::Tile::empty(self.unit, self.buffers.base);
+        // SAFETY: by contract.
+        unsafe {
+            if let (Some(out), Some(lse)) = (&call.out, &call.lse) {
+                tile.load_queries();
+                let rows = self.load_rows(out, self.query_head(), 1.0, engine.e, engine.at.rows);
+                self.turn(rows, engine.e, engine.at.acc[0]);
+                let (delta, place) = (self.with_dout(engine.at.acc[0]), self.place(self.query_head()));
+                let map = &mut self.maps[0];
+                engine.kernels.common.gather(lse, &place, 2, n, map.lse.as_mut_ptr());
+                map.shift[..n].copy_from_slice(&map.lse[..n]);
+                map.factor[..n].fill(1.0);
+                map.delta = delta;
+                return;
+            }
+            tile.sum_up(self.unit.rows.keys(), true);
+            tile.clear_unsummed();
+            let sums = [0, 1].map(|i| match (i, engine.settings.form) {
+                (1, Form::Plain) => [0.0; ROWS],
+                _ => self.with_dout(engine.at.acc[i]),
+            });
+            for (i, map) in self.maps.iter_mut().enumerate().take(self.n) {
+                tile.end(i, self.n, &mut map.factor, &mut map.lse);
+                map.shift[..n].copy_from_slice(&tile.running[i].max[..n]);
+                (0..n).for_each(|r| map.delta[r] = map.factor[r] * sums[i][r]);
+            }
+            match (engine.settings.form, &call.lam) {
+                (Form::Probe, _) => {
+                    let Map { factor, delta, .. } = &mut self.maps[0];
+                    for r in 0..n {
+                        self.along[r] = factor[r] * sums[0][r];
+                        self.mean[r] = factor[r] * tile.running[1].sum[r];
+                        delta[r] = self.along[r] * (1.0 + self.mean[r]) - factor[r] * sums[1][r];
+                    }
+                }
+                (Form::Difference, Some(lam)) => {
+                    let lam = engine.kernels.common.value(lam, &[self.query_head()]);
+                    self.maps[1].factor.iter_mut().for_each(|factor| *factor *= -lam);
+                    // Its weights have the factor, its Δ has not.
+                    let total: f64 = self.maps[1].delta[..n].iter().map(|&x| f64::from(x)).sum();
+                    self.add_sum(Sum::Lam as usize, -total);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to a sum of this query head.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn add_sum(&self, sum: usize, value: f64) {
+        // SAFETY: the sums of a sequence and head are those of one task.
+        unsafe { *self.run.sums(self.unit.index, self.query_head()).add(sum) += value }
+    }
+
+    /// All keys that some row sees.
+    ///
+    /// # Safety
+    /// As [`run`]; the maps are there.
+    unsafe fn sweep(&mut self) {
+        let (unit, buffers, at) = (self.unit, self.buffers, self.at);
+        let (engine, call) = (unit.engine, unit.call);
+        let (Some(k), Some(v)) = (&call.k, &call.v) else { return };
+        let (form, width) = (engine.settings.form, unit.rows.width);
+        // SAFETY: by contract.
+        unsafe {
+            for dq in at.dq.into_iter().take(form.streams()) {
+                ptr::write_bytes(self.buffer(dq), 0, engine.d * ROWS);
+            }
+            let n_maps = self.n;
+            let mut terms: [Terms; 2] =
+                std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), n_maps).without_cap());
+            for keys in tiles_of(unit.rows.keys()) {
+                let masked = !unit.rows.see_all(&keys);
+                let values = buffers.rows_of(v, unit.head, &keys, engine.e, engine.at.v, false);
+                (engine.kernels.common.matmul)(&matmul::Args {
+                    a: values.at,
+                    lda: values.ld,
+                    b: self.buffer(at.dout_t),
+                    ldb: ROWS,
+                    ..matmul::Args::product(keys.len(), width, engine.e, self.buffer(at.dp), ROWS as isize)
+                });
+                for (map, terms) in terms.iter_mut().enumerate().take(self.n) {
+                    let rows =
+                        buffers.rows_of(k, unit.head * self.n + map, &keys, engine.d, engine.at.k, false);
+                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
+                    if form == Form::Probe {
+                        buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1]);
+                    }
+                    self.cap(keys.len(), engine.at.x[map]);
+                    terms.apply(&buffers, &keys, masked, engine.at.x[map]);
+                    let dx = if map + 1 < self.n { at.dx } else { at.dp };
+                    self.gradients(map, &keys, dx);
+                    self.add_bias(map, self.n, &keys, self.buffer(dx));
+                    self.add_gates(&keys, self.buffer(dx));
+                    let dy = if engine.settings.softcap > 0.0 { at.y } else { dx };
+                    self.products(map, k, &keys, rows, masked, dy);
+                }
+            }
+        }
+    }
+
+    /// Caps scores, and keeps them.
+    ///
+    /// # Safety
+    /// As [`run`]; the scores are there.
+    unsafe fn cap(&self, n: usize, x: usize) {
+        let (engine, x) = (self.unit.engine, self.buffer(x));
+        let cap = engine.settings.softcap;
+        if cap > 0.0 {
+            let plain = score_terms::Args::plain(n, self.unit.rows.width, x, ROWS);
+            // SAFETY: by contract.
+            unsafe {
+                (engine.kernels.terms)(&score_terms::Args { cap, ..plain });
+                ptr::copy_nonoverlapping(x, self.buffer(self.at.y), n * ROWS);
+            }
+        }
+    }
+
+    /// Weights in place of scores, and gradients of these.
+    ///
+    /// # Safety
+    /// As [`run`]; scores and gradients of weights are there.
+    unsafe fn gradients(&mut self, map: usize, keys: &Range<usize>, dx: usize) {
+        let (engine, rows) = (self.unit.engine, &self.unit.rows);
+        let mut position = [0.0; ROWS];
+        for (i, position) in position[..rows.n].iter_mut().enumerate() {
+            *position = (rows.position[i] - keys.start as i64) as f32;
+        }
+        let (x, dp) = (self.buffer(engine.at.x[map]), self.buffer(self.at.dp));
+        let (y, t, dx) = (self.buffer(self.at.y), self.buffer(engine.at.x[1]), self.buffer(dx));
+        let probe = engine.settings.form == Form::Probe;
+        let slopes = self.run.grads.alibi_slopes.is_some();
+        let own = &mut self.maps[map];
+        // SAFETY: by contract; vectors of 32.
+        unsafe {
+            (self.run.engine.backward.score_grad)(&score_grad::Args {
+                dx,
+                shift: own.shift.as_ptr(),
+                factor: own.factor.as_ptr(),
+                delta: own.delta.as_ptr(),
+                cap: engine.settings.softcap,
+                y,
+                t: if probe { t } else { ptr::null_mut() },
+                mean: self.mean.as_ptr(),
+                along: self.along.as_ptr(),
+                position: if slopes { position.as_ptr() } else { ptr::null() },
+                distance: own.distance.as_mut_ptr(),
+                ..score_grad::Args::plain(keys.len(), rows.width, ROWS, x, dp)
+            });
+        }
+    }
+
+    /// Adds the gradients of sums of gates, up to each query and less those up to each key.
+    ///
+    /// The sums over a row are 0 but for rounding where there is no sink. They are added all the same: what a pair adds on
+    /// one side of a gate and takes off on the same side is gone without a trace, so that only the pairs that the gate is
+    /// between count, whose weights it makes small.
+    ///
+    /// # Safety
+    /// As [`run`]; `dx` is there.
+    unsafe fn add_gates(&self, keys: &Range<usize>, dx: *const f32) {
+        if self.run.grads.g.is_none() {
+            return;
+        }
+        let (rows, gates) = (&self.unit.rows, self.buffer(self.at.gates).cast::<f64>());
+        let mut by_row = [0.0; ROWS];
+        for (i, key) in keys.clone().enumerate() {
+            // SAFETY: by contract; a sum for each key, and positions of causal rows are those of keys.
+            unsafe {
+                let dx = std::slice::from_raw_parts(dx.add(i * ROWS), rows.n);
+                let mut lanes = [0.0; 8];
+                for dx in dx.chunks(8) {
+                    lanes.iter_mut().zip(dx).for_each(|(sum, &dx)| *sum += f64::from(dx));
+                }
+                by_row.iter_mut().zip(dx).for_each(|(sum, &dx)| *sum += f64::from(dx));
+                *gates.add(key) -= lanes.iter().sum::<f64>();
+            }
+        }
+        for (sum, &position) in by_row.iter().zip(&rows.position[..rows.n]) {
+            // SAFETY: as above.
+            unsafe { *gates.add(position as usize) += sum };
+        }
+    }
+
+    /// Gradients of the queries, and sums over them.
+    ///
+    /// # Safety
+    /// As [`run`]; the sweep is over.
+    unsafe fn finish(&self) {
+        let (engine, call, grads) = (self.unit.engine, self.unit.call, self.run.grads);
+        let (head, n) = (self.query_head(), self.unit.rows.n);
+        let total = |sums: &[f32; ROWS]| -> f64 { sums[..n].iter().map(|&x| f64::from(x)).sum() };
+        // SAFETY: by contract.
+        unsafe {
+            self.add_sinks();
+            for map in 0..self.n {
+                self.add_sum(Sum::Slope as usize + map, -total(&self.maps[map].distance));
+            }
+            if let (Some(q), Some(_)) = (&call.q, &grads.scale_bh) {
+                // What `dq` is without its scale, times what `q` is without it.
+                self.buffers.load_queries(q, |set| self.unit.query_head(set), |_| 1.0, engine.at.q[0]);
+                let mut sums = [0.0; ROWS];
+                self.columns(engine.d, engine.at.q[0], self.at.dq[0], &mut sums);
+                self.add_sum(Sum::Scale as usize, total(&sums));
+            }
+            let scale = self.unit.scale(self.unit.rows.set[0]);
+            if let Some(dq) = &grads.q {
+                for map in 0..self.n {
+                    self.store(self.at.dq[map], scale, dq, head * self.n + map);
+                }
+            }
+            if let Some(dprobe) = &grads.probe {
+                self.store(self.at.dq[1], 1.0, dprobe, head);
+            }
+        }
+    }
+
+    /// Gradients of sinks.
+    ///
+    /// # Safety
+    /// As [`run`].
+    unsafe fn add_sinks(&self) {
+        let (unit, tiles) = (self.unit, &self.unit.engine.kernels.common);
+        let Some(sink) = &unit.call.sink else { return };
+        for (i, map) in self.maps.iter().enumerate().take(self.n) {
+            // SAFETY: by contract.
+            unsafe {
+                let logit = tiles.value(sink, &[self.query_head() * self.n + i]);
+                let lam = unit.call.lam.as_ref().filter(|_| i == 1);
+                let factor = lam.map_or(1.0, |lam| -tiles.value(lam, &[self.query_head()]));
+                let mut sum = 0.0;
+                for r in (0..unit.rows.n).filter(|&r| map.lse[r] != f32::NEG_INFINITY) {
+                    let delta = map.delta[r] + self.mean[r] * self.along[r];
+                    let share = (f64::from(logit) - f64::from(map.lse[r])).exp();
+                    sum -= share * f64::from(factor * delta);
+                }
+                self.add_sum(Sum::Sink as usize + i, sum);
+            }
+        }
+    }
+
+    /// Sums `[D][32]` times a factor to the rows of a tensor.
+    ///
+    /// # Safety
+    /// As [`run`]; the tensor's rows are this task's.
+    unsafe fn store(&self, from: usize, scale: f32, to: &Tensor, head: usize) {
+        let (engine, n) = (self.unit.engine, self.unit.rows.n);
+        let (d, d16) = (engine.d, engine.d.next_multiple_of(16));
+        let (sums, staging) = (self.buffer(from), self.buffer(engine.at.rows));
+        let (place, tiles) = (self.place(head), &engine.kernels.common);
+        // SAFETY: by contract.
+        unsafe {
+            (0..d * ROWS).for_each(|i| *sums.add(i) *= scale);
+            for c in (0..d).step_by(16) {
+                let columns = (d - c).min(16);
+                tiles.transpose_to(sums.add(c * ROWS), (columns, n), ROWS, staging.add(c), d16);
+            }
+            tiles.store(staging, d16, &Slice::tokens(to, &place, (n, d)));
+        }
+    }
+}
