@@ -12,8 +12,8 @@ use subquad::kernel::row_rms::Activation;
 use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
     best_key, causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad,
-    load_rows, map_grad, matmul, products, row_l2norm, row_rms, row_softmax, scores, scores_grad, sincos,
-    solve, step, store_rows, transpose_rows, value_decay,
+    load_rows, map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax, scores,
+    scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -183,6 +183,57 @@ fn second_output(e: usize, d: usize) -> matmul::Args {
     matmul::Args { l2: ones(256), u2: numbers(16 * e), ..output(e, d) }
 }
 
+/// Pairs of `bf16` from numbers between −1 and 1.
+fn pairs(n: usize) -> *mut u32 {
+    let (src, dst) = (numbers(2 * n), numbers(n).cast::<u32>());
+    let args = pair_rows::Args { n: 2, d: n, src, ld: n, factor: null(), dst, ldd: n };
+    // SAFETY: `src` has two rows of `n` elements, `dst` one.
+    unsafe { pair_rows::PairRows::reference(&args) };
+    dst
+}
+
+/// Rows with a factor each, to pairs of them.
+fn rows_to_pair(n: usize, d: usize) -> pair_rows::Args {
+    let (src, factor, dst) = (numbers(n * d), ones(n).cast_const(), pairs(n / 2 * d));
+    pair_rows::Args { n, d, src, ld: d, factor, dst, ldd: d }
+}
+
+/// Rows of `bf16`, the same.
+fn rows_to_zip(n: usize, d: usize) -> pair_rows::ZipArgs {
+    pair_rows::ZipArgs { n, d, src: pairs(n * d / 2).cast(), ld: d, dst: pairs(n / 2 * d), ldd: d }
+}
+
+/// `C [m, n]` from `k` terms.
+fn product_bf16(m: usize, n: usize, k: usize) -> matmul_bf16::Args {
+    let mut args = matmul_bf16::Args::product(m, n, k / 2, numbers(m * n), n as isize);
+    (args.a, args.lda, args.b, args.ldb) = (pairs(m * k / 2), k / 2, pairs(k / 2 * n), n);
+    args
+}
+
+/// A chunk's output: `P ⊙ Q S + tril(A) U`.
+fn output_bf16(e: usize, d: usize) -> matmul_bf16::Args {
+    let (l, ldl, u, ldu) = (ones(256).cast_const(), 16, numbers(16 * e).cast_const(), e);
+    matmul_bf16::Args { mid: ones(16), l, ldl, u, ldu, ..product_bf16(16, e, d) }
+}
+
+/// A chunk's state in place, and its pairs: `P S + Kᵀ U`.
+fn update_bf16(e: usize, d: usize) -> matmul_bf16::Args {
+    let c = numbers(d * e);
+    let (c0, ldc0) = (c.cast_const(), e as isize);
+    let (packed, ldp) = (pairs(d / 2 * e), e);
+    matmul_bf16::Args {
+        a_by_columns: true,
+        lda: d,
+        c0,
+        ldc0,
+        pre: vec![0.5; d].leak().as_ptr(),
+        c,
+        packed,
+        ldp,
+        ..product_bf16(d, e, 16)
+    }
+}
+
 fn substitution(n: usize) -> solve::Args {
     solve::Args { n, coef: vec![0.0; 256].leak().as_ptr(), u: numbers(16 * n), ld: n }
 }
@@ -284,6 +335,12 @@ fn row_products(m: usize, n: usize) -> products::Args {
     products::Args { n: m, d: n, a, lda: n, b, ldb: n, row: numbers(m), col: null_mut() }
 }
 
+/// The same by lane, each row apart.
+fn lane_products(n: usize, d: usize) -> products::lanes::Args {
+    let (a, b, sum) = (numbers(n * d), numbers(n * d), numbers(16 * n));
+    products::lanes::Args { n, d, a, lda: d, b, ldb: d, apart: true, sum }
+}
+
 /// The reverse of a chunk's scores and factors, with erase rows and gates.
 fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
     // Gradients stay what they are where all scores and factors but 1 are zero.
@@ -370,6 +427,11 @@ fn tiles(c: &mut Criterion) {
     bench::<matmul::Matmul>(c, "16x64x128_output", 16 * 64 * 128, output(64, 128));
     bench::<matmul::Matmul>(c, "16x64x128_two_writes", 16 * 64 * 128, second_output(64, 128));
     bench::<matmul::Matmul>(c, "128x64x16_update", 16 * 64 * 128, update(64, 128));
+    bench::<matmul_bf16::MatmulBf16>(c, "16x64x128", 16 * 64 * 128, product_bf16(16, 64, 128));
+    bench::<matmul_bf16::MatmulBf16>(c, "16x64x128_output", 16 * 64 * 128, output_bf16(64, 128));
+    bench::<matmul_bf16::MatmulBf16>(c, "128x32x16_update", 16 * 32 * 128, update_bf16(32, 128));
+    bench::<pair_rows::PairRows>(c, "16x128", 16 * 128, rows_to_pair(16, 128));
+    bench::<pair_rows::ZipRows>(c, "16x128", 16 * 128, rows_to_zip(16, 128));
     bench::<solve::Solve>(c, "16x64", 16 * 64, substitution(64));
     bench::<scores::ScoresToken>(c, "16x128", 16 * 128, token_scores(128));
     bench::<scores::ScoresChannel>(c, "16x128", 16 * 128, channel_scores(128, false));
@@ -381,6 +443,7 @@ fn tiles(c: &mut Criterion) {
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
+    bench::<products::lanes::LaneProducts>(c, "128x32", 128 * 32, lane_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
     bench::<scores_grad::ScoresGrad>(c, "16x128_bonus", 16 * 128, bonus_grads(128));

@@ -324,6 +324,14 @@ SUBQUAD_API uint32_t subquad_context_isa(const subquad_context *context);
 #define SUBQUAD_MODE_DRAW 16                 /* Random draws. */
 #define SUBQUAD_MODE_TRANSFORM 32            /* Helpers that are no attention. */
 
+#define SUBQUAD_FLAG_BF16_DOT 1              /* Operands of matrix products may be rounded to bf16,
+                                                whatever the tensors' types; sums and the carried state
+                                                stay f32. A permission: used where the processor multiplies
+                                                pairs of bf16, in prefill without gradients, by recurrences
+                                                with a decay per token or head or none, with or without the
+                                                delta rule; elsewhere it changes nothing. The plan's info
+                                                tells by its kernel. */
+
 #define SUBQUAD_DTYPE_F32 1                  /* IEEE single. */
 #define SUBQUAD_DTYPE_BF16 2                 /* The upper half of an IEEE single. */
 #define SUBQUAD_DTYPE_F16 3                  /* IEEE half. */
@@ -367,7 +375,7 @@ typedef struct subquad_desc {
     const char *mechanism;
     /** Bits of SUBQUAD_MODE_... to prepare. Default: SUBQUAD_MODE_CAUSAL. */
     uint32_t modes;
-    /** Zero. */
+    /** Bits of SUBQUAD_FLAG_... Default: 0. */
     uint32_t flags;
     /** Heads of q. The larger of any two head counts is a multiple of the smaller. Default: 1. */
     int64_t heads_q;
@@ -581,6 +589,15 @@ subquad_status subquad_plan_state_size(const subquad_plan *plan,
  * alignment is best, none is required; its contents mean nothing before and after, and it belongs to this
  * call alone. Lengths of 0 are fine.
  *
+ * Snapshots: a call of mode causal also stores the state as it is after some of its tokens, so that an engine that
+ * speculates can go back to one of them, or keep prefixes. SNAPSHOT_AT in `in`, i32 [n_sequences, N], says after how
+ * many tokens of each sequence (0 to its length, ascending, -1 for none); for each component of the state `out` binds
+ * role_out | SUBQUAD_ROLE_SNAPSHOT, of the component's type, [n_sequences, N, shape of the component]. n_sequences is
+ * the batch, or the sequences of CU_SEQLENS, whatever STATE_INDEX says; nothing is written for -1 and for skipped
+ * sequences. A shift may be left out, as in STATE_OUT. A snapshot is what a call of that many tokens alone would carry
+ * out. A sequence is cut where one is taken: at multiples of the plan's chunk that changes no bit, elsewhere it rounds
+ * differently.
+ *
  * After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
  * are not checked: NaN stays in the rows that read it.
  *
@@ -681,7 +698,8 @@ subquad_status subquad_plan_backward(const subquad_plan *plan,
  * =========================================================================================================== */
 
 /**
- * Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
+ * Bytes of workspace that subquad_plan_summarise, subquad_plan_combine and subquad_plan_correct need, whatever the
+ * lengths.
  *
  * Returns NULL_POINTER, UNSUPPORTED (the plan was not made for mode CAUSAL, or the mechanism has no summaries),
  * INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
@@ -745,10 +763,34 @@ subquad_status subquad_plan_combine(const subquad_plan *plan,
                                     size_t workspace_size,
                                     subquad_error *err);
 
+/**
+ * Adds to the outputs of a segment that ran from an empty state what its incoming state gives them, so that OUT is that
+ * of subquad_plan_execute with this STATE_IN, within rounding: a segment runs while its incoming state is on its way.
+ *
+ * `in` binds the inputs of mode CAUSAL but V (and D_SKIP), and STATE_IN; `out` binds OUT, which is read and written.
+ * Ragged batches and pooled states as in subquad_plan_execute. Not for outputs that are normalised.
+ *
+ * Returns UNSUPPORTED (as subquad_plan_segment_workspace_size, and with a normaliser), otherwise what
+ * subquad_plan_execute returns. Thread-safe with other workspace and outputs. Allocates: no, but for the text of a
+ * failure. Since 0.1.0.
+ *
+ * Safety:
+ * As for subquad_plan_execute.
+ */
+SUBQUAD_API
+subquad_status subquad_plan_correct(const subquad_plan *plan,
+                                    const subquad_in *in,
+                                    size_t n_in,
+                                    const subquad_out *out,
+                                    size_t n_out,
+                                    void *workspace,
+                                    size_t workspace_size,
+                                    subquad_error *err);
+
 /* ===========================================================================================================
  * State
  *
- * The state of a sequence is the caller's memory. It is plain f32: the tensors that
+ * The state of a sequence is the caller's memory. It is plain numbers: the tensors that
  * subquad_plan_state_component lists, row-major, each at its offset. A pool of n sequences is n such pieces
  * one after the other; bind a component of all of them as a tensor whose first stride is
  * subquad_plan_state_size / 4. Any other strided tensors of the same extents will do as well, so that the
@@ -813,30 +855,34 @@ subquad_status subquad_state_init(const subquad_plan *plan,
                                   subquad_error *err);
 
 /**
- * Transposes n_matrices row-major matrices: dst[h][c][r] = src[h][r][c], src being [n_matrices, rows, cols]
- * and dst [n_matrices, cols, rows], both f32 without gaps.
+ * Converts n_matrices row-major matrices [rows, cols] without gaps to another element type, and transposes them if
+ * `transpose` is 1: dst[h][c][r] = src[h][r][c], else dst[h][r][c] = src[h][r][c].
  *
- * For engines that keep a state [heads, dim_v, dim_qk]: with rows = dim_qk and cols = dim_v it turns ours
- * into theirs, with the two exchanged theirs into ours. (Binding their memory with strides works too,
- * without a copy; converting once is faster where it is stepped often.) `src_size` and `dst_size` are the
- * bytes there are, at least n_matrices * rows * cols * 4; what lies behind is not touched. The two must not
- * overlap.
+ * For states of other engines: one that is kept [heads, dim_v, dim_qk] becomes ours with rows = dim_v, cols = dim_qk and
+ * transpose = 1, ours becomes theirs with the two exchanged. (Binding their memory with strides works too, without
+ * a copy; converting once is faster where it is stepped often.) Element types are SUBQUAD_DTYPE_F32, _BF16 and _F16;
+ * to 16 bits values are rounded to nearest, ties to even. `src_size` and `dst_size` are the bytes there are, at least
+ * n_matrices * rows * cols * bytes of an element; what lies behind is not touched. The two must not overlap.
  *
- * Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`), MISALIGNED, OVERLAP,
- * INTERNAL. Thread-safe for different memory. Allocates: no. Since 0.1.0.
+ * Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`, an unknown element type,
+ * `transpose`), UNSUPPORTED (SUBQUAD_DTYPE_I32), MISALIGNED, OVERLAP, INTERNAL. Thread-safe for different memory.
+ * Allocates: no, but for the text of a failure. Since 0.1.0.
  *
  * Safety:
  * `src` is NULL or readable for `src_size` bytes, `dst` is NULL or writable for `dst_size` bytes; `err` is
  * NULL or writable.
  */
 SUBQUAD_API
-subquad_status subquad_state_convert(const float *src,
+subquad_status subquad_state_convert(const void *src,
+                                     uint32_t src_dtype,
                                      size_t src_size,
-                                     float *dst,
+                                     void *dst,
+                                     uint32_t dst_dtype,
                                      size_t dst_size,
                                      int64_t n_matrices,
                                      int64_t rows,
                                      int64_t cols,
+                                     uint32_t transpose,
                                      subquad_error *err);
 
 /* ===========================================================================================================
@@ -1013,6 +1059,10 @@ subquad_status subquad_mechanism_role(size_t index,
 
 #define SUBQUAD_ROLE_GRAD 32768              /* Bit that turns a role into that of its gradient, as in
                                                 SUBQUAD_ROLE_Q | SUBQUAD_ROLE_GRAD for "dq". */
+#define SUBQUAD_ROLE_SNAPSHOT 16384          /* Bit that turns a role that carries a state out into its
+                                                snapshots (see subquad_plan_execute), as in
+                                                SUBQUAD_ROLE_STATE_OUT | SUBQUAD_ROLE_SNAPSHOT for
+                                                "state_snapshots". */
 
 /**
  * Number of the role with this name ("q", "state_in", "dq" for the gradient of q); 0 if there is none.
@@ -1040,6 +1090,8 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
 #define SUBQUAD_ROLE_CU_SEQLENS_K 2          /* the same for the keys of mode cross */
 #define SUBQUAD_ROLE_STATE_INDEX 3           /* slot of each sequence in a pool of states, [n_sequences],
                                                 i32; -1 skips it */
+#define SUBQUAD_ROLE_SNAPSHOT_AT 4           /* numbers of tokens after which snapshots are taken,
+                                                [n_sequences, N], i32; -1: none */
 #define SUBQUAD_ROLE_Q 16                    /* queries */
 #define SUBQUAD_ROLE_K 17                    /* keys */
 #define SUBQUAD_ROLE_V 18                    /* values */

@@ -53,6 +53,42 @@ impl<T: Into<Modes>> BitOr<T> for Mode {
     }
 }
 
+/// A set of permissions. Each allows what changes results within bounds that `docs/numerics.md` gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flags(pub(crate) u32);
+
+impl Flags {
+    /// None.
+    pub const NONE: Flags = Flags(0);
+    /// Operands of matrix products may be rounded to `bf16`, whatever the tensors' types; sums and the carried state
+    /// stay `f32`. It is used where the processor multiplies pairs of `bf16` (x86's AVX512_BF16), in prefill without
+    /// gradients, by recurrences with a decay per token or head or none, with or without the delta rule; elsewhere it
+    /// changes nothing. [`crate::PlanInfo::kernel`] tells.
+    pub const BF16_DOT: Flags = Flags(1);
+
+    /// The set of these bits; unknown bits are kept and refused at planning.
+    pub const fn from_bits(bits: u32) -> Flags {
+        Flags(bits)
+    }
+
+    /// The bits of the set.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether all of these are in the set.
+    pub const fn contains(self, flags: Flags) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+}
+
+impl BitOr for Flags {
+    type Output = Flags;
+    fn bitor(self, other: Flags) -> Flags {
+        Flags(self.0 | other.0)
+    }
+}
+
 /// Value of a named parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -105,6 +141,8 @@ pub struct Desc {
     pub mechanism: String,
     /// Modes to prepare; at least one.
     pub modes: Modes,
+    /// What is allowed beyond the defaults; none.
+    pub flags: Flags,
     /// Heads of `q`, ≥ 1.
     pub heads_q: i64,
     /// Heads of `k`, ≥ 1. The larger of any two head counts is a multiple of the smaller.
@@ -116,7 +154,7 @@ pub struct Desc {
     /// Dimension `E` of values, ≥ 1.
     pub dim_v: i64,
     /// Element type of `q`, `k`, `v`: `F32`, `Bf16` or `F16`. Every other input (gates, weights, values per head) is
-    /// `F32` or of this type, each as its view says. Arithmetic is `f32` whatever the types.
+    /// `F32` or of this type, each as its view says. Arithmetic is `f32` whatever the types, unless [`Flags`] allow other.
     pub dtype_qkv: DType,
     /// Element type of `out`: `F32`, `Bf16` or `F16`, whatever the inputs are. It is rounded once, to nearest.
     pub dtype_out: DType,
@@ -136,6 +174,7 @@ impl Desc {
         Desc {
             mechanism: mechanism.to_owned(),
             modes: Mode::Causal.into(),
+            flags: Flags::NONE,
             heads_q: 1,
             heads_k: 1,
             heads_v: 1,
@@ -152,6 +191,13 @@ impl Desc {
     #[must_use]
     pub fn modes(mut self, modes: impl Into<Modes>) -> Desc {
         self.modes = modes.into();
+        self
+    }
+
+    /// What is allowed beyond the defaults.
+    #[must_use]
+    pub fn flags(mut self, flags: Flags) -> Desc {
+        self.flags = flags;
         self
     }
 

@@ -43,12 +43,12 @@ mod workspace;
 pub use args::{Args, MAX_TENSORS};
 pub use catalog::{Mode, Role};
 pub use context::{Caches, Context, ContextOptions};
-pub use desc::{Desc, Modes, Value};
+pub use desc::{Desc, Flags, Modes, Value};
 pub use error::{Error, Result, Status};
 pub use parallel::{Runner, Serial, ThreadPool};
 pub use plan::{Plan, PlanInfo, StateComponent, StateLayout};
 pub use simd::Isa;
-pub use tensor::{DType, Element, Layout, MAX_RANK, View, ViewMut};
+pub use tensor::{DType, Element, Layout, MAX_RANK, View, ViewMut, convert_state};
 
 /// Tokens of a chunk: one AVX-512 vector of scores, and the best length on a core whose L1 holds a panel of
 /// the state (`docs/spec/linear.md` 1.6).

@@ -3,6 +3,10 @@
 //! A view is a pointer, an element type, and up to five extents and strides. Strides count elements, and
 //! may be zero (broadcast, inputs only) or negative. Shapes are checked in `plan/`, nowhere else.
 
+mod convert;
+
+pub use convert::convert_state;
+
 use crate::error::{Error, Result};
 use std::fmt;
 use std::marker::PhantomData;

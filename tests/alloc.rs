@@ -10,6 +10,7 @@ use common::types::{self, Stored, TYPES};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use subquad::catalog::RoleKind;
 use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Runner, Serial, ThreadPool, View, ViewMut};
 
 /// The system's allocator, counting what any thread asks for while `COUNTING`.
@@ -235,6 +236,58 @@ fn ragged_calls_allocate_nothing() {
     p.indices.push((Role::CU_SEQLENS, vec![0, 40]));
     p.indices.push((Role::STATE_INDEX, vec![0]));
     assert_eq!(run(&plan, &p), 0);
+}
+
+/// Nor do snapshots.
+#[test]
+fn snapshots_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for mechanism in mechanisms().into_iter().filter(|m| m.modes.contains(&Mode::Causal)) {
+        let p =
+            Problem::new(mechanism, vec![]).sized([2, 2, 2], (13, 21), 2, 40).fill(&mut Rng::new(1), true);
+        let (plan, at) = (p.plan(&context), [0, 3, 16, -1, 7, 40]);
+        let (mut outputs, mut memory) = (p.outputs(), problem::workspace(&plan));
+        for role in p.roles(RoleKind::StateOut) {
+            let shape = [&[2, 3], &p.shape(role)[1..]].concat();
+            outputs.insert(role.snapshots(), Array::filled(&shape, 0.0));
+        }
+        let mut call = || {
+            let mut args = Args::new().input(Role::SNAPSHOT_AT, View::new(&at, &[2, 3]).unwrap());
+            for (&role, array) in &p.inputs {
+                args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+            }
+            for (&role, array) in &mut outputs {
+                args = args.output(role, ViewMut::new(&mut array.data, &array.shape).unwrap());
+            }
+            plan.execute(p.mode, &args, &mut memory).unwrap();
+        };
+        let least = (0..5).map(|_| allocations(&mut call)).min();
+        assert_eq!(least, Some(0), "{p}");
+    }
+}
+
+/// Nor do corrections of outputs.
+#[test]
+fn corrections_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for name in ["gla", "gated_delta_rule"] {
+        let p = Problem::named(name).sized([2, 2, 2], (13, 21), 2, 40).fill(&mut Rng::new(1), true);
+        let plan = p.plan(&context);
+        let mut memory = vec![0; plan.segment_workspace_size().unwrap()];
+        let mut out = Array::filled(&p.shape(Role::OUT), 0.0);
+        let mut call = || {
+            let mut args = Args::new();
+            for (&role, array) in p.inputs.iter().filter(|(role, _)| ![Role::V, Role::GV].contains(role)) {
+                args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+            }
+            args = args.output(Role::OUT, ViewMut::new(&mut out.data, &out.shape).unwrap());
+            plan.correct(&args, &mut memory).unwrap();
+        };
+        let least = (0..5).map(|_| allocations(&mut call)).min();
+        assert_eq!(least, Some(0), "{p}");
+    }
 }
 
 /// Errors of tensors carry their data, not text: finding them allocates nothing either.

@@ -43,9 +43,9 @@ fn mechanisms() -> impl Iterator<Item = &'static catalog::Mechanism> {
     MECHANISMS.iter().copied().flatten()
 }
 
-/// Every role without its gradient: those of the interface, then the catalogue's.
+/// Every role without its gradient and snapshots: those of the interface, then the catalogue's.
 fn roles() -> Vec<Role> {
-    (0..0x8000).filter_map(Role::from_id).collect()
+    (0..0x4000).filter_map(Role::from_id).collect()
 }
 
 // Rendering

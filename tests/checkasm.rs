@@ -23,6 +23,8 @@ mod grads;
 mod guarded;
 #[path = "checkasm/norms.rs"]
 mod norms;
+#[path = "checkasm/pairs.rs"]
+mod pairs;
 #[path = "checkasm/step.rs"]
 mod step;
 #[path = "checkasm/support.rs"]

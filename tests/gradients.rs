@@ -114,6 +114,24 @@ fn long_sequences() {
     }
 }
 
+/// What the first pass leaves in `dq` and `dv` on the way changes no bit of the others.
+#[test]
+fn long_sequences_without_places() {
+    for mechanism in mechanisms() {
+        let mut rng = Rng::new(seed());
+        let p = Problem::new(mechanism, vec![]).sized([2, 2, 2], (4, 3), 1, 300).fill(&mut rng, true);
+        let b = Backward::new(&mut rng, p);
+        let plan = b.p.plan(&context());
+        let mut want = b.run_plan(&plan);
+        let places = [Role::Q.grad(), Role::V.grad()];
+        want.retain(|role, _| !places.contains(role));
+        let mut got = b.outputs();
+        got.retain(|role, _| !places.contains(role));
+        b.call(&plan, &mut got).unwrap_or_else(|error| panic!("{}: {error}", text(&b)));
+        assert_same_bits(&got, &want, || text(&b));
+    }
+}
+
 /// States of several panels, the last one narrower, with every parameter; more than one query to a state where heads
 /// may differ.
 #[test]

@@ -6,7 +6,6 @@ mod common;
 use common::problem::{self, Problem, assert_same_bits, context, mechanisms};
 use common::refusal::expect;
 use common::support::Rng;
-use common::types::F32_ONLY;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use subquad::catalog::{self, Default, ParamKind, Range};
@@ -237,17 +236,6 @@ fn types_of_a_plan() {
     for dtype in [DType::F16, DType::I32] {
         let words = ["dtype_state", dtype.name(), "f32 or bf16"];
         refuse_plan(Desc { dtype_state: dtype, ..desc.clone() }, Status::Unsupported, &words);
-    }
-    for name in F32_ONLY {
-        let mut desc = Desc::new("lasp").param("ranks", 2);
-        if let Some(mechanism) = mechanisms().into_iter().find(|mechanism| mechanism.name == name) {
-            desc = Problem::new(mechanism, problem::variants(mechanism)[0].clone()).desc();
-        }
-        assert_eq!(desc.mechanism, name);
-        Plan::new(&context(), &desc).unwrap();
-        for (what, desc) in other_types(&desc) {
-            refuse_plan(desc, Status::Unsupported, &[what, "bf16", name, "f32 only"]);
-        }
     }
 }
 

@@ -27,7 +27,8 @@ fn each(mode: Mode, mut f: impl FnMut(&mut Rng, Problem)) {
         let heads = problem::heads(mechanism);
         let variants = problem::variants(mechanism);
         let cases = variants.len() + 4;
-        for case in 0..cases {
+        // The last one is large.
+        for case in (0..cases).filter(|&case| case + 1 == cases || problem::taken(case)) {
             let mut rng = Rng::new(seed().wrapping_add((case as u64) << 32));
             let rng = &mut rng;
             let params = variants.get(case).cloned();
@@ -53,7 +54,7 @@ fn each(mode: Mode, mut f: impl FnMut(&mut Rng, Problem)) {
             n += 1;
         }
     }
-    assert!(n >= 10, "{n} problems of mode {mode}");
+    assert!(n >= 10 || problem::percent() < 100, "{n} problems of mode {mode}");
 }
 
 fn each_mode(mut f: impl FnMut(&mut Rng, Problem)) {
@@ -574,7 +575,7 @@ fn shared_heads() {
         }
         assert_same_bits(&got, &want, || text(&p));
     });
-    assert!(n > 50, "only {n} problems with shared heads");
+    assert!(n > 50 || problem::percent() < 100, "only {n} problems with shared heads");
 }
 
 /// A state that is read and written in one place gives what two places give.
@@ -670,7 +671,7 @@ fn linear_in_values() {
             }
         }
     });
-    assert!(linear > 50, "only {linear} linear problems");
+    assert!(linear > 50 || problem::percent() < 100, "only {linear} linear problems");
 }
 
 #[test]

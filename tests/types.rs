@@ -37,7 +37,8 @@ fn assert_nearest(got: &Array, want: &Array, dtype: DType, what: impl Fn() -> St
 fn each(mut f: impl FnMut(&mut Rng, Problem)) {
     for mechanism in types::mechanisms() {
         let heads = problem::heads(mechanism);
-        for (case, params) in problem::variants(mechanism).into_iter().enumerate() {
+        let variants = problem::variants(mechanism).into_iter().enumerate();
+        for (case, params) in variants.filter(|(case, _)| problem::taken(*case)) {
             for &mode in mechanism.modes {
                 let rng = &mut Rng::new(seed().wrapping_add((case as u64) << 32));
                 let t = if mode == Mode::Step { 1 } else { rng.pick(&[5, 37, 150]) };
@@ -182,13 +183,17 @@ fn hostile_values() {
         let types = rng.pick(&TYPES);
         for (&role, array) in &mut p.inputs {
             let dtype = types.of(role);
-            if ![Role::Q, Role::K, Role::V, Role::STATE_IN].contains(&role) || dtype == DType::F32 {
+            if ![Role::Q, Role::K, Role::V, Role::X, Role::STATE_IN].contains(&role) || dtype == DType::F32 {
                 continue;
             }
             for _ in 0..3 {
                 let at = rng.below(array.data.len());
                 let x =
                     rng.pick(&[f32::NAN, f32::INFINITY, 3.38e38, 65504.0, 65520.0, 5.9e-8, 3e-5, 9.2e-41]);
+                // The state of a convolution is a copy of its inputs: in `f32` nothing computes with it, and nothing
+                // flushes it.
+                let copied = p.mechanism.name == "causal_conv" && x < f32::MIN_POSITIVE;
+                let x = if copied { 0.0 } else { x };
                 array.data[at] = if rng.one_in(2) { -x } else { x };
             }
         }

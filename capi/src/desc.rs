@@ -6,7 +6,7 @@ use crate::boundary;
 use crate::fault::{Fault, Place, Result};
 use crate::sized::{self, Versioned};
 use std::ffi::c_char;
-use subquad::{DType, Desc, Modes, Value};
+use subquad::{DType, Desc, Flags, Modes, Value};
 
 /// Whole sequence; token t reads tokens s <= t.
 pub const SUBQUAD_MODE_CAUSAL: u32 = 1;
@@ -20,6 +20,12 @@ pub const SUBQUAD_MODE_STEP: u32 = 8;
 pub const SUBQUAD_MODE_DRAW: u32 = 16;
 /// Helpers that are no attention.
 pub const SUBQUAD_MODE_TRANSFORM: u32 = 32;
+
+/// Operands of matrix products may be rounded to bf16, whatever the tensors' types; sums and the carried state stay f32.
+/// A permission: used where the processor multiplies pairs of bf16, in prefill without gradients, by recurrences with a
+/// decay per token or head or none, with or without the delta rule; elsewhere it changes nothing. The plan's info tells
+/// by its kernel.
+pub const SUBQUAD_FLAG_BF16_DOT: u32 = 1;
 
 /// IEEE single.
 pub const SUBQUAD_DTYPE_F32: u32 = 1;
@@ -75,7 +81,7 @@ pub struct subquad_desc {
     pub mechanism: *const c_char,
     /// Bits of SUBQUAD_MODE_... to prepare. Default: SUBQUAD_MODE_CAUSAL.
     pub modes: u32,
-    /// Zero.
+    /// Bits of SUBQUAD_FLAG_... Default: 0.
     pub flags: u32,
     /// Heads of q. The larger of any two head counts is a multiple of the smaller. Default: 1.
     pub heads_q: i64,
@@ -155,9 +161,6 @@ pub(crate) unsafe fn convert(desc: *const subquad_desc) -> Result<Desc> {
     // SAFETY: as the caller says.
     let desc = unsafe { sized::read(desc, "desc") }?;
     let field = |field| Place::field("desc", field);
-    if desc.flags != 0 {
-        return Err(Fault::reserved(field("flags")));
-    }
     if desc.reserved != 0 {
         return Err(Fault::reserved(field("reserved")));
     }
@@ -168,6 +171,7 @@ pub(crate) unsafe fn convert(desc: *const subquad_desc) -> Result<Desc> {
     let params = unsafe { boundary::array(desc.params, desc.n_params, field("params")) }?;
     let mut result = Desc::new(mechanism)
         .modes(Modes::from_bits(desc.modes))
+        .flags(Flags::from_bits(desc.flags))
         .heads(desc.heads_q, desc.heads_k, desc.heads_v)
         .dims(desc.dim_qk, desc.dim_v);
     result.dtype_qkv = dtype(desc.dtype_qkv, field("dtype_qkv"))?;
@@ -184,7 +188,7 @@ fn at_most(n: usize, max: usize, place: Place) -> Result<()> {
     if n > max { Err(Fault::invalid(place, n as i128, "far fewer")) } else { Ok(()) }
 }
 
-fn dtype(number: u32, place: Place) -> Result<DType> {
+pub(crate) fn dtype(number: u32, place: Place) -> Result<DType> {
     let known = DType::ALL.into_iter().find(|&dtype| dtype as u32 == number);
     known.ok_or(Fault::invalid(place, number, "one of SUBQUAD_DTYPE_..."))
 }

@@ -226,6 +226,15 @@ pub unsafe extern "C" fn subquad_plan_state_size(
 /// alignment is best, none is required; its contents mean nothing before and after, and it belongs to this
 /// call alone. Lengths of 0 are fine.
 ///
+/// Snapshots: a call of mode causal also stores the state as it is after some of its tokens, so that an engine that
+/// speculates can go back to one of them, or keep prefixes. SNAPSHOT_AT in `in`, i32 [n_sequences, N], says after how
+/// many tokens of each sequence (0 to its length, ascending, -1 for none); for each component of the state `out` binds
+/// role_out | SUBQUAD_ROLE_SNAPSHOT, of the component's type, [n_sequences, N, shape of the component]. n_sequences is
+/// the batch, or the sequences of CU_SEQLENS, whatever STATE_INDEX says; nothing is written for -1 and for skipped
+/// sequences. A shift may be left out, as in STATE_OUT. A snapshot is what a call of that many tokens alone would carry
+/// out. A sequence is cut where one is taken: at multiples of the plan's chunk that changes no bit, elsewhere it rounds
+/// differently.
+///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
 /// are not checked: NaN stays in the rows that read it.
 ///

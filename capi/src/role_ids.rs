@@ -11,6 +11,9 @@ pub const SUBQUAD_ROLE_CU_SEQLENS_K: u32 = 2;
 /// slot of each sequence in a pool of states, [n_sequences], i32; -1 skips it
 pub const SUBQUAD_ROLE_STATE_INDEX: u32 = 3;
 
+/// numbers of tokens after which snapshots are taken, [n_sequences, N], i32; -1: none
+pub const SUBQUAD_ROLE_SNAPSHOT_AT: u32 = 4;
+
 /// queries
 pub const SUBQUAD_ROLE_Q: u32 = 16;
 

@@ -11,7 +11,8 @@ use crate::status::{subquad_error, subquad_status};
 use crate::tensor::{subquad_in, subquad_out};
 use std::ffi::c_void;
 
-/// Bytes of workspace that subquad_plan_summarise and subquad_plan_combine need, whatever the lengths.
+/// Bytes of workspace that subquad_plan_summarise, subquad_plan_combine and subquad_plan_correct need, whatever the
+/// lengths.
 ///
 /// Returns NULL_POINTER, UNSUPPORTED (the plan was not made for mode CAUSAL, or the mechanism has no summaries),
 /// INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
@@ -95,6 +96,36 @@ pub unsafe extern "C" fn subquad_plan_combine(
 ) -> subquad_status {
     let run = |plan: &subquad::Plan, args: &subquad::Args<'_>, workspace: &mut [u8]| {
         Ok(plan.combine(args, workspace)?)
+    };
+    // SAFETY: the caller's contract.
+    unsafe { plan::call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }
+}
+
+/// Adds to the outputs of a segment that ran from an empty state what its incoming state gives them, so that OUT is that
+/// of subquad_plan_execute with this STATE_IN, within rounding: a segment runs while its incoming state is on its way.
+///
+/// `in` binds the inputs of mode CAUSAL but V (and D_SKIP), and STATE_IN; `out` binds OUT, which is read and written.
+/// Ragged batches and pooled states as in subquad_plan_execute. Not for outputs that are normalised.
+///
+/// Returns UNSUPPORTED (as subquad_plan_segment_workspace_size, and with a normaliser), otherwise what
+/// subquad_plan_execute returns. Thread-safe with other workspace and outputs. Allocates: no, but for the text of a
+/// failure. Since 0.1.0.
+///
+/// # Safety
+/// As for subquad_plan_execute.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn subquad_plan_correct(
+    plan: *const subquad_plan,
+    r#in: *const subquad_in,
+    n_in: usize,
+    out: *const subquad_out,
+    n_out: usize,
+    workspace: *mut c_void,
+    workspace_size: usize,
+    err: *mut subquad_error,
+) -> subquad_status {
+    let run = |plan: &subquad::Plan, args: &subquad::Args<'_>, workspace: &mut [u8]| {
+        Ok(plan.correct(args, workspace)?)
     };
     // SAFETY: the caller's contract.
     unsafe { plan::call(plan, (r#in, n_in), (out, n_out), (workspace, workspace_size), err, run) }

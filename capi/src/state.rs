@@ -1,18 +1,19 @@
 //! State
 //!
-//! The state of a sequence is the caller's memory. It is plain f32: the tensors that
+//! The state of a sequence is the caller's memory. It is plain numbers: the tensors that
 //! subquad_plan_state_component lists, row-major, each at its offset. A pool of n sequences is n such pieces
 //! one after the other; bind a component of all of them as a tensor whose first stride is
 //! subquad_plan_state_size / 4. Any other strided tensors of the same extents will do as well, so that the
 //! transposed states of other engines can be used in place, with strides.
 
 use crate::boundary;
+use crate::desc;
 use crate::fault::{Fault, Place, Result};
 use crate::plan::subquad_plan;
 use crate::sized::{self, Versioned};
 use crate::status::{subquad_error, subquad_status};
 use std::ffi::c_void;
-use subquad::Status;
+use subquad::{DType, Layout, Status, View, ViewMut};
 
 /// One tensor of a plan's state.
 #[repr(C)]
@@ -128,7 +129,7 @@ pub unsafe extern "C" fn subquad_state_init(
             return Ok(());
         }
         let state = boundary::out(state.cast::<u8>(), "state")?;
-        aligned(state.cast(), "state")?;
+        aligned(state.cast(), 4, "state")?;
         for sequence in 0..n_sequences {
             // SAFETY: `needed` bytes are writable, says the caller, and this is the piece of one sequence.
             let piece = unsafe { state.add(sequence * layout.size_bytes) };
@@ -150,91 +151,86 @@ pub unsafe extern "C" fn subquad_state_init(
     unsafe { boundary::status(err, body) }
 }
 
-fn aligned(pointer: *const f32, name: &'static str) -> Result<()> {
-    if pointer.is_aligned() {
-        return Ok(());
-    }
-    let (status, place) = (Status::Misaligned, Place::argument(name));
-    Err(Fault::Words { status, place, what: "is not aligned to 4 bytes" })
-}
-
-/// Transposes n_matrices row-major matrices: dst[h][c][r] = src[h][r][c], src being [n_matrices, rows, cols]
-/// and dst [n_matrices, cols, rows], both f32 without gaps.
+/// Converts n_matrices row-major matrices [rows, cols] without gaps to another element type, and transposes them if
+/// `transpose` is 1: dst[h][c][r] = src[h][r][c], else dst[h][r][c] = src[h][r][c].
 ///
-/// For engines that keep a state [heads, dim_v, dim_qk]: with rows = dim_qk and cols = dim_v it turns ours
-/// into theirs, with the two exchanged theirs into ours. (Binding their memory with strides works too,
-/// without a copy; converting once is faster where it is stepped often.) `src_size` and `dst_size` are the
-/// bytes there are, at least n_matrices * rows * cols * 4; what lies behind is not touched. The two must not
-/// overlap.
+/// For states of other engines: one that is kept [heads, dim_v, dim_qk] becomes ours with rows = dim_v, cols = dim_qk and
+/// transpose = 1, ours becomes theirs with the two exchanged. (Binding their memory with strides works too, without
+/// a copy; converting once is faster where it is stepped often.) Element types are SUBQUAD_DTYPE_F32, _BF16 and _F16;
+/// to 16 bits values are rounded to nearest, ties to even. `src_size` and `dst_size` are the bytes there are, at least
+/// n_matrices * rows * cols * bytes of an element; what lies behind is not touched. The two must not overlap.
 ///
-/// Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`), MISALIGNED, OVERLAP,
-/// INTERNAL. Thread-safe for different memory. Allocates: no. Since 0.1.0.
+/// Returns NULL_POINTER, INVALID_ARGUMENT (a negative extent, `src_size`, `dst_size`, an unknown element type,
+/// `transpose`), UNSUPPORTED (SUBQUAD_DTYPE_I32), MISALIGNED, OVERLAP, INTERNAL. Thread-safe for different memory.
+/// Allocates: no, but for the text of a failure. Since 0.1.0.
 ///
 /// # Safety
 /// `src` is NULL or readable for `src_size` bytes, `dst` is NULL or writable for `dst_size` bytes; `err` is
 /// NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn subquad_state_convert(
-    src: *const f32,
+    src: *const c_void,
+    src_dtype: u32,
     src_size: usize,
-    dst: *mut f32,
+    dst: *mut c_void,
+    dst_dtype: u32,
     dst_size: usize,
     n_matrices: i64,
     rows: i64,
     cols: i64,
+    transpose: u32,
     err: *mut subquad_error,
 ) -> subquad_status {
     let body = || {
-        let extent = |given, name| {
-            let place = Place::argument(name);
-            usize::try_from(given).map_err(|_| Fault::invalid(place, given, "0 or more"))
-        };
-        let (n, rows, cols) =
-            (extent(n_matrices, "n_matrices")?, extent(rows, "rows")?, extent(cols, "cols")?);
-        let needed = [rows, cols, 4].iter().try_fold(n, |product, &x| product.checked_mul(x));
-        for (size, name) in [(src_size, "src_size"), (dst_size, "dst_size")] {
-            if needed.is_none_or(|needed| needed > size || needed > isize::MAX as usize) {
-                let expected = "at least n_matrices * rows * cols * 4";
+        for (given, name) in [(n_matrices, "n_matrices"), (rows, "rows"), (cols, "cols")] {
+            if given < 0 {
+                return Err(Fault::invalid(Place::argument(name), given, "0 or more"));
+            }
+        }
+        if transpose > 1 {
+            return Err(Fault::invalid(Place::argument("transpose"), transpose, "0 or 1"));
+        }
+        let src_dtype = desc::dtype(src_dtype, Place::argument("src_dtype"))?;
+        let dst_dtype = desc::dtype(dst_dtype, Place::argument("dst_dtype"))?;
+        let len = [rows, cols].iter().try_fold(n_matrices, |product, &x| product.checked_mul(x));
+        let bytes = |dtype: DType| usize::try_from(len?).ok()?.checked_mul(dtype.size());
+        for (dtype, size, name) in [(src_dtype, src_size, "src_size"), (dst_dtype, dst_size, "dst_size")] {
+            if bytes(dtype).is_none_or(|needed| needed > size || needed > isize::MAX as usize) {
+                let expected = "at least n_matrices * rows * cols * the bytes of an element";
                 return Err(Fault::invalid(Place::argument(name), size as i128, expected));
             }
         }
-        let len = n * rows * cols;
-        if len == 0 {
+        if len == Some(0) {
             return Ok(());
         }
         if src.is_null() {
             return Err(Fault::Null(Place::argument("src")));
         }
         let dst = boundary::out(dst, "dst")?;
-        aligned(src, "src")?;
-        aligned(dst, "dst")?;
-        if src.addr() < dst.addr() + len * 4 && dst.addr() < src.addr() + len * 4 {
+        aligned(src, src_dtype.size(), "src")?;
+        aligned(dst, dst_dtype.size(), "dst")?;
+        let end = |start: usize, dtype| start + bytes(dtype).unwrap_or(0);
+        if src.addr() < end(dst.addr(), dst_dtype) && dst.addr() < end(src.addr(), src_dtype) {
             let place = Place::argument("dst");
             return Err(Fault::Words { status: Status::Overlap, place, what: "overlaps src" });
         }
-        // SAFETY: aligned, `len` elements by the sizes that the caller vouches for, and disjoint.
-        let (src, dst) =
-            unsafe { (std::slice::from_raw_parts(src, len), std::slice::from_raw_parts_mut(dst, len)) };
-        let area = rows * cols;
-        for (from, to) in src.chunks_exact(area).zip(dst.chunks_exact_mut(area)) {
-            transpose(from, to, rows, cols);
-        }
-        Ok(())
+        let from = Layout::contiguous(&[n_matrices, rows, cols])?;
+        let across = if transpose == 1 { [rows * cols, 1, rows] } else { [rows * cols, cols, 1] };
+        let to = Layout::strided(&[n_matrices, rows, cols], &across)?;
+        // SAFETY: aligned, as many elements as the sizes that the caller vouches for, and disjoint.
+        let (src, mut dst) = unsafe {
+            (View::from_raw(src.cast(), src_dtype, from), ViewMut::from_raw(dst.cast(), dst_dtype, to))
+        };
+        Ok(subquad::convert_state(&src, &mut dst)?)
     };
     // SAFETY: `err` is null or writable.
     unsafe { boundary::status(err, body) }
 }
 
-/// In squares of a cache line a side, so that neither side is read or written line by line in vain.
-fn transpose(from: &[f32], to: &mut [f32], rows: usize, cols: usize) {
-    const SIDE: usize = 16;
-    for r0 in (0..rows).step_by(SIDE) {
-        for c0 in (0..cols).step_by(SIDE) {
-            for r in r0..rows.min(r0 + SIDE) {
-                for c in c0..cols.min(c0 + SIDE) {
-                    to[c * rows + r] = from[r * cols + c];
-                }
-            }
-        }
+fn aligned(pointer: *const c_void, to: usize, name: &'static str) -> Result<()> {
+    if pointer.addr().is_multiple_of(to) {
+        return Ok(());
     }
+    let what = if to == 4 { "is not aligned to 4 bytes" } else { "is not aligned to 2 bytes" };
+    Err(Fault::Words { status: Status::Misaligned, place: Place::argument(name), what })
 }

@@ -1,6 +1,6 @@
 //! Texts for C: the library's strings with a NUL behind them, made once and kept.
 
-use crate::role::SUBQUAD_ROLE_GRAD;
+use crate::role::{SUBQUAD_ROLE_GRAD, SUBQUAD_ROLE_SNAPSHOT};
 use std::ffi::CString;
 use std::sync::OnceLock;
 use subquad::Role;
@@ -10,6 +10,8 @@ use subquad::catalog::{self, Mechanism, Param, ParamKind, Range, RoleSpec};
 pub(crate) struct Tables {
     /// Number, name, name of the gradient.
     pub roles: Vec<(u32, CString, CString)>,
+    /// Number and name of snapshots.
+    pub snapshots: Vec<(u32, CString)>,
     /// In the catalogue's order.
     pub mechanisms: Vec<MechanismText>,
 }
@@ -47,9 +49,13 @@ pub(crate) struct RoleText {
 pub(crate) fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| Tables {
-        roles: (1..SUBQUAD_ROLE_GRAD)
+        roles: (1..SUBQUAD_ROLE_SNAPSHOT)
             .filter_map(Role::from_id)
             .map(|role| (role.id(), c(role.base_name()), c(&role.grad().to_string())))
+            .collect(),
+        snapshots: (SUBQUAD_ROLE_SNAPSHOT..SUBQUAD_ROLE_GRAD)
+            .filter_map(Role::from_id)
+            .map(|role| (role.id(), c(&role.to_string())))
             .collect(),
         mechanisms: catalog::MECHANISMS.iter().copied().flatten().map(mechanism).collect(),
     })

@@ -1,7 +1,7 @@
 //! The numbers of the interface are those of the library's enums, and so are their names.
 
 use std::ffi::{CStr, c_char};
-use subquad::{DType, Isa, MAX_RANK, MAX_TENSORS, Mode, Status};
+use subquad::{DType, Flags, Isa, MAX_RANK, MAX_TENSORS, Mode, Status};
 use subquad_capi::*;
 
 fn text(pointer: *const c_char) -> &'static str {
@@ -64,6 +64,7 @@ fn modes_types_and_limits() {
     assert_eq!(modes, Mode::ALL.map(|mode| mode as u32));
     let types = [SUBQUAD_DTYPE_F32, SUBQUAD_DTYPE_BF16, SUBQUAD_DTYPE_F16, SUBQUAD_DTYPE_I32];
     assert_eq!(types, DType::ALL.map(|dtype| dtype as u32));
+    assert_eq!(SUBQUAD_FLAG_BF16_DOT, Flags::BF16_DOT.bits());
     assert_eq!((SUBQUAD_MAX_RANK as usize, SUBQUAD_MAX_TENSORS as usize), (MAX_RANK, MAX_TENSORS));
 }
 

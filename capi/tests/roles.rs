@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use subquad::Role;
 use subquad::catalog::ROLE_MEANINGS;
-use subquad_capi::{SUBQUAD_ROLE_GRAD, subquad_role_id, subquad_role_name};
+use subquad_capi::{SUBQUAD_ROLE_GRAD, SUBQUAD_ROLE_SNAPSHOT, subquad_role_id, subquad_role_name};
 
 const FILE: &str = "src/role_ids.rs";
 const HEAD: &str = "\
@@ -15,16 +15,17 @@ const HEAD: &str = "\
 ";
 
 /// What the interface's own roles mean; the catalogue says it for the others.
-const INTERFACE: [(&str, &str); 3] = [
+const INTERFACE: [(&str, &str); 4] = [
     ("cu_seqlens", "offsets of ragged sequences along the token axis, [n_sequences + 1], i32"),
     ("cu_seqlens_k", "the same for the keys of mode cross"),
     ("state_index", "slot of each sequence in a pool of states, [n_sequences], i32; -1 skips it"),
+    ("snapshot_at", "numbers of tokens after which snapshots are taken, [n_sequences, N], i32; -1: none"),
 ];
 
-/// Every role without its gradient, those of families left out: their names are no identifiers.
+/// Every role without its gradient and snapshots, those of families left out: their names are no identifiers.
 fn roles() -> impl Iterator<Item = Role> {
     let plain = |role: &Role| role.base_name().bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-    (1..SUBQUAD_ROLE_GRAD).filter_map(Role::from_id).filter(plain)
+    (1..SUBQUAD_ROLE_SNAPSHOT).filter_map(Role::from_id).filter(plain)
 }
 
 fn render() -> String {
@@ -62,14 +63,28 @@ fn names_and_numbers_round_trip() {
         // SAFETY: the texts are static and end in a NUL.
         (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_str().unwrap())
     };
-    for role in (1..SUBQUAD_ROLE_GRAD).filter_map(Role::from_id) {
+    let mut snapshots = Vec::new();
+    for role in (SUBQUAD_ROLE_SNAPSHOT..SUBQUAD_ROLE_GRAD).filter_map(Role::from_id) {
+        let text = CString::new(role.to_string()).unwrap();
+        assert_eq!(name(role.id()), text.to_str().ok());
+        // SAFETY: a string that ends in a NUL.
+        assert_eq!(unsafe { subquad_role_id(text.as_ptr()) }, role.id());
+        assert_eq!(role.id(), role.base().id() | SUBQUAD_ROLE_SNAPSHOT);
+        assert_eq!(name(role.id() | SUBQUAD_ROLE_GRAD), None);
+        snapshots.push(role.to_string());
+    }
+    for known in ["state_snapshots", "z_snapshots", "shift_snapshots", "lse_snapshots", "count_snapshots"] {
+        assert!(snapshots.iter().any(|own| own == known), "{known} is no role");
+    }
+    assert_eq!(name(Role::Q.id() | SUBQUAD_ROLE_SNAPSHOT), None);
+    for role in (1..SUBQUAD_ROLE_SNAPSHOT).filter_map(Role::from_id) {
         assert_eq!(name(role.id()), Some(role.base_name()));
         assert_eq!(name(role.grad().id()), Some(format!("d{}", role.base_name()).as_str()));
         let text = CString::new(role.base_name()).unwrap();
         // SAFETY: a string that ends in a NUL.
         assert_eq!(unsafe { subquad_role_id(text.as_ptr()) }, role.id());
     }
-    assert_eq!((name(0), name(4), name(0x7fff), name(u32::MAX)), (None, None, None, None));
+    assert_eq!((name(0), name(5), name(0x7fff), name(u32::MAX)), (None, None, None, None));
     // SAFETY: strings that end in a NUL, and null.
     unsafe {
         assert_eq!(subquad_role_id(c"no_such_role".as_ptr()), 0);

@@ -137,16 +137,14 @@ fn splits_threads_and_instruction_sets_change_nothing() {
 fn other_types_are_one_rounding_off() {
     let folders = ["verify", "tests/golden/linear", "tests/golden/hf", "--json"];
     let plain = json(&folders);
-    let f32_only =
-        |file: &Value| ["gate", "causal_conv", "lasp"].iter().any(|name| file["mechanism"] == *name);
-    let passed = plain.iter().filter(|file| file["outcome"] == "passed");
-    let takes_types = passed.filter(|file| !f32_only(file)).count();
+    let takes_types = plain.iter().filter(|file| file["outcome"] == "passed").count();
     for types in [
         &["--dtype", "bf16"][..],
         &["--dtype", "f16"],
         &["--dtype", "f16", "--dtype-state", "bf16", "--isa", "scalar"],
         &["--dtype", "bf16", "--dtype-state", "bf16", "--step", "--threads", "2"],
         &["--dtype-state", "bf16", "--split", "16"],
+        &["--dtype", "bf16", "--bf16-dot"],
     ] {
         let lines = json(&[&folders[..], types].concat());
         let (files, totals) = lines.split_at(lines.len() - 1);

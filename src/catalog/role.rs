@@ -3,7 +3,8 @@
 use super::tables::ROLES;
 use std::fmt;
 
-/// What a tensor is to a call: `q`, `state_in`, …. The gradient of a role is a role too.
+/// What a tensor is to a call: `q`, `state_in`, …. The gradient of a role is a role too, and so are snapshots of what
+/// a call carries out.
 ///
 /// Numbers 1 to 15 are roles of the interface (where data lies in memory); from 16 on they follow the
 /// catalogue's list of roles, whose order is append-only.
@@ -17,33 +18,49 @@ impl Role {
     pub const CU_SEQLENS_K: Role = Role(2);
     /// Slot of each sequence in a pool of states, `[n_sequences]`, i32; −1 skips the sequence.
     pub const STATE_INDEX: Role = Role(3);
+    /// Numbers of tokens of each sequence after which a snapshot of its state is wanted, `[n_sequences, N]`, i32;
+    /// ascending, −1 where none is.
+    pub const SNAPSHOT_AT: Role = Role(4);
 
     /// Bit that turns a role into its gradient.
     const GRAD: u16 = 0x8000;
-    const INTERFACE: [(Role, &'static str); 3] = [
+    /// Bit that turns what a state is carried out in into its snapshots.
+    const SNAPSHOT: u16 = 0x4000;
+    const INTERFACE: [(Role, &'static str); 4] = [
         (Role::CU_SEQLENS, "cu_seqlens"),
         (Role::CU_SEQLENS_K, "cu_seqlens_k"),
         (Role::STATE_INDEX, "state_index"),
+        (Role::SNAPSHOT_AT, "snapshot_at"),
     ];
+    /// How the names of what carries a state out end.
+    const OUT_END: &'static str = "_out";
+    const SNAPSHOTS_END: &'static str = "_snapshots";
     const FIRST: u16 = 16;
 
     /// The role with this number, if there is one.
     pub fn from_id(id: u32) -> Option<Role> {
         let role = Role(u16::try_from(id).ok()?);
-        let base = role.0 & !Role::GRAD;
+        let base = role.base().0;
         let known = Role::INTERFACE.iter().any(|&(r, _)| r.0 == base)
             || (Role::FIRST..Role::FIRST + ROLES.len() as u16).contains(&base);
-        known.then_some(role)
+        let carried = || !role.is_grad() && role.base_name().ends_with(Role::OUT_END);
+        (known && (!role.is_snapshot() || carried())).then_some(role)
     }
 
-    /// The role of that name; `d` + name is its gradient.
+    /// The role of that name; `d` + name is its gradient, `x_snapshots` those of `x_out`.
     pub fn from_name(name: &str) -> Option<Role> {
         let plain = |name: &str| {
             let interface = Role::INTERFACE.iter().find(|(_, n)| *n == name).map(|&(r, _)| r);
             let listed = || ROLES.iter().position(|n| *n == name).map(|i| Role(Role::FIRST + i as u16));
             interface.or_else(listed)
         };
-        plain(name).or_else(|| Some(plain(name.strip_prefix('d')?)?.grad()))
+        let gradient = || Some(plain(name.strip_prefix('d')?)?.grad());
+        let snapshots = || {
+            let part = name.strip_suffix(Role::SNAPSHOTS_END)?;
+            let carried = |own: &&str| own.strip_suffix(Role::OUT_END) == Some(part);
+            Some(plain(ROLES.iter().copied().find(|own| carried(own))?)?.snapshots())
+        };
+        plain(name).or_else(gradient).or_else(snapshots)
     }
 
     /// The number of this role.
@@ -61,12 +78,23 @@ impl Role {
         self.0 & Role::GRAD != 0
     }
 
-    /// The role of which this is the gradient; a role that is none is its own.
-    pub fn base(self) -> Role {
-        Role(self.0 & !Role::GRAD)
+    /// Snapshots of what is carried out in this role, one of those that end in `_out`: `state_snapshots` of
+    /// `state_out`. Others have none, and no call takes them.
+    pub fn snapshots(self) -> Role {
+        Role(self.0 | Role::SNAPSHOT)
     }
 
-    /// The name, without the `d` of a gradient.
+    /// Whether these are snapshots.
+    pub fn is_snapshot(self) -> bool {
+        self.0 & Role::SNAPSHOT != 0
+    }
+
+    /// The role of which this is the gradient, or snapshots; a role that is neither is its own.
+    pub fn base(self) -> Role {
+        Role(self.0 & !(Role::GRAD | Role::SNAPSHOT))
+    }
+
+    /// The name of [`Role::base`].
     pub fn base_name(self) -> &'static str {
         let base = self.base().0;
         match Role::INTERFACE.iter().find(|(role, _)| role.0 == base) {
@@ -78,7 +106,12 @@ impl Role {
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.is_grad() { "d" } else { "" }, self.base_name())
+        let (d, name) = (if self.is_grad() { "d" } else { "" }, self.base_name());
+        if self.is_snapshot() {
+            let part = name.strip_suffix(Role::OUT_END).unwrap_or(name);
+            return write!(f, "{d}{part}{}", Role::SNAPSHOTS_END);
+        }
+        write!(f, "{d}{name}")
     }
 }
 

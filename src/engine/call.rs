@@ -91,10 +91,11 @@ pub struct Sequences {
     pub slots: Option<Index>,
 }
 
-/// One sequence: index of its batch entry, first token and number of tokens of queries and keys, slot of
-/// its state.
+/// One sequence: its number in the call, index of its batch entry, first token and number of tokens of queries and
+/// keys, slot of its state.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence {
+    pub index: usize,
     pub batch: usize,
     pub q0: usize,
     pub n_q: usize,
@@ -137,7 +138,55 @@ impl Sequences {
         let (q0, n_q) = range(self.offsets_q, self.n_q);
         let (k0, n_k) = range(self.offsets_k, self.n_k);
         let batch = if self.offsets_q.is_some() { 0 } else { i };
-        Some(Sequence { batch, q0, n_q, k0, n_k, slot })
+        Some(Sequence { index: i, batch, q0, n_q, k0, n_k, slot })
+    }
+}
+
+/// Where in its sequences a call takes snapshots of the state: `snapshot_at`.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshots(Tensor);
+
+impl Snapshots {
+    /// Those of a call that takes some.
+    pub fn of(call: &Call) -> Option<Snapshots> {
+        // A step is short, and takes none: it is spared the search.
+        let at = if call.mode == Mode::Causal { call.tensors.get(Role::SNAPSHOT_AT) } else { None };
+        at.map(Snapshots)
+    }
+
+    /// Snapshots that are wanted of a sequence: which, and after how many tokens, ascending.
+    fn of_sequence(&self, s: &Sequence) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let at = Index(self.0.index(s.index));
+        (0..at.len()).filter_map(move |i| Some((i, usize::try_from(at.get(i)).ok()?)))
+    }
+
+    /// How many of the `n` tokens after the first `done` come before a snapshot, or to it.
+    pub fn until(&self, s: &Sequence, done: usize, n: usize) -> usize {
+        self.of_sequence(s).find(|(_, at)| *at > done).map_or(n, |(_, at)| n.min(at - done))
+    }
+
+    /// Where the snapshots of a sequence go in the tensor `to`, `[n_sequences, N, …]`, each with the number of its
+    /// tokens: tensors that are indexed as a state is, whatever the slot.
+    pub fn places<'a>(
+        &self,
+        s: &'a Sequence,
+        to: &'a Tensor,
+    ) -> impl Iterator<Item = (usize, Tensor)> + use<'a> {
+        self.of_sequence(s).map(|(i, at)| {
+            let mut state = to.index(s.index).from(0, i);
+            state.layout.stride[0] = 0;
+            (at, state)
+        })
+    }
+
+    /// Those of them that are due after `done` tokens.
+    pub fn due<'a>(
+        &self,
+        s: &'a Sequence,
+        done: usize,
+        to: &'a Tensor,
+    ) -> impl Iterator<Item = Tensor> + use<'a> {
+        self.places(s, to).filter(move |(at, _)| *at == done).map(|(_, state)| state)
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Extents {
     pub e: usize,
     /// Element type of `out`.
     pub dtype_out: DType,
+    /// Operands may be rounded to `bf16`.
+    pub bf16_dot: bool,
 }
 
 /// The engine of a mechanism and its settings.
@@ -70,8 +72,10 @@ impl Settings {
             Settings::Linear(_)
             | Settings::Slots(_)
             | Settings::OrthogonalMemory(_)
-            | Settings::Softmax(_) => true,
-            Settings::Gate(_) | Settings::Conv(_) | Settings::Segments(_) => false,
+            | Settings::Softmax(_)
+            | Settings::Gate(_)
+            | Settings::Conv(_)
+            | Settings::Segments(_) => true,
         }
     }
 

@@ -15,7 +15,7 @@
 //! roundings; a count of 0 takes the first term whatever the state holds. *Cost*: `6MD` FLOPs per token. *Workspace*:
 //! the basis twice, by rows and by columns, and some rows.
 
-use super::call::{self, Heads, Sequence};
+use super::call::{self, Heads, Sequence, Snapshots};
 use super::linear::{Recurrence, Rows, STEP_GRAIN, Tiles};
 use super::{Engine, Extents};
 use crate::CHUNK;
@@ -112,6 +112,7 @@ impl Engine for OrthogonalMemory {
         else {
             return Ok(());
         };
+        let snapshots = Snapshots::of(call);
         let n_heads = self.heads.state;
         let units = call.sequences.len() * n_heads;
         // Steps are short: some of them make a task.
@@ -123,7 +124,7 @@ impl Engine for OrthogonalMemory {
             for unit in task * grain..units.min((task + 1) * grain) {
                 if let Some(sequence) = call.sequences.get(unit / n_heads) {
                     let (head, memory) = (unit % n_heads, workspace.worker(worker));
-                    Unit { engine: self, call, q, kv, basis, out, sequence, head, memory }.run();
+                    Unit { engine: self, call, q, kv, basis, out, snapshots, sequence, head, memory }.run();
                 }
             }
         })
@@ -138,6 +139,7 @@ struct Unit<'a> {
     kv: Tensor,
     basis: Tensor,
     out: Tensor,
+    snapshots: Option<Snapshots>,
     sequence: Sequence,
     head: usize,
     /// This worker's buffers.
@@ -211,7 +213,7 @@ impl Unit<'_> {
     }
 
     /// Adds `n` tokens to the mean, and leaves the mean after each of them in `values`.
-    fn write(&self, token: usize, n: usize) {
+    fn write(&self, mut token: usize, n: usize) {
         let at = &self.engine.at;
         self.project(&self.kv, token, n, 1.0, at.values);
         // SAFETY: `mean` is [ldm + 1] and this worker's.
@@ -222,6 +224,8 @@ impl Unit<'_> {
                 *mean = if *count == 1.0 { *x } else { *mean + (*x - *mean) / *count };
                 *x = *mean;
             }
+            token += 1;
+            self.snapshot(token);
         }
     }
 
@@ -280,24 +284,45 @@ impl Unit<'_> {
             }
             *count = self.call.tensors.get(Role::COUNT_IN).map_or(0.0, |n| tiles.value(&n, &of_head));
         }
+        self.snapshot(self.sequence.k0);
     }
 
     /// Stores them where they are wanted.
     fn store_state(&self) {
-        let (tiles, at) = (&self.engine.tiles, &self.engine.at);
-        let of_head = [self.sequence.slot, self.head];
-        // SAFETY: as in `load_state`; one task has this slot and head.
+        if let Some(state) = self.call.tensors.get(Role::STATE_OUT) {
+            self.store_mean(&state);
+        }
+        if let Some(count) = self.call.tensors.get(Role::COUNT_OUT) {
+            self.store_count(&count);
+        }
+    }
+
+    /// Stores them where a snapshot before key `k` wants them: token by token, so that no chunk is cut.
+    fn snapshot(&self, k: usize) {
+        let Some(snapshots) = self.snapshots else { return };
+        let (s, to) = (&self.sequence, |role: Role| self.call.tensors.get(role.snapshots()));
+        if let Some(to) = to(Role::STATE_OUT) {
+            snapshots.due(s, k - s.k0, &to).for_each(|state| self.store_mean(&state));
+        }
+        if let Some(to) = to(Role::COUNT_OUT) {
+            snapshots.due(s, k - s.k0, &to).for_each(|count| self.store_count(&count));
+        }
+    }
+
+    /// Stores the mean in a tensor `[slots, H, M]`.
+    fn store_mean(&self, state: &Tensor) {
+        let (of_head, mean) = ([self.sequence.slot, self.head], self.buffer(self.engine.at.mean));
+        let row = Rows::one(state, &of_head, 2, self.engine.basis.n_rows);
+        // SAFETY: as in `load_state`; one task has this sequence and head.
+        unsafe { self.engine.tiles.store(mean, self.engine.at.ldm, &row) }
+    }
+
+    /// Stores the count in a tensor `[slots, H]`.
+    fn store_count(&self, count: &Tensor) {
+        let (of_head, at) = ([self.sequence.slot, self.head], &self.engine.at);
+        // SAFETY: as in `store_mean`.
         unsafe {
-            if let Some(state) = self.call.tensors.get(Role::STATE_OUT) {
-                tiles.store(
-                    self.buffer(at.mean),
-                    at.ldm,
-                    &Rows::one(&state, &of_head, 2, self.engine.basis.n_rows),
-                );
-            }
-            if let Some(count) = self.call.tensors.get(Role::COUNT_OUT) {
-                tiles.store(self.buffer(at.mean + at.ldm), 1, &Rows::one(&count, &of_head, 1, 1));
-            }
+            self.engine.tiles.store(self.buffer(at.mean + at.ldm), 1, &Rows::one(count, &of_head, 1, 1))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::shape::{Dim, Size, Sizes};
 use super::state::state_dtype;
-use super::{Inner, RoleRule, memory, range_error};
+use super::{Inner, RoleRule, memory, range_error, snapshots};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::desc::Desc;
@@ -20,6 +20,8 @@ pub enum Pass {
     Summary,
     /// The state that leaves a segment.
     Combination,
+    /// What an incoming state adds to a segment's outputs.
+    Correction,
 }
 
 /// The tensors of a call, checked.
@@ -30,8 +32,9 @@ pub struct Bound {
     sizes: Sizes,
 }
 
+/// Where a tensor stands, and its memory.
 #[derive(Clone, Copy)]
-struct Place {
+pub struct Place {
     side: Side,
     /// First address it touches and the first past it; equal where it has no element.
     span: (usize, usize),
@@ -68,6 +71,7 @@ impl Bound {
         }
         self.check_lengths(plan, pass, mode)?;
         self.check_index(plan, n_sequences)?;
+        self.check_snapshots(plan, n_sequences)?;
         self.check_positions(plan)?;
         self.check_overlap()
     }
@@ -89,6 +93,9 @@ const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STAT
 
 fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
     let wrong = |why| Err(Error::WrongRole { role, why });
+    if role == Role::SNAPSHOT_AT || role.is_snapshot() {
+        return snapshots::check_role(plan, (pass, mode), role, side, dtype);
+    }
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
             _ if pass == Pass::Combination => wrong("states are combined one batch with another"),
@@ -161,9 +168,8 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Resul
 fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side, &'static str> {
     use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
     match (pass, role.is_grad(), spec.kind) {
-        (Pass::Forward | Pass::Summary | Pass::Combination, true, _) | (Pass::Forward, false, GradOutput) => {
-            Err("it belongs to backward")
-        }
+        (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
+        (_, true, _) if pass != Pass::Backward => Err("it belongs to backward"),
         (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
         (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
@@ -172,11 +178,13 @@ fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side,
 }
 
 impl Bound {
-    fn get(&self, role: Role) -> Option<Tensor> {
+    /// The tensor of a role.
+    pub fn get(&self, role: Role) -> Option<Tensor> {
         self.tensors.get(role)
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Role, &Tensor, &Place)> {
+    /// Roles and tensors.
+    pub fn iter(&self) -> impl Iterator<Item = (Role, &Tensor, &Place)> {
         self.tensors.iter().zip(&self.places).map(|((role, tensor), place)| (role, tensor, place))
     }
 
@@ -506,7 +514,8 @@ impl Bound {
         Ok(())
     }
 
-    fn size(&self, size: Size) -> i64 {
+    /// A size of the call; 0 where no tensor has it.
+    pub fn size(&self, size: Size) -> i64 {
         self.sizes.get(size).unwrap_or(0)
     }
 
@@ -530,6 +539,6 @@ impl Bound {
 
 /// Whether the roles are the two sides of one part of the state: `x_out` and `x_in`.
 fn carries(out: Role, other: Role) -> bool {
-    let part = |role: Role, end| role.base_name().strip_suffix(end).filter(|_| !role.is_grad());
+    let part = |role: Role, end| role.base_name().strip_suffix(end).filter(|_| role == role.base());
     part(out, "_out").is_some_and(|name| part(other, "_in") == Some(name))
 }

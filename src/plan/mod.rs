@@ -11,6 +11,7 @@ mod memory;
 mod params;
 mod segments;
 mod shape;
+mod snapshots;
 mod state;
 
 pub(crate) use params::{Params, range_error};
@@ -19,7 +20,7 @@ pub use state::{StateComponent, StateLayout};
 use crate::args::Args;
 use crate::catalog::{self, Mechanism, Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
-use crate::desc::{Desc, Modes};
+use crate::desc::{Desc, Flags, Modes};
 use crate::engine::call::Heads;
 use crate::engine::{Engine, Extents, Settings};
 use crate::error::{Error, Result};
@@ -98,6 +99,7 @@ impl Plan {
             why: "it is in the catalogue, but not in this version".into(),
         })?;
         check_modes(mechanism, desc)?;
+        check_flags(desc)?;
         check_types(desc)?;
         let heads = check_sizes(desc)?;
         let params = Params::resolve(mechanism, desc)?;
@@ -107,7 +109,8 @@ impl Plan {
         let rules = rules(mechanism, &params, &settings)?;
         check_head_counts(desc, heads, &sizes, &rules)?;
         let (d, e) = (desc.dim_qk as usize, desc.dim_v as usize);
-        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out };
+        let bf16_dot = desc.flags.contains(Flags::BF16_DOT);
+        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out, bf16_dot };
         let engine = settings.plan(context, extents)?;
         let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
         let segments = match desc.modes.contains(Mode::Causal) && other_type(desc).is_none() {
@@ -178,6 +181,16 @@ impl Plan {
     /// ranks and extents are those of the mechanism's page; strides are free. `g > 0` is outside the
     /// contract: nothing then bounds the state. *Allocates*: no, except for the text of an error.
     ///
+    /// **Snapshots.** A call of mode causal stores the state as it is after some of its tokens, so that an engine that
+    /// speculates can go back to one of them, or keep prefixes for reuse. [`Role::SNAPSHOT_AT`], i32
+    /// `[n_sequences, N]`, says after how many tokens (0 to the sequence's length, ascending, −1 for none), and every
+    /// part of [`Plan::state_layout`] is bound as an output `[n_sequences, N, …]` in the role
+    /// [`role_out.snapshots()`](Role::snapshots), of the part's type, by sequences whatever `state_index` says. Nothing is
+    /// written for −1 and for skipped sequences. A shift may be left out, as where it is carried out. A snapshot is what
+    /// a call of that many tokens alone would carry out. Sequences are cut where one is taken: if that is at multiples
+    /// of [`PlanInfo::chunk`] only, neither it nor anything else has other bits, otherwise they round differently.
+    /// *Cost*: a store of the state each, and shorter chunks.
+    ///
     /// # Errors
     /// Names the tensor that is missing, unknown, of the wrong type or shape, misaligned or overlapping, or
     /// the workspace that is too small.
@@ -212,6 +225,14 @@ fn check_modes(mechanism: &'static Mechanism, desc: &Desc) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn check_flags(desc: &Desc) -> Result<()> {
+    if Flags::BF16_DOT.contains(desc.flags) {
+        return Ok(());
+    }
+    let (given, expected) = (desc.flags.bits().into(), "a set of flag bits: 1 (bf16_dot), or 0");
+    Err(Error::InvalidArgument { what: "desc.flags", given, expected })
 }
 
 /// Element types of a description, by name.

@@ -7,10 +7,12 @@ use super::{Inner, Plan, RoleRule, other_type};
 use crate::args::Args;
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::context::Context;
+use crate::engine::call::Call;
 use crate::engine::segments::Summaries;
 use crate::engine::{Extents, Settings, Transition};
 use crate::error::{Error, Result};
 use crate::mechanism::Use;
+use crate::parallel::Runner;
 use crate::workspace::{self, Workspace};
 
 /// What a plan has for segments.
@@ -19,6 +21,8 @@ pub struct Segments {
     summaries: Summaries,
     pub summary: Vec<RoleRule>,
     pub combination: Vec<RoleRule>,
+    /// `None`: outputs are not linear in the incoming state.
+    pub correction: Option<Vec<RoleRule>>,
 }
 
 const fn message(role: Role, kind: RoleKind, shapes: &'static [&'static str]) -> RoleSpec {
@@ -88,7 +92,9 @@ impl Segments {
             let usage = Use::Required("states are what is combined");
             combination.push(RoleRule { usage, ..rule.clone() });
         }
-        Ok(Some(Segments { summaries, summary, combination }))
+        let corrected = |rule: &RoleRule| RoleRule { usage: in_correction(rule), ..rule.clone() };
+        let correction = recurrence.adds_up().then(|| rules.iter().map(corrected).collect());
+        Ok(Some(Segments { summaries, summary, combination, correction }))
     }
 }
 
@@ -106,8 +112,20 @@ fn in_summary(rule: &RoleRule) -> Use {
     }
 }
 
+/// What a role of the mechanism is to a correction.
+fn in_correction(rule: &RoleRule) -> Use {
+    match (rule.spec.kind, rule.spec.role, rule.usage) {
+        (_, _, Use::Refused(why)) => Use::Refused(why),
+        (_, Role::V | Role::D_SKIP, _) => Use::Refused("the part of the values is in the outputs already"),
+        (_, Role::GV, _) => Use::Refused("a decay of value channels is no map of the state's rows"),
+        (RoleKind::StateIn, ..) => Use::Required("it is what the outputs lack"),
+        (RoleKind::StateOut, ..) => Use::Refused("a correction has no state: combine gives it"),
+        (.., usage) => usage,
+    }
+}
+
 impl Plan {
-    /// Bytes of workspace that [`Plan::summarise`] and [`Plan::combine`] need, whatever the lengths.
+    /// Bytes of workspace that [`Plan::summarise`], [`Plan::combine`] and [`Plan::correct`] need, whatever the lengths.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no summaries.
@@ -125,8 +143,8 @@ impl Plan {
     /// `[B, Hs, D, D]` with a correction; without a decay there is none. Ragged batches and pooled states are
     /// those of [`Plan::execute`].
     ///
-    /// The segment's outputs follow when its incoming state is known, by [`Plan::execute`]. Gradients go the
-    /// other way: `dstate_in` of [`Plan::backward`] without `dstate_out` is the local part, and `dS_in = Mᵀ dS_out +
+    /// The segment's outputs follow when its incoming state is known, by [`Plan::execute`]; or it runs from nothing at
+    /// once, and [`Plan::correct`] adds what its incoming state gives. Gradients go the other way: `dstate_in` of [`Plan::backward`] without `dstate_out` is the local part, and `dS_in = Mᵀ dS_out +
     /// dS⁰` is [`Plan::combine`] with the strides of `M` swapped.
     ///
     /// *Cost*: the state's part of a causal call; a matrix as much again for `E = D`. *Allocates*: no. Since
@@ -136,14 +154,10 @@ impl Plan {
     /// [`Error::Unsupported`]: the plan was not made for mode causal, the mechanism is not one recurrence, its
     /// state is kept in another form (`feature_map = exp`), or an element type is not `f32`. Otherwise those of [`Plan::execute`].
     pub fn summarise(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
-        let inner = &*self.inner;
-        let segments = inner.segments()?;
-        let mut bound = Bound::new(inner);
-        bound.bind(inner, Pass::Summary, Mode::Causal, args)?;
-        let call = bound.call(Mode::Causal);
-        let len = segments.summaries.workspace_len();
-        let workspace = Workspace::new(workspace, inner.context.max_workers(), len)?;
-        segments.summaries.summarise(inner.context.runner(), &call, &workspace)
+        let summaries = &self.inner.segments()?.summaries;
+        self.inner.run_segments(Pass::Summary, args, workspace, |runner, call, workspace| {
+            summaries.summarise(runner, call, workspace)
+        })
     }
 
     /// The state that leaves a segment: `S_out = M S_in + S⁰`, from `state_in`, `msg_transition` and `msg_local`
@@ -155,18 +169,62 @@ impl Plan {
     /// # Errors
     /// As [`Plan::summarise`].
     pub fn combine(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
-        let inner = &*self.inner;
-        let segments = inner.segments()?;
-        let mut bound = Bound::new(inner);
-        bound.bind(inner, Pass::Combination, Mode::Causal, args)?;
-        let call = bound.call(Mode::Causal);
-        let len = segments.summaries.workspace_len();
-        let workspace = Workspace::new(workspace, inner.context.max_workers(), len)?;
-        segments.summaries.combine(inner.context.runner(), &call, &workspace)
+        let summaries = &self.inner.segments()?.summaries;
+        self.inner.run_segments(Pass::Combination, args, workspace, |runner, call, workspace| {
+            summaries.combine(runner, call, workspace)
+        })
+    }
+
+    /// Adds to the outputs of a segment that ran from an empty state what its incoming state gives them: `out` is then
+    /// that of [`Plan::execute`] with this `state_in`, within rounding. So a segment runs before its incoming state is
+    /// known, while that is on its way.
+    ///
+    /// ```text
+    /// o_i += scale · q_iᵀ M_i S_in        M_i: what tokens 1..i do to a state
+    /// ```
+    ///
+    /// with `M_i` the product of the decays, or of matrices with a correction; the state's rows are corrected as in
+    /// [`Plan::execute`], with values of zero. `args` binds the inputs of mode causal but `v` (and `d_skip`), `state_in`,
+    /// and as the one output `out`, which is read and written. Ragged batches and pooled states are those of
+    /// [`Plan::execute`].
+    ///
+    /// *Cost*: `2·D·E` FLOPs per token and head and the decay of the state where the recurrence only decays; with a
+    /// correction that of a causal call. *Allocates*: no. Since 0.1.0. *Source*: Sun et al., LASP, arXiv 2404.02882
+    /// (`docs/spec/linear.md` 10).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: as [`Plan::summarise`], and where outputs are normalised, so that they are not sums of
+    /// such parts. Otherwise those of [`Plan::execute`].
+    pub fn correct(&self, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
+        let segments = self.inner.segments()?;
+        if segments.correction.is_none() {
+            return Err(Error::Unsupported {
+                what: format!("correction of outputs of {}", self.inner.mechanism.name),
+                why: "they are normalised, and so not linear in the incoming state".into(),
+            });
+        }
+        self.inner.run_segments(Pass::Correction, args, workspace, |runner, call, workspace| {
+            segments.summaries.correct(runner, call, workspace)
+        })
     }
 }
 
 impl Inner {
+    /// Checks a call and hands it to `run`.
+    fn run_segments(
+        &self,
+        pass: Pass,
+        args: &Args<'_>,
+        workspace: &mut [u8],
+        run: impl FnOnce(&dyn Runner, &Call, &Workspace) -> Result<()>,
+    ) -> Result<()> {
+        let mut bound = Bound::new(self);
+        bound.bind(self, pass, Mode::Causal, args)?;
+        let len = self.segments()?.summaries.workspace_len();
+        let workspace = Workspace::new(workspace, self.context.max_workers(), len)?;
+        run(self.context.runner(), &bound.call(Mode::Causal), &workspace)
+    }
+
     fn segments(&self) -> Result<&Segments> {
         check::check_planned(self, Mode::Causal)?;
         self.segments.as_ref().ok_or_else(|| {
@@ -189,6 +247,7 @@ impl Inner {
         match (pass, &self.segments) {
             (Pass::Summary, Some(segments)) => &segments.summary,
             (Pass::Combination, Some(segments)) => &segments.combination,
+            (Pass::Correction, Some(segments)) => segments.correction.as_deref().unwrap_or_default(),
             _ => &self.rules,
         }
     }

@@ -1,5 +1,6 @@
 //! Instruction sets and vector mathematics.
 
+pub(crate) mod bf16;
 pub(crate) mod convert;
 mod denormal;
 mod isa;
@@ -8,6 +9,7 @@ pub(crate) mod mem;
 mod prefetch;
 pub(crate) mod reduce;
 
+pub use bf16::has_bf16_dot;
 pub(crate) use denormal::DenormalGuard;
 pub use isa::{Isa, available};
 pub(crate) use prefetch::prefetch;

@@ -220,25 +220,36 @@ static void initial_values(void) {
     subquad_plan_destroy(plan);
 }
 
-/* [2, 2, 3] to [2, 3, 2] and back. */
+/* [2, 2, 3] to [2, 3, 2] and back, and by way of 16 bits, which hold these values. */
 static void transposition(void) {
     static const float here[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
     static const double there[12] = {1, 4, 2, 5, 3, 6, 7, 10, 8, 11, 9, 12};
+    const uint32_t f32 = SUBQUAD_DTYPE_F32, bf16 = SUBQUAD_DTYPE_BF16;
+    const size_t size = sizeof here;
     float moved[13], back[12], large[40 * 33], turned[40 * 33];
+    uint16_t halves[13];
     int r, c, same = 1;
     moved[12] = 99;
-    CHECK_OK(subquad_state_convert(here, sizeof here, moved, sizeof moved, 2, 2, 3, &err));
+    CHECK_OK(subquad_state_convert(here, f32, size, moved, f32, sizeof moved, 2, 2, 3, 1, &err));
     CHECK_CLOSE(moved, there);
     CHECK(moved[12] == 99);
-    CHECK_OK(subquad_state_convert(moved, sizeof here, back, sizeof back, 2, 3, 2, &err));
-    CHECK(memcmp(here, back, sizeof here) == 0);
+    CHECK_OK(subquad_state_convert(moved, f32, size, back, f32, size, 2, 3, 2, 1, &err));
+    CHECK(memcmp(here, back, size) == 0);
+    halves[12] = 99;
+    CHECK_OK(subquad_state_convert(here, f32, size, halves, bf16, sizeof halves, 2, 2, 3, 1, &err));
+    CHECK(halves[0] == 0x3f80 && halves[1] == 0x4080 && halves[12] == 99);
+    memset(back, 0, sizeof back);
+    CHECK_OK(subquad_state_convert(halves, bf16, 24, back, f32, size, 2, 3, 2, 1, &err));
+    CHECK(memcmp(here, back, size) == 0);
+    CHECK_OK(subquad_state_convert(halves, bf16, 24, moved, f32, size, 2, 2, 3, 0, &err));
+    CHECK_CLOSE(moved, there);
     for (r = 0; r < 40 * 33; r++) large[r] = (float)r;
-    CHECK_OK(subquad_state_convert(large, sizeof large, turned, sizeof turned, 1, 40, 33, &err));
+    CHECK_OK(subquad_state_convert(large, f32, sizeof large, turned, f32, sizeof turned, 1, 40, 33, 1, &err));
     for (r = 0; r < 40; r++) {
         for (c = 0; c < 33; c++) same = same && turned[c * 40 + r] == large[r * 33 + c];
     }
     CHECK(same);
-    CHECK_OK(subquad_state_convert(NULL, 0, NULL, 0, 0, 2, 3, &err));
+    CHECK_OK(subquad_state_convert(NULL, f32, 0, NULL, f32, 0, 0, 2, 3, 1, &err));
 }
 
 /* Two sequences of one and two tokens in one batch, their states in slots of a pool. */
@@ -375,6 +386,79 @@ static void types(void) {
     }
 }
 
+/* The state after the first of two tokens is its outer product, and stays so. */
+static void snapshots(void) {
+    subquad_param params[3];
+    subquad_plan *plan;
+    subquad_in in[4];
+    subquad_out out[2];
+    const int32_t at[3] = {0, 1, -1};
+    const uint32_t role = SUBQUAD_ROLE_STATE_OUT | SUBQUAD_ROLE_SNAPSHOT;
+    float o[4], states[12];
+    size_t i;
+    static const double taken[12] = {0, 0, 0, 0, 1, 2, 0, 0, -1, -1, -1, -1};
+    CHECK(subquad_role_id("state_snapshots") == role && strcmp(subquad_role_name(role), "state_snapshots") == 0);
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, params, 3);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    in[3] = input(SUBQUAD_ROLE_SNAPSHOT_AT, at, 2, 1, 3, 0, 0);
+    in[3].dtype = SUBQUAD_DTYPE_I32;
+    for (i = 0; i < 12; i++) {
+        states[i] = -1;
+    }
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    /* [n_sequences, N, heads, D, E], the last axis of which `output` does not set. */
+    out[1] = output(role, states, 4, 1, 3, 1, 2);
+    out[1].rank = 5;
+    out[1].shape[4] = 2;
+    out[1].stride[0] = 12;
+    out[1].stride[1] = out[1].stride[2] = 4;
+    out[1].stride[3] = 2;
+    out[1].stride[4] = 1;
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 4, out, 2);
+    CHECK_CLOSE(states, taken);
+    subquad_plan_destroy(plan);
+}
+
+/* o_t = q_t (S_in + ...): what S_in gives is added to outputs of the segment run from nothing. */
+static void correction(void) {
+    static const float state[4] = {1, 0, 0, 10};
+    static const double expected[4] = {2, 12, 8, 30};
+    subquad_param params[3];
+    subquad_plan *plan;
+    subquad_in in[4];
+    subquad_out out[1];
+    float o[4];
+    size_t size = 0;
+    void *workspace;
+    params[0] = word_param("feature_map", "identity");
+    params[1] = word_param("normalize", "none");
+    params[2] = real_param("scale", 1.0);
+    plan = make("linear", SUBQUAD_MODE_CAUSAL, 1, 2, 2, params, 3);
+    in[0] = input(SUBQUAD_ROLE_Q, Q, 4, 1, 1, 2, 2);
+    in[1] = input(SUBQUAD_ROLE_K, K, 4, 1, 1, 2, 2);
+    in[2] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 2, 2);
+    run(plan, SUBQUAD_MODE_CAUSAL, in, 3, out, 1);
+    in[2] = input(SUBQUAD_ROLE_STATE_IN, state, 4, 1, 1, 2, 2);
+    CHECK_OK(subquad_plan_segment_workspace_size(plan, &size, &err));
+    workspace = malloc(size);
+    CHECK_OK(subquad_plan_correct(plan, in, 3, out, 1, workspace, size, &err));
+    CHECK_CLOSE(o, expected);
+    CHECK_FAILS(subquad_plan_correct(plan, in, 2, out, 1, workspace, size, &err), SUBQUAD_ERROR_MISSING_ROLE,
+                "state_in");
+    in[3] = input(SUBQUAD_ROLE_V, V, 4, 1, 1, 2, 2);
+    CHECK_FAILS(subquad_plan_correct(plan, in, 4, out, 1, workspace, size, &err), SUBQUAD_ERROR_WRONG_ROLE, "v");
+    CHECK_FAILS(subquad_plan_correct(NULL, in, 3, out, 1, workspace, size, &err), SUBQUAD_ERROR_NULL_POINTER, "plan");
+    CHECK_CLOSE(o, expected);
+    free(workspace);
+    subquad_plan_destroy(plan);
+}
+
 int main(void) {
     CHECK_OK(subquad_context_create(NULL, &context, &err));
     names();
@@ -387,6 +471,8 @@ int main(void) {
     initial_values();
     transposition();
     ragged();
+    snapshots();
+    correction();
     in_one_call();
     subquad_context_destroy(context);
     subquad_context_destroy(NULL);

@@ -235,8 +235,8 @@ static void wrong_descriptions(void) {
     refuse_desc(SUBQUAD_ERROR_INVALID_ARGUMENT, "desc.dtype_out is 0");
     desc.dtype_qkv = SUBQUAD_DTYPE_I32;
     refuse_desc(SUBQUAD_ERROR_UNSUPPORTED, "i32");
-    desc.flags = 1;
-    refuse_desc(SUBQUAD_ERROR_WRONG_STRUCT, "desc.flags must be zero");
+    desc.flags = SUBQUAD_FLAG_BF16_DOT | 2;
+    refuse_desc(SUBQUAD_ERROR_INVALID_ARGUMENT, "desc.flags is 3");
     desc.reserved = 1;
     refuse_desc(SUBQUAD_ERROR_WRONG_STRUCT, "desc.reserved must be zero");
     desc.n_params = 1;
@@ -349,15 +349,25 @@ static void wrong_states(void) {
     CHECK_FAILS(subquad_state_init(plan, memory, bytes, SIZE_MAX, &err), SUBQUAD_ERROR_INVALID_ARGUMENT, "size is");
     CHECK_FAILS(subquad_state_init(plan, NULL, bytes, 1, &err), SUBQUAD_ERROR_NULL_POINTER, "state is null");
     CHECK_FAILS(subquad_state_init(plan, (char *)memory + 1, bytes, 1, &err), SUBQUAD_ERROR_MISALIGNED, "state");
-    CHECK_FAILS(subquad_state_convert(memory, 16, memory + 2, 16, 1, 2, 2, &err), SUBQUAD_ERROR_OVERLAP, "dst");
-    CHECK_FAILS(subquad_state_convert(memory, 16, memory + 4, 15, 1, 2, 2, &err), SUBQUAD_ERROR_INVALID_ARGUMENT,
-                "dst_size is 15");
-    CHECK_FAILS(subquad_state_convert(memory, 16, memory + 4, 16, 1, -2, 2, &err), SUBQUAD_ERROR_INVALID_ARGUMENT,
-                "rows is -2");
-    CHECK_FAILS(subquad_state_convert(memory, 16, memory + 4, 16, INT64_MAX, INT64_MAX, 2, &err),
-                SUBQUAD_ERROR_INVALID_ARGUMENT, "src_size");
-    CHECK_FAILS(subquad_state_convert(NULL, 16, memory, 16, 1, 2, 2, &err), SUBQUAD_ERROR_NULL_POINTER, "src is null");
-    CHECK_FAILS(subquad_state_convert(memory, 16, NULL, 16, 1, 2, 2, &err), SUBQUAD_ERROR_NULL_POINTER, "dst is null");
+#define CONVERT(src, src_dtype, src_size, dst, dst_dtype, dst_size, n, rows, transpose)                              \
+    subquad_state_convert(src, src_dtype, src_size, dst, dst_dtype, dst_size, n, rows, 2, transpose, &err)
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 2, 1, 16, 1, 2, 1), SUBQUAD_ERROR_OVERLAP, "dst");
+    CHECK_FAILS(CONVERT(memory + 1, 1, 16, memory, 2, 8, 1, 2, 0), SUBQUAD_ERROR_OVERLAP, "dst");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 1, 15, 1, 2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "dst_size is 15");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 2, 7, 1, 2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "dst_size is 7");
+    CHECK_FAILS(CONVERT(memory, 2, 7, memory + 4, 1, 16, 1, 2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "src_size is 7");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 1, 16, 1, -2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "rows is -2");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 1, 16, INT64_MAX, INT64_MAX, 1), SUBQUAD_ERROR_INVALID_ARGUMENT,
+                "src_size");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 1, 16, 1, 2, 2), SUBQUAD_ERROR_INVALID_ARGUMENT, "transpose is 2");
+    CHECK_FAILS(CONVERT(memory, 9, 16, memory + 4, 1, 16, 1, 2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "src_dtype is 9");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 0, 16, 1, 2, 1), SUBQUAD_ERROR_INVALID_ARGUMENT, "dst_dtype is 0");
+    CHECK_FAILS(CONVERT(memory, 4, 16, memory + 4, 1, 16, 1, 2, 1), SUBQUAD_ERROR_UNSUPPORTED, "src of i32");
+    CHECK_FAILS(CONVERT(memory, 1, 16, memory + 4, 4, 16, 1, 2, 1), SUBQUAD_ERROR_UNSUPPORTED, "dst of i32");
+    CHECK_FAILS(CONVERT((char *)memory + 2, 1, 16, memory + 8, 1, 16, 1, 2, 1), SUBQUAD_ERROR_MISALIGNED, "src");
+    CHECK_FAILS(CONVERT(memory, 1, 16, (char *)memory + 33, 2, 16, 1, 2, 1), SUBQUAD_ERROR_MISALIGNED, "dst");
+    CHECK_FAILS(CONVERT(NULL, 1, 16, memory, 1, 16, 1, 2, 1), SUBQUAD_ERROR_NULL_POINTER, "src is null");
+    CHECK_FAILS(CONVERT(memory, 1, 16, NULL, 1, 16, 1, 2, 1), SUBQUAD_ERROR_NULL_POINTER, "dst is null");
     CHECK(memory[0] == 5);
     part.struct_size = sizeof part;
     CHECK_FAILS(subquad_plan_state_component(plan, 1, &part, &err), SUBQUAD_ERROR_INVALID_ARGUMENT, "index is 1");

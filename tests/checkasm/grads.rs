@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 use subquad::kernel::Kernel;
 use subquad::kernel::elementwise::Function;
 use subquad::kernel::map_grad::{self, MapGrad};
+use subquad::kernel::products::lanes::{self, LaneProducts};
 use subquad::kernel::products::{self, Products};
 use subquad::kernel::scores_grad::{self, ScoresGrad};
 
@@ -49,6 +50,37 @@ fn products() {
         row.check(&row0, |_| has_row.then_some((d + 8) as f64), &format!("rows of {what}"));
         // A NaN beside the zeros of the padding shows there.
         col.check(&col0, |_| has_col.then_some((n + 8) as f64), &format!("columns of {what}"));
+    });
+}
+
+#[test]
+fn products_by_lane() {
+    cases::<LaneProducts>(600, |rng, run| {
+        let (n, d) = (small(rng, 40), small(rng, 90));
+        let (lda, ldb) = (up(d) + rng.below(5), up(d) + rng.below(5));
+        let [apart, hostile] = [(); 2].map(|()| rng.one_in(2));
+        let mut a = rng.values(extent(n, up(d), lda), 2.0);
+        let mut b = rng.values(extent(n, up(d), ldb), 2.0);
+        poison(rng, hostile, &mut a);
+        poison(rng, hostile, &mut b);
+        if lda > 0 {
+            clear_padding(&mut a, d, lda);
+        }
+        let sum0 = rng.values(if apart { n * lanes::LANES } else { lanes::LANES }, 2.0);
+        let inputs = [&a, &b].map(|values| Three::new(rng, values));
+        let mut sums = Three::new(rng, &sum0);
+        let args = |of: fn(&Three) -> &[f32], sum: *mut f32| {
+            let [a, b] = inputs.each_ref().map(|three| of(three).as_ptr());
+            lanes::Args { n, d, a, lda, b, ldb, apart, sum }
+        };
+        // SAFETY: the extents above are those that `lanes::Args` asks for.
+        unsafe {
+            LaneProducts::reference(&args(|t| &t.want, sums.want.as_mut_ptr()));
+            LaneProducts::reference(&args(|t| &t.size, sums.size.as_mut_ptr()));
+            run(&args(|t| &t.got, sums.got.as_mut_ptr()));
+        }
+        let terms = up(d) / lanes::LANES * if apart { 1 } else { n };
+        sums.check(&sum0, |_| Some((terms + 8) as f64), &format!("{n}×{d} by lane"));
     });
 }
 

@@ -87,6 +87,11 @@ pub fn expect(p: &Problem) -> BTreeMap<Role, Expected> {
     expect_nudged(p, None)
 }
 
+/// The same of the linear engine where so many more roundings of `f32` are allowed.
+pub fn expect_rounded(p: &Problem, roundings: f64) -> BTreeMap<Role, Expected> {
+    oracle(p, None, roundings).run()
+}
+
 /// The same with a slightly different input.
 pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expected> {
     assert!(p.indices.iter().all(|(role, _)| *role == Role::KEY_LEN));
@@ -99,6 +104,10 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
     if p.has_slots() {
         return super::slots::expect(p, nudge);
     }
+    oracle(p, nudge, 0.0).run()
+}
+
+fn oracle(p: &Problem, nudge: Option<Nudge>, roundings: f64) -> Oracle<'_> {
     let [q, k, v] = p.heads.map(|n| n as usize);
     let n_state = k.max(v);
     let corrects = [Role::BETA, Role::ERASE, Role::A].iter().any(|role| p.inputs.contains_key(role));
@@ -109,7 +118,8 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
     };
     let tokens = p.s as f64;
     let m = p.shape(Role::STATE_OUT)[2] as usize;
-    let oracle = Oracle {
+    let corrected = if corrects { 2.0 } else { 1.0 };
+    Oracle {
         p,
         heads: [q, k, v],
         n_state,
@@ -121,10 +131,8 @@ pub fn expect_nudged(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expect
         corrects,
         scale: if p.mechanism.param("scale").is_some() { p.real("scale") } else { 1.0 },
         nudge,
-        c: (8.0 + m.max(p.d as usize) as f64 / 4.0 + tokens * (1.5 + steepest))
-            * if corrects { 2.0 } else { 1.0 },
-    };
-    oracle.run()
+        c: (8.0 + m.max(p.d as usize) as f64 / 4.0 + tokens * (1.5 + steepest)) * corrected + roundings,
+    }
 }
 
 /// The state of a head while tokens go by.

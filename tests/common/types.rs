@@ -32,11 +32,8 @@ pub const TYPES: [Types; 6] = [
 
 /// Mechanisms that take them.
 pub fn mechanisms() -> impl Iterator<Item = &'static Mechanism> {
-    problem::mechanisms().into_iter().filter(|mechanism| !F32_ONLY.contains(&mechanism.name))
+    problem::mechanisms().into_iter()
 }
-
-/// Mechanisms that take nothing else than `f32`.
-pub const F32_ONLY: [&str; 3] = ["gate", "causal_conv", "lasp"];
 
 impl Types {
     pub fn of(&self, role: Role) -> DType {

@@ -11,17 +11,19 @@ const MAX_TOKENS: i64 = 128;
 
 /// Largest error that counts as right, relative to the largest value of the tensor. Rounding in `f32` over
 /// 128 tokens and some hundred channels leaves some 1e-6; a wrong term leaves 1e-2 and more. Where results have 16
-/// bits, values on the two sides of a rounding's edge are a unit in the last place apart.
+/// bits, values on the two sides of a rounding's edge are a unit in the last place apart. Rounded operands leave a few
+/// of their units (`docs/numerics.md`).
 pub fn tolerance(problem: &Problem) -> f64 {
     let rounding = |dtype| if dtype == DType::F32 { 0.0 } else { 2.0 * unit_roundoff(dtype) };
-    1e-4 + rounding(problem.dtype).max(rounding(problem.dtype_state))
+    let operands = if problem.bf16_dot { 4.0 * unit_roundoff(DType::Bf16) } else { 0.0 };
+    1e-4 + operands + rounding(problem.dtype).max(rounding(problem.dtype_state))
 }
 
 /// Largest difference between the problem's plan and the plan of the scalar reference, on the same inputs,
 /// relative to each output's largest value. The problem is reduced to few tokens, heads and sequences.
 pub fn error(problem: &Problem, roles: &Roles) -> Result<f64> {
     let small = problem.reduced(MAX_TOKENS);
-    let reference = Problem { isa: Some(Isa::Scalar), threads: 1, ..small.clone() };
+    let reference = Problem { isa: Some(Isa::Scalar), threads: 1, bf16_dot: false, ..small.clone() };
     let past = inputs::past(&reference)?;
     let run = |problem: &Problem| -> Result<Tensors> {
         let plan = problem.plan()?;

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, \
-S, dtype (of q, k, v and the output), dtype_state, threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism \
+S, dtype (of q, k, v and the output), dtype_state, bf16_dot (1: operands of products may be rounded to bf16), threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism \
 by its name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto. \
 T may be a list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed; a \
 step starts from the state that a few random tokens leave.
@@ -29,6 +29,7 @@ Examples:
   subquad bench mechanism=gated_delta_rule,H=16,Hv=32,l2norm_qk=1,T=4096,isa=avx2
   subquad bench mechanism=gated_delta_rule,mode=step --threads 2
   subquad bench mechanism=gated_delta_rule,mode=step,B=32,dtype=bf16,dtype_state=bf16
+  subquad bench mechanism=gated_delta_rule,dtype=bf16,bf16_dot=1
   subquad bench mechanism=simple_gla,H=1,T=1k..256k --plot cost.svg
   subquad bench --file problems.txt --json
 

@@ -5,10 +5,10 @@ use crate::shape::Names;
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::fmt;
 use subquad::catalog::{Default, Mechanism, ParamKind, StepKind};
-use subquad::{Context, ContextOptions, DType, Desc, Isa, Mode, Plan, Role, ThreadPool, Value};
+use subquad::{Context, ContextOptions, DType, Desc, Flags, Isa, Mode, Plan, Role, ThreadPool, Value};
 
 /// Everything but parameters that a problem string can say.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "mechanism",
     "mode",
     "B",
@@ -21,6 +21,7 @@ const KEYS: [&str; 15] = [
     "S",
     "dtype",
     "dtype_state",
+    "bf16_dot",
     "threads",
     "isa",
     "with",
@@ -55,6 +56,8 @@ pub struct Problem {
     pub dtype: DType,
     /// Element type of the state.
     pub dtype_state: DType,
+    /// Operands of products may be rounded to `bf16`.
+    pub bf16_dot: bool,
     /// Workers of the built-in pool; 1 is the calling thread alone.
     pub threads: usize,
     /// Ceiling of the instruction set; `None` is the machine's best.
@@ -128,6 +131,7 @@ impl Problem {
             n_keys: size("S", n_keys)?,
             dtype: parse_dtype(get("dtype").unwrap_or("f32"))?,
             dtype_state: parse_dtype(get("dtype_state").unwrap_or("f32")).context("dtype_state")?,
+            bf16_dot: parse_flag("bf16_dot", get("bf16_dot"))?,
             threads: overrides.threads.unwrap_or(threads as usize),
             isa: overrides.isa.or(isa),
             params: parse_params(mechanism, pairs)?,
@@ -165,6 +169,9 @@ impl Problem {
         desc = desc.dims(self.dim_qk, self.dim_v);
         (desc.dtype_qkv, desc.dtype_out, desc.dtype_state) = (self.dtype, self.dtype, self.dtype_state);
         desc.params.clone_from(&self.params);
+        if self.bf16_dot {
+            desc = desc.flags(Flags::BF16_DOT);
+        }
         Plan::new(&Context::new(options)?, &desc).with_context(|| format!("problem `{self}`"))
     }
 
@@ -238,6 +245,9 @@ impl fmt::Display for Problem {
         write!(f, ",dtype={}", self.dtype)?;
         if self.dtype_state != DType::F32 {
             write!(f, ",dtype_state={}", self.dtype_state)?;
+        }
+        if self.bf16_dot {
+            write!(f, ",bf16_dot=1")?;
         }
         write!(f, ",threads={},isa={isa}", self.threads)?;
         let extras = self.extras();
@@ -318,6 +328,15 @@ fn extent(key: &str, text: &str) -> Result<i64> {
     let valid = value.filter(|n| (1..=1 << 40).contains(n));
     valid
         .ok_or_else(|| anyhow!("{key} is `{text}`, expected a whole number of 1 or more, such as 2048 or 2k"))
+}
+
+/// `0` or `1`; left out, `0`.
+fn parse_flag(key: &str, text: Option<&str>) -> Result<bool> {
+    match text {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(text) => bail!("{key} is `{text}`, expected 0 or 1"),
+    }
 }
 
 /// One length, a list `1k:3k:64k`, or a range `1k..1M` in powers of two.
@@ -415,6 +434,9 @@ mod tests {
         let types = "mechanism=gla,dtype=f16,dtype_state=bf16";
         assert!(all(types)[0].contains(",dtype=f16,dtype_state=bf16,"));
         assert_eq!(all(&all(types)[0]), all(types));
+        let flag = "mechanism=gla,bf16_dot=1";
+        assert!(all(flag)[0].contains(",dtype=f32,bf16_dot=1,"));
+        assert_eq!(all(&all(flag)[0]), all(flag));
     }
 
     #[test]
@@ -434,6 +456,7 @@ mod tests {
         assert!(fault("mechanism=gla,H").contains("`H` is not `key=value`"));
         assert!(fault("mechanism=gla,H=2,H=3").contains("twice"));
         assert!(fault("mechanism=gla,mode=step,T=5").contains("expected 1"));
+        assert!(fault("mechanism=gla,bf16_dot=yes").contains("bf16_dot is `yes`, expected 0 or 1"));
         assert!(fault("mechanism=gla,isa=mmx").contains("isa is `mmx`"));
     }
 }

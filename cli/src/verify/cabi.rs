@@ -153,6 +153,8 @@ pub struct Problem {
     pub dtype: DType,
     /// Element type of the state.
     pub dtype_state: DType,
+    /// Bits of SUBQUAD_FLAG_….
+    pub flags: u32,
     /// Parameters that are not left to their default.
     pub params: Vec<Param>,
 }
@@ -189,7 +191,7 @@ impl Plan {
             desc.assume_init()
         };
         desc.mechanism = problem.mechanism.as_ptr();
-        desc.modes = problem.mode;
+        (desc.modes, desc.flags) = (problem.mode, problem.flags);
         [desc.heads_q, desc.heads_k, desc.heads_v] = problem.heads;
         [desc.dim_qk, desc.dim_v] = problem.dims;
         (desc.dtype_qkv, desc.dtype_out) = (problem.dtype as u32, problem.dtype as u32);
@@ -210,13 +212,24 @@ impl Plan {
 
     /// The tensors that make up the state.
     pub fn components(&self) -> Result<Vec<Component>, Fault> {
+        (0..self.info()?.n_state).map(|index| self.component(index)).collect()
+    }
+
+    /// The engine and its tile.
+    pub fn kernel(&self) -> Result<String, Fault> {
+        let kernel = self.info()?.kernel;
+        // SAFETY: the library terminates it.
+        Ok(unsafe { CStr::from_ptr(kernel.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    fn info(&self) -> Result<c::subquad_plan_info, Fault> {
         let mut error = c::subquad_error::default();
         // SAFETY: a struct of numbers; all zero is one of its values.
         let mut info: c::subquad_plan_info = unsafe { std::mem::zeroed() };
         info.struct_size = size_of::<c::subquad_plan_info>();
         // SAFETY: the plan is live, and the struct says its size.
         check(unsafe { c::subquad_plan_info(self.plan, &mut info, &mut error) }, &error)?;
-        (0..info.n_state).map(|index| self.component(index)).collect()
+        Ok(info)
     }
 
     fn component(&self, index: u32) -> Result<Component, Fault> {

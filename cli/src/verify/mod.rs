@@ -24,9 +24,10 @@ A file's worst error is shown as a fraction of its tolerance: up to 1 it passes.
 or type is not in this version is skipped, with the reason; so are the gradients of a file whose mechanism has \
 none in this version.
 
-With --dtype or --dtype-state a file is run three times: in f32 as it is, which must pass; in f32 on the values \
+With --dtype, --dtype-state or --bf16-dot a file is run three times: in f32 as it is, which must pass; in f32 on the values \
 that the types can hold, which is then the result expected; and in these types, where each output may be off by \
-one rounding. docs/numerics.md says why. The distance from the file's own results is shown besides.
+one rounding, and with --bf16-dot by four roundings to bf16 of its largest value where the plan rounds operands. \
+docs/numerics.md says why. The distance from the file's own results is shown besides.
 
 Examples:
   subquad verify tests/golden
@@ -34,6 +35,7 @@ Examples:
   subquad verify tests/golden --isa all --threads 2 --split 16 --strict
   subquad verify tests/golden --step
   subquad verify tests/golden --dtype bf16 --dtype-state bf16
+  subquad verify tests/golden --dtype bf16 --bf16-dot
 
 Exit status: 0 nothing failed, 1 something failed (with --strict: or was skipped), 2 a path can't be read or \
 the command line is wrong.";
@@ -54,6 +56,9 @@ pub struct Options {
     /// Element type of the state: f32 or bf16.
     #[arg(long, default_value = "f32")]
     dtype_state: String,
+    /// Lets products round their operands to bf16, where the machine multiplies such pairs.
+    #[arg(long)]
+    bf16_dot: bool,
     /// Workers of the built-in pool; 1 computes on the calling thread.
     #[arg(long, default_value_t = 1)]
     threads: u32,
@@ -127,7 +132,8 @@ fn settings(options: &Options) -> Result<Vec<Settings>> {
     if let Some(n) = options.split.filter(|&n| n < 1) {
         bail!("--split is {n}, expected a number of tokens, 1 or more");
     }
-    let types = Types { tokens: parse_dtype(&options.dtype)?, state: parse_dtype(&options.dtype_state)? };
+    let (tokens, state) = (parse_dtype(&options.dtype)?, parse_dtype(&options.dtype_state)?);
+    let types = Types { tokens, state, bf16_dot: options.bf16_dot };
     let isas = match options.isa.as_deref() {
         None | Some("auto") => vec![None],
         Some("all") => Isa::ALL.into_iter().filter(|isa| isa.available()).map(Some).collect(),

@@ -13,7 +13,7 @@ use std::ffi::CString;
 use std::ops::Range;
 use subquad::catalog::{self, Default, Mechanism, ParamKind, RoleKind, RoleSpec, StepKind};
 use subquad::{DType, Mode, Role};
-use subquad_capi::{subquad_in, subquad_out};
+use subquad_capi::{SUBQUAD_FLAG_BF16_DOT, subquad_in, subquad_out};
 
 /// Why there is nothing to compare.
 pub enum Stop {
@@ -49,9 +49,15 @@ pub struct Types {
     pub tokens: DType,
     /// Of the state.
     pub state: DType,
+    /// Operands of products may be rounded to `bf16`.
+    pub bf16_dot: bool,
 }
 
-const F32: Types = Types { tokens: DType::F32, state: DType::F32 };
+/// Roundings of operands that a result may be off by, in units of the largest value of its tensor
+/// (`docs/numerics.md`).
+const OPERANDS: f64 = 4.0;
+
+const F32: Types = Types { tokens: DType::F32, state: DType::F32, bf16_dot: false };
 
 /// Runs a file, and compares: with the file's results in `f32`, else with the `f32` run on what the types can hold.
 pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Result<Replayed, Stop> {
@@ -223,6 +229,7 @@ fn problem(
         dims: [dim_qk, dim_v],
         dtype: types.tokens,
         dtype_state: types.state,
+        flags: if types.bf16_dot { SUBQUAD_FLAG_BF16_DOT } else { 0 },
         params,
     })
 }
@@ -274,13 +281,18 @@ struct Run<'a> {
     inputs: BTreeMap<String, Buffer>,
     outputs: BTreeMap<String, Buffer>,
     carried: Vec<Carried>,
+    /// What rounded operands may leave, in units of the largest value of a tensor.
+    operands: f64,
 }
 
 impl<'a> Run<'a> {
     fn new(file: &File<'a>, plan: Plan, stored: Types, values: Types) -> Result<Run<'a>, Stop> {
         let reference = file.reference;
         let batch = file.names.get("B").copied().unwrap_or(1);
-        let components = plan.components().map_err(|fault| Stop::Fail(fault.to_string()))?;
+        let fail = |fault: cabi::Fault| Stop::Fail(fault.to_string());
+        let components = plan.components().map_err(fail)?;
+        let rounds = plan.kernel().map_err(fail)?.contains("_bf16") && file.mode != Mode::Step;
+        let operands = if rounds { OPERANDS * unit_roundoff(DType::Bf16) } else { 0.0 };
         let mut carried = Vec::new();
         for part in components {
             let shape = [&[batch], &part.shape[..]].concat();
@@ -322,7 +334,7 @@ impl<'a> Run<'a> {
         }
         let recurrent = file.mechanism.step == StepKind::Recurrent;
         let (mode, roles) = (file.mode, file.roles.clone());
-        Ok(Run { reference, mode, recurrent, roles, plan, inputs, outputs, carried })
+        Ok(Run { reference, mode, recurrent, roles, plan, inputs, outputs, carried, operands })
     }
 
     /// The tokens of each call: a recurrent step takes one, and a causal file can be split anywhere if every
@@ -431,7 +443,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// With a run in `f32` on the same values: one rounding to the type of each tensor.
+    /// With a run in `f32` on the same values: one rounding to the type of each tensor, and those of operands.
     fn compare_with(&self, expected: &Run<'_>) -> Vec<Compared> {
         let both = self.results().zip(expected.results());
         let reals = both.map(|((name, dtype, given), (_, _, mut expected))| {
@@ -440,7 +452,10 @@ impl<'a> Run<'a> {
             for (x, near) in expected.iter_mut().zip(nearest).filter(|(_, near)| near.is_infinite()) {
                 *x = near;
             }
-            Compared::reals(name, &given, &expected, (unit_roundoff(dtype), underflow(dtype)), None)
+            let largest =
+                expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs().into()));
+            let absolute = underflow(dtype) + self.operands * largest;
+            Compared::reals(name, &given, &expected, (unit_roundoff(dtype), absolute), None)
         });
         reals.chain(self.compare_integers()).collect()
     }

@@ -2,18 +2,19 @@
 //! `y_{c,t} = act(b_c + Σ_j w_{c,j} x_{c,t−W+1+j})`, the state the last `W − 1` inputs.
 //!
 //! Channels are taken in blocks of up to 128, and in these in panels of 16, tokens in chunks of 32. Panels of inputs
-//! are packed behind the `W − 1` tokens before them, which is where the state comes in and goes out. Where channels lie
-//! side by side in both tensors, all but the first chunk of a sequence is read and written in place.
+//! are packed behind the `W − 1` tokens before them, which is where the state comes in and goes out, and element types are
+//! converted. Where channels lie side by side in two tensors of `f32`, all but the first chunk of a sequence is read and
+//! written in place.
 //!
 //! *Tasks*: blocks of channels of a sequence, as many as make some tens of microseconds, the sequences of a block
 //! together, since they share its packed taps. An output depends on nothing but its own channel, so no bit depends on
 //! the partition, on strides, or on where a sequence is cut.
-//! *Cost*: `2W` FLOPs and 8 bytes per token and channel, the activation apart. *Workspace*: independent of the length.
+//! *Cost*: `2W` FLOPs and 8 bytes (of `f32`) per token and channel, the activation apart. *Workspace*: independent of the length.
 
 mod backward;
 mod panels;
 
-use super::call::{Call, Sequence};
+use super::call::{Call, Sequence, Snapshots};
 use super::{Engine, Extents};
 use crate::catalog::Role;
 use crate::context::Context;
@@ -21,7 +22,7 @@ use crate::error::Result;
 use crate::kernel::causal_conv::{self, PANEL};
 use crate::kernel::{KernelFn, causal_conv_grad, select};
 use crate::parallel::{self, Runner};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::workspace::{Carver, Workspace};
 use panels::{Grid, Panels};
 use std::ptr;
@@ -130,6 +131,8 @@ impl Engine for Conv {
             return Ok(());
         };
         let state_out = call.tensors.get(Role::STATE_OUT);
+        let to = call.tensors.get(Role::STATE_OUT.snapshots());
+        let snapshots = Snapshots::of(call).zip(to);
         let sequences = call.sequences.len();
         let units = self.blocks() * sequences;
         let tokens = call.sequences.n_q * call.sequences.batch / sequences.max(1);
@@ -143,6 +146,11 @@ impl Engine for Conv {
                     _ => block.insert(self.block(&tensors, c0, workspace.worker(worker))),
                 };
                 if let Some(sequence) = call.sequences.get(unit % sequences) {
+                    if let Some((snapshots, to)) = &snapshots {
+                        snapshots
+                            .places(&sequence, to)
+                            .for_each(|(n, to)| block.snapshot(&tensors, &sequence, n, &to));
+                    }
                     block.sequence(&tensors, &out, state_out.as_ref(), &sequence);
                 }
             }
@@ -293,7 +301,8 @@ impl Block<'_> {
     /// One sequence from its incoming to its outgoing state.
     fn sequence(&self, tensors: &Tensors, out: &Tensor, state_out: Option<&Tensor>, s: &Sequence) {
         let (x, before) = (&tensors.x, self.width() - 1);
-        let in_place = x.stride(1) == 1 && out.stride(1) == 1;
+        let plain = |tensor: &Tensor| tensor.dtype == DType::F32 && tensor.stride(1) == 1;
+        let in_place = plain(x) && plain(out);
         self.load_state(tensors.state_in.as_ref(), s);
         let mut t = 0;
         while t < s.n_q {
@@ -314,6 +323,22 @@ impl Block<'_> {
                     self.load(&self.channels_of(x, s.batch, s.q0 + t - before, p), p, before, self.row(p, 0));
                 }
                 self.store(self.row(p, 0), p, before, &self.channels_of(state, s.slot, 0, p));
+            }
+        }
+    }
+
+    /// The inputs before token `n` of a sequence, from the state where there are too few, to a state of its own.
+    fn snapshot(&self, tensors: &Tensors, s: &Sequence, n: usize, to: &Tensor) {
+        let before = self.width() - 1;
+        self.load_state(tensors.state_in.as_ref(), s);
+        let own = n.min(before);
+        for p in 0..self.panels() {
+            let from = self.channels_of(&tensors.x, s.batch, s.q0 + n - own, p);
+            // SAFETY: the sequence has at least `n` tokens (checked), and behind the W − 1 rows of the state there is
+            // room for as many; the state is [slots, D, W − 1] (checked), and this task's alone.
+            unsafe {
+                self.load(&from, p, own, self.row(p, before));
+                self.store(self.row(p, own), p, before, &self.channels_of(to, s.slot, 0, p));
             }
         }
     }

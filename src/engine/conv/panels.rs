@@ -1,12 +1,12 @@
-//! Panels of 16 channels, token by token, out of tensors of any strides and back.
+//! Panels of 16 channels, token by token, out of tensors of any strides and element types, and back.
 //!
 //! A tensor whose rows follow each other in memory and whose channels don't (tokens of a channel side by side, a state
 //! or taps as models store them) goes by channels and through a transposition; any other goes row by row.
 
+use crate::engine::linear::{Recurrence, Rows, Tiles};
 use crate::kernel::causal_conv::PANEL;
-use crate::kernel::{KernelFn, load_rows, select, store_rows, transpose_rows};
 use crate::simd::Isa;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Layout, MAX_RANK, Tensor};
 use std::ptr;
 
 /// Rows that are transposed at a time.
@@ -14,45 +14,41 @@ const ROWS: usize = 32;
 /// Elements of scratch.
 pub const SCRATCH: usize = 2 * ROWS * PANEL;
 
-/// Channels and rows (tokens or taps) of a tensor.
+/// Rows (tokens or taps) and channels of a tensor, as its two axes.
 #[derive(Clone, Copy)]
-pub struct Grid {
-    data: *mut f32,
-    channel: isize,
-    row: isize,
-}
+pub struct Grid(Tensor);
 
 impl Grid {
     /// From element `at` on, along these axes.
     pub fn new(tensor: &Tensor, at: &[usize], (channels, rows): (usize, usize)) -> Grid {
-        Grid { data: tensor.f32_at(at), channel: tensor.stride(channels), row: tensor.stride(rows) }
+        let of = |axes: [i64; MAX_RANK]| [axes[rows], axes[channels], 0, 0, 0];
+        let layout = Layout { rank: 2, shape: of(tensor.layout.shape), stride: of(tensor.layout.stride) };
+        Grid(Tensor { data: tensor.at(at), dtype: tensor.dtype, layout })
     }
 
     fn by_channels(&self, n: usize) -> bool {
-        self.row == 1 && self.channel != 1 && n > 1
+        self.0.stride(0) == 1 && self.0.stride(1) != 1 && n > 1
     }
 
-    fn at_row(&self, i: usize) -> *mut f32 {
-        self.data.wrapping_offset(i as isize * self.row)
+    /// `n` rows of `d` channels from row `first` on.
+    fn rows<'a>(&'a self, first: &'a [usize; 1], n: usize, d: usize) -> Rows<'a> {
+        Rows { tensor: &self.0, at: first, rows: 0, columns: 1, n, d }
+    }
+
+    /// `d` channels of `n` rows from row `first` on: a channel is a row of the result.
+    fn channels<'a>(&'a self, first: &'a [usize; 1], n: usize, d: usize) -> Rows<'a> {
+        Rows { tensor: &self.0, at: first, rows: 1, columns: 0, n: d, d: n }
     }
 }
 
 /// The tiles.
 #[derive(Clone, Copy)]
-pub struct Panels {
-    load: KernelFn<load_rows::Args<f32>>,
-    store: KernelFn<store_rows::Args<f32>>,
-    transpose: KernelFn<transpose_rows::Args>,
-}
+pub struct Panels(Tiles);
 
 impl Panels {
     /// The tiles of `isa`.
     pub fn new(isa: Isa) -> Panels {
-        Panels {
-            load: select::<load_rows::LoadRows<f32>>(isa),
-            store: select::<store_rows::StoreRows<f32>>(isa),
-            transpose: select::<transpose_rows::TransposeRows>(isa),
-        }
+        Panels(Tiles::new(isa, &Recurrence::default()))
     }
 
     /// `n` rows of `d ≤ 16` channels to packed rows of 16, the rest of which is zero.
@@ -60,36 +56,26 @@ impl Panels {
     /// # Safety
     /// The grid has these elements; `dst` has `16 n`, `scratch` [`SCRATCH`].
     pub unsafe fn load(&self, from: &Grid, (n, d): (usize, usize), dst: *mut f32, scratch: *mut f32) {
-        let rows = |n, d, src, (row_stride, col_stride), dst, ld| load_rows::Args {
-            n,
-            d,
-            src,
-            row_stride,
-            col_stride,
-            row_scale: ptr::null(),
-            row_scale_stride: 0,
-            scale: 1.0,
-            dst,
-            ld,
+        let load = |rows: &Rows<'_>, dst, ld| {
+            // SAFETY: the caller's contract.
+            unsafe { self.0.load(rows, 1.0, ptr::null(), dst, ld) }
         };
         // SAFETY: the caller's contract; at most ROWS rows go through the scratch at a time.
         unsafe {
             if !from.by_channels(n) {
-                (self.load)(&rows(n, d, from.data.cast_const(), (from.row, from.channel), dst, PANEL));
+                load(&from.rows(&[0], n, d), dst, PANEL);
                 return;
             }
             // Channels that don't overlap are transposed where they lie: packing rows of a few taps first would take
             // longer than the transposition.
-            if from.channel >= n as isize {
-                let ld = from.channel as usize;
-                (self.transpose)(&transpose_rows::Args { n: d, d: n, src: from.data, ld, dst, ld_dst: 16 });
+            if from.0.dtype == DType::F32 && from.0.stride(1) >= n as isize {
+                self.0.transpose(from.0.f32_at(&[]), (d, n), from.0.stride(1) as usize, dst);
                 return;
             }
             for i in (0..n).step_by(ROWS) {
                 let m = ROWS.min(n - i);
-                (self.load)(&rows(d, m, from.at_row(i).cast_const(), (from.channel, 1), scratch, m));
-                let dst = dst.add(i * PANEL);
-                (self.transpose)(&transpose_rows::Args { n: d, d: m, src: scratch, ld: m, dst, ld_dst: 16 });
+                load(&from.channels(&[i], m, d), scratch, m);
+                self.0.transpose(scratch, (d, m), m, dst.add(i * PANEL));
             }
         }
     }
@@ -102,25 +88,13 @@ impl Panels {
         // SAFETY: the caller's contract; 16 rows go through the scratch at a time.
         unsafe {
             if !to.by_channels(n) {
-                let (dst, row_stride, col_stride) = (to.data, to.row, to.channel);
-                (self.store)(&store_rows::Args { n, d, src, ld: PANEL, dst, row_stride, col_stride });
+                self.0.store(src, PANEL, &to.rows(&[0], n, d));
                 return;
             }
             for i in (0..n).step_by(PANEL) {
                 let m = PANEL.min(n - i);
-                let src = src.add(i * PANEL);
-                (self.transpose)(&transpose_rows::Args { n: m, d, src, ld: PANEL, dst: scratch, ld_dst: 16 });
-                let (dst, row_stride) = (to.at_row(i), to.channel);
-                let src = scratch.cast_const();
-                (self.store)(&store_rows::Args {
-                    n: d,
-                    d: m,
-                    src,
-                    ld: PANEL,
-                    dst,
-                    row_stride,
-                    col_stride: 1,
-                });
+                self.0.transpose(src.add(i * PANEL), (m, d), PANEL, scratch);
+                self.0.store(scratch, PANEL, &to.channels(&[i], m, d));
             }
         }
     }

@@ -7,17 +7,18 @@
 //! | `logsigmoid` | softplus | −1 | −1 / normaliser |
 //! | `sigmoid` | σ | 1 | gain |
 //!
-//! *Tasks*: tiles of rows and columns, as many as make some tens of microseconds.
-//! *Cost*: 8 bytes per element. *Workspace*: one tile.
+//! *Tasks*: tiles of rows and columns, as many as make some tens of microseconds. *Element types* are converted where a
+//! tile is loaded and stored. *Cost*: 8 bytes per element of `f32`. *Workspace*: one tile.
 
 mod backward;
 
 use super::call::Call;
+use super::linear::{Recurrence, Rows, Tiles};
 use super::{Engine, Extents};
 use crate::catalog::Role;
 use crate::context::Context;
 use crate::error::Result;
-use crate::kernel::{KernelFn, gate, gate_grad, load_rows, select, store_rows};
+use crate::kernel::{KernelFn, gate, gate_grad, select};
 use crate::parallel::{self, Runner};
 use crate::tensor::Tensor;
 use crate::workspace::{Carver, Workspace};
@@ -73,8 +74,8 @@ pub struct Gate {
     form: Form,
     gate: KernelFn<gate::Args>,
     grad: KernelFn<gate_grad::Args>,
-    load: KernelFn<load_rows::Args<f32>>,
-    store: KernelFn<store_rows::Args<f32>>,
+    /// Loads and stores by element type.
+    tiles: Tiles,
     at: Offsets,
 }
 
@@ -230,8 +231,7 @@ impl Gate {
             form,
             gate: select::<gate::Gate>(isa),
             grad: select::<gate_grad::GateGrad>(isa),
-            load: select::<load_rows::LoadRows<f32>>(isa),
-            store: select::<store_rows::StoreRows<f32>>(isa),
+            tiles: Tiles::new(isa, &Recurrence::default()),
             at,
         })
     }
@@ -267,12 +267,24 @@ impl Tile<'_> {
             let index = [head, if self.cut.columns == Columns::Channels { column + l } else { 0 }];
             // SAFETY: `a_log` is [H], `dt_bias` [H] or [H, D] as `x` has channels (checked); l < LANES.
             unsafe {
-                let value =
-                    |tensor: &Option<Tensor>| tensor.map_or(0.0, |t| *t.f32_at(&index[..t.layout.rank]));
+                let value = |tensor: &Option<Tensor>| {
+                    tensor.map_or(0.0, |t| self.gate.tiles.value(&t, &index[..t.layout.rank]))
+                };
                 *bias.add(l) = value(&self.cut.bias);
                 (*pre.add(l), *post.add(l)) = self.gate.form.factors(value(&self.cut.a_log));
             }
         }
+    }
+
+    /// This tile of a tensor with the extents of `x`.
+    fn rows<'b>(&self, tensor: &'b Tensor, index: &'b [usize; 4]) -> Rows<'b> {
+        let (rows, columns) = self.cut.axes();
+        Rows { tensor, at: index, rows, columns, n: self.n, d: self.d }
+    }
+
+    fn index(&self) -> [usize; 4] {
+        let (outer, row, column) = self.at;
+        self.cut.index(outer, row, column)
     }
 
     /// The tile of a tensor with the extents of `x`, packed.
@@ -280,24 +292,9 @@ impl Tile<'_> {
     /// # Safety
     /// The tensor has these extents.
     unsafe fn load(&self, tensor: &Tensor, dst: *mut f32) {
-        let (outer, row, column) = self.at;
-        let (rows, columns) = self.cut.axes();
-        let index = self.cut.index(outer, row, column);
+        let index = self.index();
         // SAFETY: the caller's contract; the buffer has ROWS rows of LANES.
-        unsafe {
-            (self.gate.load)(&load_rows::Args {
-                n: self.n,
-                d: self.d,
-                src: tensor.f32_at(&index[..tensor.layout.rank]).cast_const(),
-                row_stride: tensor.stride(rows),
-                col_stride: tensor.stride(columns),
-                row_scale: ptr::null(),
-                row_scale_stride: 0,
-                scale: 1.0,
-                dst,
-                ld: LANES,
-            })
-        }
+        unsafe { self.gate.tiles.load(&self.rows(tensor, &index), 1.0, ptr::null(), dst, LANES) }
     }
 
     /// The reverse.
@@ -305,21 +302,9 @@ impl Tile<'_> {
     /// # Safety
     /// The tensor has the extents of `x`, and no other task touches this tile of it.
     unsafe fn store(&self, src: *const f32, tensor: &Tensor) {
-        let (outer, row, column) = self.at;
-        let (rows, columns) = self.cut.axes();
-        let index = self.cut.index(outer, row, column);
+        let index = self.index();
         // SAFETY: the caller's contract; the buffer has ROWS rows of LANES.
-        unsafe {
-            (self.gate.store)(&store_rows::Args {
-                n: self.n,
-                d: self.d,
-                src,
-                ld: LANES,
-                dst: tensor.f32_at(&index[..tensor.layout.rank]),
-                row_stride: tensor.stride(rows),
-                col_stride: tensor.stride(columns),
-            })
-        }
+        unsafe { self.gate.tiles.store(src, LANES, &self.rows(tensor, &index)) }
     }
 
     fn forward(&self, out: &Tensor) {

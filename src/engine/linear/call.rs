@@ -3,7 +3,7 @@
 use super::Recurrence;
 use super::features::Given;
 use crate::catalog::{Mode, Role};
-use crate::engine::call::{self, Bindings, Sequence, Sequences};
+use crate::engine::call::{self, Bindings, Sequence, Sequences, Snapshots as Times};
 use crate::tensor::Tensor;
 
 /// The tensors of a call.
@@ -84,6 +84,25 @@ impl Tensors {
     }
 }
 
+/// Snapshots of the state that a call takes, and where they go: `[n_sequences, N, …]`, each like its part of the state.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshots {
+    pub times: Times,
+    pub state: Option<Tensor>,
+    pub z: Option<Tensor>,
+    pub shift: Option<Tensor>,
+}
+
+impl Snapshots {
+    /// Those of a call that takes some.
+    fn of(call: &call::Call) -> Option<Snapshots> {
+        let to = |role: Role| call.tensors.get(role.snapshots());
+        let times = Times::of(call)?;
+        let (state, z, shift) = (to(Role::STATE_OUT), to(Role::Z_OUT), to(Role::SHIFT_OUT));
+        Some(Snapshots { times, state, z, shift })
+    }
+}
+
 /// A call with its tensors looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
@@ -93,23 +112,27 @@ pub struct Call {
     pub step: bool,
     /// Queries read the state. Not so in the summary of a segment, which has none.
     pub reads: bool,
+    /// Outputs are added to what is there. With a recurrence that only decays `v` may then be absent: nothing is
+    /// written to the state.
+    pub adds: bool,
     pub sequences: Sequences,
     pub tensors: Tensors,
+    pub snapshots: Option<Snapshots>,
 }
 
 impl Call {
     /// The engine's view of a checked call.
     #[inline(always)]
     pub fn new(call: &call::Call, recurrence: &Recurrence) -> Call {
-        Call::with(call, Tensors::new(call.tensors, recurrence))
+        Call { snapshots: Snapshots::of(call), ..Call::with(call, Tensors::new(call.tensors, recurrence)) }
     }
 
-    /// The same on other tensors.
+    /// The same on other tensors, without snapshots.
     #[inline(always)]
     pub fn with(call: &call::Call, tensors: Tensors) -> Call {
         let causal = matches!(call.mode, Mode::Causal | Mode::Step);
         let step = call.mode == Mode::Step;
-        Call { causal, step, reads: true, sequences: call.sequences, tensors }
+        Call { causal, step, reads: true, adds: false, sequences: call.sequences, tensors, snapshots: None }
     }
 
     /// Number of sequences.

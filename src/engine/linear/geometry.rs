@@ -30,6 +30,8 @@ pub struct Geometry {
     pub n_panels: usize,
     /// Chunks that are prepared before the panels run over them.
     pub chunks: usize,
+    /// Whether products with the state take pairs of `bf16` (`dots.rs`).
+    pub dots: bool,
     /// Whether outputs are normalised segment by segment, before they are rounded (`normed.rs`).
     pub normed: bool,
     /// State heads of one task: one, unless a norm mixes all heads before the output is rounded.
@@ -99,6 +101,18 @@ pub struct Offsets {
     pub norm: usize,
     /// Outputs that wait for their norm, before they are rounded `[Ho, SEGMENT, e]`.
     pub rows: usize,
+    /// Queries in `bf16` `[chunks, sets, C, ldm / 2]`, pairs counted; only with `dots`, like the next five.
+    pub q16: usize,
+    /// Keys in `bf16` `[chunks, C, ldm / 2]`.
+    pub k16: usize,
+    /// Pairs of keys `[chunks, C / 2, ldm]`.
+    pub k_pairs: usize,
+    /// Factors of queries, of rows that read the correction, of what is written `[chunks, 3, C]`.
+    pub factors: usize,
+    /// Pairs of the values of a chunk `[C / 2, panel]`.
+    pub u_pairs: usize,
+    /// Pairs of rows of the state `[n_panels, ⌈m / 2⌉, panel]`.
+    pub s_pairs: usize,
     /// What feature maps need.
     pub features: features::Layout,
 }
@@ -111,7 +125,7 @@ impl Geometry {
     /// blocks of at most 4 that fill at most half of L2: longer blocks gained nothing measurable and leave less
     /// room for the rows fetched ahead. With a single panel there is nothing to reuse, and a block is one chunk.
     pub fn new(recurrence: &Recurrence, extents: &Extents, caches: Caches) -> Result<Geometry> {
-        let Extents { heads, d, e, dtype_out } = *extents;
+        let Extents { heads, d, e, dtype_out, bf16_dot } = *extents;
         let normed = dtype_out != DType::F32 && norm::wanted(recurrence);
         let mixes_heads = matches!(recurrence.normaliser, Normaliser::SrmsAll { .. });
         let heads_of_task = if normed && mixes_heads { heads.state } else { 1 };
@@ -135,6 +149,7 @@ impl Geometry {
             panel,
             n_panels,
             chunks,
+            dots: bf16_dot,
             normed,
             heads: heads_of_task,
             carried: 0,
@@ -144,14 +159,15 @@ impl Geometry {
         geometry.carve(recurrence, &heads)
     }
 
-    /// The same blocking with so many chunks prepared at a time.
+    /// The same blocking with so many chunks prepared at a time, for gradients: all in `f32`.
     pub fn with_chunks(self, recurrence: &Recurrence, heads: &Heads, chunks: usize) -> Result<Geometry> {
-        Geometry { chunks, ..self }.carve(recurrence, heads)
+        Geometry { chunks, dots: false, ..self }.carve(recurrence, heads)
     }
 
     fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {
         let Geometry { d, m, e, ldm, n_sets, panel, n_panels, chunks, .. } = self;
         let (e16, writes) = (e.next_multiple_of(16), recurrence.writes());
+        let paired = if self.dots { chunks } else { 0 };
         let mut carver = Carver::default();
         let mut own = Carver::default();
         let (state, z, shift) = (own.take(&[n_panels, m, panel]), own.take(&[ldm]), own.take(&[2, ldm]));
@@ -185,6 +201,12 @@ impl Geometry {
             eps_factor: carver.take(&[n_sets, CHUNK]),
             norm: carver.take(&[3, heads.out, e16]),
             rows: carver.take(&[if self.normed { heads.out } else { 0 }, SEGMENT, e]),
+            q16: carver.take(&[paired, n_sets, CHUNK, ldm / 2]),
+            k16: carver.take(&[paired, CHUNK, ldm / 2]),
+            k_pairs: carver.take(&[paired, CHUNK / 2, ldm]),
+            factors: carver.take(&[paired, 3, CHUNK]),
+            u_pairs: carver.take(&[if self.dots { CHUNK / 2 } else { 0 }, panel]),
+            s_pairs: carver.take(&[if self.dots { n_panels } else { 0 }, m.div_ceil(2), panel]),
             features: features::Layout::carve(&mut carver, &recurrence.features, d, n_sets),
         };
         Ok(Geometry { len: carver.finish()?, carried, at, ..self })

@@ -51,6 +51,7 @@
 mod backward;
 mod call;
 mod denominator;
+mod dots;
 mod features;
 mod geometry;
 mod norm;
@@ -60,12 +61,13 @@ mod recurrence;
 mod scan;
 mod segment;
 mod shift;
+mod snapshot;
 mod state;
 mod step;
 mod tiles;
 
 pub use backward::{Grads, softmax_gradient};
-pub use call::{Call, Tensors};
+pub use call::{Call, Snapshots, Tensors};
 pub use denominator::DenominatorMode;
 pub use features::{FeatureMap, Features, L2Mode, L2Norm, Projection};
 pub use recurrence::{Correction, Decay, Gain, Normaliser, Recurrence};
@@ -102,7 +104,8 @@ pub struct Linear {
 ///
 /// An engine that runs several recurrences in one loop makes its units itself: [`Unit::new`], then
 /// `load_state`, [`Unit::run`] for each run of tokens, `store_state`. Between them the state lies in the
-/// worker's memory, so a unit may be made anew for every run, with other tensors.
+/// worker's memory, so a unit may be made anew for every run, with other tensors. Snapshots of the state are taken
+/// where it is loaded and while it runs.
 pub struct Unit<'a> {
     engine: &'a Linear,
     call: &'a Call,
@@ -121,7 +124,12 @@ pub const STEP_GRAIN: usize = 1 << 16;
 
 impl Engine for Linear {
     fn kernel_name(&self) -> &'static str {
-        if self.recurrence.corrects() { "linear:matmul+solve_f32" } else { "linear:matmul_f32" }
+        match (self.recurrence.corrects(), self.geometry.dots) {
+            (true, false) => "linear:matmul+solve_f32",
+            (true, true) => "linear:matmul_bf16+solve_f32",
+            (false, false) => "linear:matmul_f32",
+            (false, true) => "linear:matmul_bf16",
+        }
     }
 
     fn chunk(&self) -> usize {
@@ -162,6 +170,8 @@ impl Linear {
     /// Blocking and tiles for these extents on the machine of `context`.
     pub fn plan(context: &Context, recurrence: Recurrence, extents: Extents) -> Result<Linear> {
         let heads = extents.heads;
+        let extents =
+            Extents { bf16_dot: extents.bf16_dot && dots::pays(context.isa(), &recurrence), ..extents };
         let geometry = Geometry::new(&recurrence, &extents, context.caches())?;
         let tiles = Tiles::new(context.isa(), &recurrence);
         let parallel = context.max_workers() > 1;
@@ -177,7 +187,8 @@ impl Linear {
         self.geometry.m * self.geometry.e
     }
 
-    fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+    /// Runs every unit of a call as a scan.
+    pub fn run_scans(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let units = call.n_sequences() * self.heads.state;
         let n_panels = self.geometry.n_panels;
         // Panels of a head share its normaliser, which may be carried in place: the task that stores it must

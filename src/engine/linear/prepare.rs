@@ -24,6 +24,13 @@ pub struct Chunk {
     pub write: bool,
 }
 
+impl Chunk {
+    /// The key past its last.
+    pub fn end(&self) -> usize {
+        self.k0 + self.n
+    }
+}
+
 /// Addresses of a prepared chunk's operands.
 #[derive(Clone, Copy)]
 pub struct Prepared {
@@ -38,6 +45,10 @@ pub struct Prepared {
     pub inv_den: *mut f32,
     pub gain: *mut f32,
     pub gamma: *mut f32,
+    pub q16: *mut u32,
+    pub k16: *mut u32,
+    pub k_pairs: *mut u32,
+    pub factors: *mut f32,
 }
 
 impl Unit<'_> {
@@ -57,6 +68,10 @@ impl Unit<'_> {
             inv_den: self.buffer(at.inv_den + c * g.n_sets * CHUNK),
             gain: self.buffer(at.gain + c * CHUNK),
             gamma: self.buffer(at.gamma + c * CHUNK * g.e.next_multiple_of(16)),
+            q16: self.buffer(at.q16 + c * g.n_sets * rows / 2).cast(),
+            k16: self.buffer(at.k16 + c * rows / 2).cast(),
+            k_pairs: self.buffer(at.k_pairs + c * rows / 2).cast(),
+            factors: self.buffer(at.factors + c * 3 * CHUNK),
         }
     }
 
@@ -65,9 +80,18 @@ impl Unit<'_> {
         self.recurrence().decay != Decay::None || self.recurrence().features.map == FeatureMap::Exp
     }
 
+    /// Whether a chunk's values are written to the state; if not, it only decays.
+    pub fn writes_values(&self, chunk: &Chunk) -> bool {
+        chunk.write && self.call.tensors.v.is_some()
+    }
+
     /// Prepares slot `c`. Returns the chunk as it was done, which may be shorter than asked for.
     pub fn prepare(&self, c: usize, mut chunk: Chunk) -> Chunk {
         let p = self.prepared(c);
+        if self.paired() {
+            self.prepare_pairs(&p, &chunk);
+            return chunk;
+        }
         self.load_features(&p, &chunk);
         if self.recurrence().features.map == FeatureMap::Exp {
             chunk.n = shift::apply(self, &p, &chunk);
@@ -76,7 +100,7 @@ impl Unit<'_> {
         if chunk.write {
             self.load_correction(&p, &chunk);
         }
-        let scored = chunk.write && (chunk.read || self.recurrence().corrects());
+        let scored = self.writes_values(&chunk) && (chunk.read || self.recurrence().corrects());
         if scored && chunk.n == 1 {
             self.score_of_one(&p, &chunk);
         } else if scored {
@@ -341,7 +365,7 @@ impl Unit<'_> {
         }
     }
 
-    fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
+    pub fn decay(&self, p: &Prepared, chunk: &Chunk, alpha: *const f32) {
         let g = self.geometry();
         // The shift of the map `exp` is a factor per channel.
         let shifted = self.recurrence().features.map == FeatureMap::Exp;

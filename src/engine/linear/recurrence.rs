@@ -132,6 +132,11 @@ impl Recurrence {
         self.features.count(d)
     }
 
+    /// Whether outputs are linear in the incoming state, so that its part can be added to them later.
+    pub fn adds_up(&self) -> bool {
+        self.normaliser == Normaliser::None && self.transition() != Transition::None
+    }
+
     /// What a segment does to an incoming state, where no decay of value channels is bound.
     pub fn transition(&self) -> Transition {
         // A shift, a constant that lies elsewhere outside, features that queries take part in.

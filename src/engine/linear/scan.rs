@@ -57,25 +57,31 @@ pub fn passes(unit: &Unit<'_>) -> [Pass; 2] {
 /// Runs one pass on the state in the worker's memory.
 pub fn run(unit: &Unit<'_>, pass: Pass) {
     let mut block = [Chunk::default(); MAX_CHUNKS];
+    unit.pair_state();
     let mut t = 0;
     while t < pass.n {
         let mut filled = 0;
         while t < pass.n && filled < unit.geometry().chunks {
-            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`).
-            let n = (CHUNK - t % CHUNK).min(pass.n - t);
+            // Chunks end at multiples of 16 even where one was cut short (`shift.rs`, `snapshot.rs`).
+            let n = unit.until_snapshot(pass.k0 + t, (CHUNK - t % CHUNK).min(pass.n - t));
             let chunk = Chunk { q0: pass.q0 + t, k0: pass.k0 + t, n, read: pass.read, write: pass.write };
             block[filled] = unit.prepare(filled, chunk);
+            unit.snapshot_rows(block[filled].end());
             if unit.call.tensors.transition.is_some() {
                 unit.add_transition(&unit.prepared(filled));
             }
             t += block[filled].n;
             filled += 1;
+            if unit.snapshot_ends_block(pass.k0 + t) {
+                break;
+            }
         }
         for panel in unit.panels.clone() {
             for (c, chunk) in block[..filled].iter().enumerate() {
                 // What the next block will load comes closer while this one computes, some rows a turn.
                 let ahead = Ahead { unit, pass, t: t + c * CHUNK, panel };
                 unit.panel(panel, &unit.prepared(c), chunk, &ahead);
+                unit.snapshot_panel(panel, chunk.end());
             }
         }
     }
@@ -85,11 +91,11 @@ pub fn run(unit: &Unit<'_>, pass: Pass) {
 /// panels. Where the tensors exceed the last-level cache, prefill would otherwise wait for memory at the start
 /// of every block: `simple_gla`, `H = 16`, `T = 2048`, `D = E = 128` (64 MiB), 1000 to 820 ns per token and head
 /// (best thread times, interleaved, on a busy machine); nothing lost where they fit.
-struct Ahead<'a> {
-    unit: &'a Unit<'a>,
-    pass: Pass,
-    t: usize,
-    panel: usize,
+pub struct Ahead<'a> {
+    pub unit: &'a Unit<'a>,
+    pub pass: Pass,
+    pub t: usize,
+    pub panel: usize,
 }
 
 impl Ahead<'_> {
@@ -99,7 +105,8 @@ impl Ahead<'_> {
         row(turn)..row(turn + 1)
     }
 
-    fn fetch(&self, tensor: Option<Tensor>, head: usize, first: usize, columns: usize) {
+    /// Rows of a tensor, the first of the pass being token `first`.
+    pub fn fetch(&self, tensor: Option<Tensor>, head: usize, first: usize, columns: usize) {
         let Some(tensor) = tensor.filter(|tensor| tensor.stride(3) == 1) else { return };
         for row in self.rows() {
             prefetch(
@@ -109,31 +116,51 @@ impl Ahead<'_> {
         }
     }
 
-    fn keys(&self) {
+    pub fn keys(&self) {
+        self.rows_of_keys(self.unit.call.tensors.k);
+    }
+
+    /// Rows of a tensor of the shape of the keys.
+    pub fn rows_of_keys(&self, tensor: Option<Tensor>) {
         if self.pass.write {
             let head = self.unit.shared_head(self.unit.engine.heads.k);
-            self.fetch(self.unit.call.tensors.k, head, self.pass.k0, self.unit.geometry().d);
+            self.fetch(tensor, head, self.pass.k0, self.unit.geometry().d);
         }
     }
 
-    fn values(&self) {
+    pub fn values(&self) {
+        self.rows_of_values(self.unit.call.tensors.v);
+    }
+
+    /// Rows of a tensor of the shape of the values.
+    pub fn rows_of_values(&self, tensor: Option<Tensor>) {
         if self.pass.write {
             let head = self.unit.shared_head(self.unit.engine.heads.v);
-            self.fetch(self.unit.call.tensors.v, head, self.pass.k0, self.unit.geometry().e);
+            self.fetch(tensor, head, self.pass.k0, self.unit.geometry().e);
         }
     }
 
-    fn queries(&self) {
+    pub fn queries(&self) {
+        self.rows_of_queries(self.unit.call.tensors.q);
+    }
+
+    /// Rows of a tensor of the shape of the queries.
+    pub fn rows_of_queries(&self, tensor: Option<Tensor>) {
         for set in 0..if self.pass.read { self.unit.geometry().n_sets } else { 0 } {
             let head = self.unit.query_head(set);
-            self.fetch(self.unit.call.tensors.q, head, self.pass.q0, self.unit.geometry().d);
+            self.fetch(tensor, head, self.pass.q0, self.unit.geometry().d);
         }
     }
 
-    fn outputs(&self) {
+    pub fn outputs(&self) {
+        self.rows_of_outputs(self.unit.call.tensors.out);
+    }
+
+    /// Rows of a tensor of the shape of the outputs.
+    pub fn rows_of_outputs(&self, tensor: Option<Tensor>) {
         for set in 0..if self.pass.read { self.unit.geometry().n_sets } else { 0 } {
             let head = self.unit.output_head(set);
-            self.fetch(self.unit.call.tensors.out, head, self.pass.q0, self.unit.geometry().e);
+            self.fetch(tensor, head, self.pass.q0, self.unit.geometry().e);
         }
     }
 }
@@ -166,6 +193,11 @@ impl Unit<'_> {
 
     /// `U = gain · V`, corrected by what the state already returns; or with what the second writes write below.
     pub fn values(&self, panel: usize, p: &Prepared, chunk: &Chunk) {
+        self.values_on(self.state_panel(panel), panel, p, chunk);
+    }
+
+    /// The same on a panel of the state that lies elsewhere.
+    pub fn values_on(&self, state: *const f32, panel: usize, p: &Prepared, chunk: &Chunk) {
         use super::recurrence::{Correction, Gain};
         let (g, tiles) = (self.geometry(), self.tiles());
         let Some(v) = self.call.tensors.v else { return };
@@ -194,14 +226,14 @@ impl Unit<'_> {
             ptr::write_bytes(past, 0, (CHUNK - chunk.n) * g.panel);
             let mut read = matmul::Args::product(chunk.n, g.panel, g.m, corrected, g.panel as isize);
             (read.a, read.lda) = (p.erase, g.ldm);
-            (read.b, read.ldb) = (self.state_panel(panel), g.panel);
+            (read.b, read.ldb) = (state, g.panel);
             if corrected == u {
                 (read.c0, read.ldc0) = (u, g.panel as isize);
             } else if chunk.n > 1 {
                 (read.l, read.ldl) = (p.inflow, CHUNK);
                 (read.u, read.ldu) = (u, g.panel);
             }
-            (tiles.matmul)(&read);
+            self.read_state(panel, &read, p.k16, p.factors.wrapping_add(CHUNK));
             (tiles.solve)(&solve::Args { n: columns, coef: p.correction, u: corrected, ld: g.panel });
         }
     }
@@ -254,10 +286,16 @@ impl Unit<'_> {
                 let mut read = matmul::Args::product(chunk.n, columns, g.m, c, ldc);
                 (read.a, read.lda) = (p.q.add(set * CHUNK * g.ldm), g.ldm);
                 (read.b, read.ldb) = (self.state_panel(panel), g.panel);
-                if skip.is_some() {
+                if self.call.adds {
+                    let sum = y.add(set * CHUNK * g.panel);
+                    let at = target(set);
+                    let there = Rows::tokens(&out, &at, (chunk.n, columns));
+                    tiles.load(&there, 1.0, ptr::null(), sum, g.panel);
+                    (read.c0, read.ldc0) = (sum, g.panel as isize);
+                } else if skip.is_some() {
                     (read.c0, read.ldc0, read.pre) = (self.buffer(g.at.x), g.panel as isize, row);
                 }
-                if chunk.write && !value_decay {
+                if self.writes_values(chunk) && !value_decay {
                     (read.l, read.ldl) = (p.a.add(set * CHUNK * CHUNK), CHUNK);
                     (read.u, read.ldu) = (self.buffer(g.at.u), g.panel);
                     if self.recurrence().writes() == 2 {
@@ -268,7 +306,7 @@ impl Unit<'_> {
                 if self.recurrence().has_denominator() {
                     read.post = p.inv_den.add(set * CHUNK);
                 }
-                (tiles.matmul)(&read);
+                self.read_state(panel, &read, p.q16.wrapping_add(set * CHUNK * g.ldm / 2), p.factors);
             }
             if value_decay {
                 self.value_decay(panel, p, chunk, g.n_sets);
@@ -306,23 +344,36 @@ impl Unit<'_> {
 
     /// `S = P_C ⊙ S + (K ⊙ F)ᵀ U`, some rows of the state.
     pub fn update(&self, panel: usize, p: &Prepared, chunk: &Chunk, rows: Range<usize>) {
+        let state = self.state_panel(panel);
+        self.update_to((state, state), panel, p, chunk, rows);
+    }
+
+    /// The same from one place to another, or to the same. Both are panels of a state.
+    pub fn update_to(
+        &self,
+        (from, to): (*const f32, *mut f32),
+        panel: usize,
+        p: &Prepared,
+        chunk: &Chunk,
+        rows: Range<usize>,
+    ) {
         let g = self.geometry();
         // SAFETY: all operands are this worker's buffers, with the extents that `Offsets` names; `rows` are
         // rows of the state.
         unsafe {
-            let state = self.state_panel(panel).add(rows.start * g.panel);
-            let writes = chunk.n * self.recurrence().writes();
-            let mut update = matmul::Args::product(rows.len(), g.panel, writes, state, g.panel as isize);
+            let (from, to) = (from.add(rows.start * g.panel), to.add(rows.start * g.panel));
+            let writes = if self.writes_values(chunk) { chunk.n * self.recurrence().writes() } else { 0 };
+            let mut update = matmul::Args::product(rows.len(), g.panel, writes, to, g.panel as isize);
             (update.a, update.lda, update.a_by_columns) = (p.k.add(rows.start), g.ldm, true);
             (update.b, update.ldb) = (self.buffer(g.at.u), g.panel);
-            (update.c0, update.ldc0) = (state, g.panel as isize);
+            (update.c0, update.ldc0) = (from, g.panel as isize);
             if self.decays() {
                 update.pre = p.end.add(rows.start);
             }
             if self.call.tensors.gv.is_some() {
                 update.col = self.buffer(g.at.gamma_end);
             }
-            (self.tiles().matmul)(&update);
+            self.write_state(panel, &update, p, rows.start);
         }
     }
 }

@@ -28,6 +28,15 @@ impl Linear {
         &self.recurrence
     }
 
+    /// One value of a tensor.
+    ///
+    /// # Safety
+    /// The tensor has this element.
+    pub unsafe fn value(&self, tensor: &Tensor, at: &[usize]) -> f32 {
+        // SAFETY: the caller's contract.
+        unsafe { self.tiles.value(tensor, at) }
+    }
+
     /// All panels of state head `unit % Hs` of sequence `unit / Hs`.
     pub fn run_unit(&self, call: &Call, unit: usize, memory: *mut f32) {
         if let Some(unit) = self.unit(call, unit, 0..self.geometry.n_panels, memory) {

@@ -9,6 +9,14 @@ use super::tiles::Rows;
 use crate::tensor::Tensor;
 use std::ptr;
 
+/// The plain value of one that is kept under a shift. A channel that saw nothing is 0 · e^{−∞}, which is 0; a sum that
+/// is 0 stays so where e^m overflows.
+pub fn plain_scale(shift: f32) -> impl Fn(f32) -> f32 {
+    // In two steps: the factor may leave the range where the product does not.
+    let half = (0.5 * shift).exp();
+    move |x| if x == 0.0 { 0.0 } else { x * half * half }
+}
+
 impl Unit<'_> {
     /// Address of panel `p` of the state.
     pub fn state_panel(&self, p: usize) -> *mut f32 {
@@ -60,39 +68,31 @@ impl Unit<'_> {
                 (None, None) => shift.fill(f32::NEG_INFINITY),
             }
         }
+        self.snapshot_rows(self.sequence.k0);
+        self.panels.clone().for_each(|p| self.snapshot_panel(p, self.sequence.k0));
     }
 
     /// Stores what is carried on.
     pub fn store_state(&self) {
         let (g, tensors) = (self.geometry(), &self.call.tensors);
-        let slot = self.sequence.slot;
         let first = self.panels.start == 0;
         // SAFETY: as in `load_state`.
         unsafe {
             let shift = std::slice::from_raw_parts(self.carried(g.at.shift), g.ldm);
             let z = std::slice::from_raw_parts_mut(self.carried(g.at.z), g.ldm);
             if self.recurrence().features.map == FeatureMap::Exp && tensors.shift_out.is_none() {
-                // Plain scale. A channel that saw nothing is 0 · e^{−∞}, which is 0; a sum that is 0 stays so
-                // where e^m overflows.
                 for c in 0..g.m {
-                    // In two steps: the factor may leave the range where the product does not.
-                    let half = (0.5 * shift[c]).exp();
-                    let plain = |s: &mut f32| *s = if *s == 0.0 { 0.0 } else { *s * half * half };
-                    plain(&mut z[c]);
+                    let plain = plain_scale(shift[c]);
+                    z[c] = plain(z[c]);
                     for p in self.panels.clone() {
                         let row = self.state_panel(p).add(c * g.panel);
-                        std::slice::from_raw_parts_mut(row, g.panel).iter_mut().for_each(plain);
+                        let row = std::slice::from_raw_parts_mut(row, g.panel);
+                        row.iter_mut().for_each(|s| *s = plain(*s));
                     }
                 }
             }
             if let Some(state) = &tensors.state_out {
-                for p in self.panels.clone() {
-                    for (inside, outside, n) in self.row_runs() {
-                        let src = self.state_panel(p).add(inside * g.panel);
-                        let at = [slot, self.head, outside, p * g.panel];
-                        self.tiles().store(src, g.panel, &Rows::tokens(state, &at, (n, g.columns(p))));
-                    }
-                }
+                self.panels.clone().for_each(|p| self.store_panel(p, state));
             }
             if first {
                 self.store_normaliser();
@@ -100,6 +100,20 @@ impl Unit<'_> {
             if let (true, Some(tensor)) = (first, &tensors.shift_out) {
                 self.each_row(tensor, |inside, value| *value = shift[inside]);
             }
+        }
+    }
+
+    /// Stores panel `p` of the state.
+    ///
+    /// # Safety
+    /// `state` is `[slots, Hs, M, E]`, and no other task accesses these columns of it.
+    pub unsafe fn store_panel(&self, p: usize, state: &Tensor) {
+        let g = self.geometry();
+        for (inside, outside, n) in self.row_runs() {
+            let src = self.state_panel(p).wrapping_add(inside * g.panel);
+            let at = [self.sequence.slot, self.head, outside, p * g.panel];
+            // SAFETY: the caller's contract; the panel has M rows.
+            unsafe { self.tiles().store(src, g.panel, &Rows::tokens(state, &at, (n, g.columns(p)))) }
         }
     }
 

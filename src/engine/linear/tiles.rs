@@ -6,8 +6,8 @@ use crate::kernel::load_rows::{self, LoadRows, Source};
 use crate::kernel::step::{self, Step};
 use crate::kernel::store_rows::{self, StoreRows, Target};
 use crate::kernel::{
-    KernelFn, decay_rows, denominator, elementwise, matmul, row_l2norm, row_rms, row_softmax, scores, select,
-    sincos, solve, transpose_rows, value_decay,
+    KernelFn, decay_rows, denominator, elementwise, matmul, matmul_bf16, pair_rows, row_l2norm, row_rms,
+    row_softmax, scores, select, sincos, solve, transpose_rows, value_decay,
 };
 use crate::simd::Isa;
 use crate::tensor::{DType, Tensor};
@@ -18,6 +18,9 @@ use std::ptr;
 #[derive(Clone, Copy)]
 pub struct Tiles {
     pub matmul: KernelFn<matmul::Args>,
+    pub matmul_bf16: KernelFn<matmul_bf16::Args>,
+    pub pair_rows: KernelFn<pair_rows::Args>,
+    pub zip_rows: KernelFn<pair_rows::ZipArgs>,
     pub solve: KernelFn<solve::Args>,
     pub scores_token: KernelFn<scores::TokenArgs>,
     pub scores_channel: KernelFn<scores::ChannelArgs>,
@@ -82,6 +85,9 @@ impl Tiles {
         };
         Tiles {
             matmul: select::<matmul::Matmul>(isa),
+            matmul_bf16: select::<matmul_bf16::MatmulBf16>(isa),
+            pair_rows: select::<pair_rows::PairRows>(isa),
+            zip_rows: select::<pair_rows::ZipRows>(isa),
             solve: select::<solve::Solve>(isa),
             scores_token: select::<scores::ScoresToken>(isa),
             scores_channel: select::<scores::ScoresChannel>(isa),
@@ -139,6 +145,16 @@ impl Tiles {
                 _ => (self.store_f32)(&store_args(src, ld, to)),
             }
         }
+    }
+
+    /// Packed rows to packed rows of `bf16`, `d` columns of both.
+    ///
+    /// # Safety
+    /// `src` and `dst` have `n` rows of `ld ≥ d` elements.
+    pub unsafe fn narrow(&self, src: *const f32, (n, d): (usize, usize), ld: usize, dst: *mut bf16) {
+        let args = store_rows::Args { n, d, src, ld, dst, row_stride: ld as isize, col_stride: 1 };
+        // SAFETY: the caller's contract.
+        unsafe { (self.store_bf16)(&args) }
     }
 
     /// `n` values along an axis of a tensor, from `at` on, to packed memory.

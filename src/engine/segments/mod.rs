@@ -4,6 +4,7 @@
 //! ```text
 //! summaries   M_r, S⁰_r: what segment r does to a state that comes in, and its final state from none
 //! fold        S_out,r = M_r S_in,r + S⁰_r      S_in,r+1 = S_out,r
+//! correction  O_r += what S_in,r gives to the outputs of a segment that ran from none
 //! segments    each from its S_in, all at once
 //! ```
 //!
@@ -52,6 +53,7 @@ impl Summaries {
         extents: Extents,
         matrix: bool,
     ) -> Result<Summaries> {
+        let extents = Extents { bf16_dot: false, ..extents };
         let inner = Linear::plan(context, recurrence, extents)?;
         let square = Extents { e: extents.d, ..extents };
         let square = if matrix { Some(Linear::plan(context, recurrence, square)?) } else { None };
@@ -111,6 +113,17 @@ impl Summaries {
                 self.inner.combine_columns(1, at, carry, z_in.as_ref(), &column(local), &column(out), memory);
             }
         })
+    }
+
+    /// Runs a checked correction: adds to the outputs what an incoming state gives them, a scan from it with values of
+    /// zero.
+    pub fn correct(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
+        let recurrence = self.inner.recurrence();
+        let mut call = linear::Call::new(call, recurrence);
+        call.adds = true;
+        // With a correction tokens change the state even so.
+        call.tensors.v = recurrence.corrects().then(|| self.zeros());
+        self.inner.run_scans(runner, &call, workspace)
     }
 
     /// What a segment does to an incoming state of one head: its final state from the identity, with values of
@@ -318,7 +331,7 @@ impl<'a> Job<'a> {
     fn decay(&self, rank: usize, [b, h]: [usize; 2]) -> f32 {
         let call = self.block(rank);
         // SAFETY: a gate is [H] or [B, H, T] (checked).
-        let get = |g: &Tensor, at: &[usize]| f64::from(unsafe { *g.f32_at(at) });
+        let get = |g: &Tensor, at: &[usize]| f64::from(unsafe { self.engine.inner().value(g, at) });
         let log = match (self.engine.settings.inner.decay, &call.tensors.g) {
             (Decay::Head, Some(g)) => get(g, &[h]) * self.n as f64,
             // Only the exponential of the whole sum is wanted, and in double precision it is exact enough; a

@@ -97,18 +97,38 @@ impl Slots {
 }
 
 impl Run<'_> {
-    /// Decay and weights of `n` tokens from key `k0` on; carries the log of the sums on.
+    /// Decay and weights of `n` tokens from key `k0` on; carries the log of the sums on, and stores it where a snapshot
+    /// is due.
     pub fn gates(&self, k0: usize, n: usize) {
         let Some(logits) = self.call.tensors.get(Role::SLOT_LOGITS) else { return };
         let at = &self.engine.at;
-        let to = GateRows {
-            decay: self.buffer(at.decay),
-            write: self.buffer(at.write),
-            log_sum: self.buffer(at.log_sum),
-        };
-        // SAFETY: the logits are [B, Hk, S, M] (checked) and the tokens lie in the sequence; buffers have the
-        // extents that `Offsets` names, and `n ≤ RUN`.
-        unsafe { self.engine.gates(&logits, &[self.sequence.batch, self.head, k0], n, to) }
+        let mut i = 0;
+        while i < n {
+            let m = self.until_snapshot(k0 + i, n - i);
+            let to = GateRows {
+                decay: self.buffer(at.decay + i * at.ldm),
+                write: self.buffer(at.write + i * at.ldm),
+                log_sum: self.buffer(at.log_sum),
+            };
+            // SAFETY: the logits are [B, Hk, S, M] (checked) and the tokens lie in the sequence; buffers have the
+            // extents that `Offsets` names, and `i + m ≤ n ≤ RUN`.
+            unsafe { self.engine.gates(&logits, &[self.sequence.batch, self.head, k0 + i], m, to) }
+            i += m;
+            self.snapshot_log_sum(k0 + i);
+        }
+    }
+
+    fn until_snapshot(&self, k0: usize, n: usize) -> usize {
+        let s = &self.sequence;
+        self.keys.snapshots.as_ref().map_or(n, |snapshots| snapshots.times.until(s, k0 - s.k0, n))
+    }
+
+    /// Stores the log of the sums where a snapshot before key `k` wants it.
+    fn snapshot_log_sum(&self, k: usize) {
+        let Some(snapshots) = &self.keys.snapshots else { return };
+        let Some(to) = self.call.tensors.get(Role::LSE_OUT.snapshots()) else { return };
+        let s = &self.sequence;
+        snapshots.times.due(s, k - s.k0, &to).for_each(|to| self.put_log_sum(&to));
     }
 
     /// Takes the log of the sums that is carried in, or that of nothing.
@@ -116,14 +136,21 @@ impl Run<'_> {
         let log_sum = self.buffer(self.engine.at.log_sum);
         // SAFETY: `log_sum` is [ldm] and this worker's.
         unsafe { self.engine.load_log_sum(self.call, (self.sequence.slot, self.head), log_sum) }
+        self.snapshot_log_sum(self.sequence.k0);
     }
 
     /// Stores it where it is wanted.
     pub fn store_log_sum(&self) {
-        let Some(to) = self.call.tensors.get(Role::LSE_OUT) else { return };
+        if let Some(to) = self.call.tensors.get(Role::LSE_OUT) {
+            self.put_log_sum(&to);
+        }
+    }
+
+    /// Stores it in a tensor `[slots, Hk, M]`.
+    fn put_log_sum(&self, to: &Tensor) {
         let (at, of_head) = (&self.engine.at, [self.sequence.slot, self.head]);
-        let rows = Rows::one(&to, &of_head, 2, self.engine.memory.n_slots);
-        // SAFETY: as in `load_log_sum`; one task has this slot and head.
+        let rows = Rows::one(to, &of_head, 2, self.engine.memory.n_slots);
+        // SAFETY: the tensor has these extents (checked), `log_sum` is [ldm]; one task has this slot and head.
         unsafe { self.engine.tiles.store(self.buffer(at.log_sum), at.ldm, &rows) }
     }
 }

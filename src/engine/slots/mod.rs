@@ -29,7 +29,7 @@ mod gates;
 mod run;
 
 use super::call::{self, Heads};
-use super::linear::{Call, Decay, Linear, Recurrence, STEP_GRAIN, Tensors, Tiles};
+use super::linear::{Call, Decay, Linear, Recurrence, STEP_GRAIN, Snapshots, Tensors, Tiles};
 use super::{Engine, Extents};
 use crate::catalog::{Mode, Role};
 use crate::context::Context;
@@ -100,12 +100,16 @@ struct Offsets {
 impl Slots {
     /// The two recurrences for these extents on the machine of `context`.
     pub fn plan(context: &Context, memory: Memory, extents: Extents) -> Result<Slots> {
-        let Extents { heads, d, e, dtype_out } = extents;
+        let Extents { heads, d, e, .. } = extents;
         let m = memory.n_slots;
         let first = Recurrence { value_decay: true, scale: memory.scale, ..Recurrence::default() };
         let second = Recurrence { decay: Decay::Channel, ..Recurrence::default() };
-        let keys = Linear::plan(context, first, Extents { heads, d, e: m, dtype_out: DType::F32 })?;
-        let values = Linear::plan(context, second, Extents { heads, d: m, e, dtype_out })?;
+        let keys = Linear::plan(
+            context,
+            first,
+            Extents { e: m, dtype_out: DType::F32, bf16_dot: false, ..extents },
+        )?;
+        let values = Linear::plan(context, second, Extents { d: m, bf16_dot: false, ..extents })?;
         let ldm = m.next_multiple_of(16);
         let rows = if memory.gates == Gates::Logits { RUN } else { 0 };
         let mut carver = Carver::default();
@@ -135,7 +139,8 @@ impl Slots {
             state_out: state(Role::STATE_K_OUT),
             ..Tensors::default()
         };
-        Call::with(call, tensors)
+        let snapshots = snapshots(call, Role::STATE_K_OUT, |state| self.key_state(state));
+        Call { snapshots, ..Call::with(call, tensors) }
     }
 
     /// The same for the second.
@@ -150,17 +155,26 @@ impl Slots {
             state_out: get(Role::STATE_V_OUT),
             ..Tensors::default()
         };
-        Call::with(call, tensors)
+        let snapshots = snapshots(call, Role::STATE_V_OUT, |state| state);
+        Call { snapshots, ..Call::with(call, tensors) }
     }
 
-    /// The key memory as `[slots, Hk, D, M]`.
+    /// The key memory as `[slots, Hk, D, M]`, or snapshots of it as `[n_sequences, N, Hk, D, M]`.
     fn key_state(&self, mut state: Tensor) -> Tensor {
         if self.memory.gates == Gates::Logits {
-            state.layout.shape.swap(2, 3);
-            state.layout.stride.swap(2, 3);
+            let columns = state.layout.rank - 1;
+            state.layout.shape.swap(columns - 1, columns);
+            state.layout.stride.swap(columns - 1, columns);
         }
         state
     }
+}
+
+/// Snapshots of one of the two memories, as its recurrence sees them.
+fn snapshots(call: &call::Call, role: Role, view: impl Fn(Tensor) -> Tensor) -> Option<Snapshots> {
+    let times = call::Snapshots::of(call)?;
+    let state = call.tensors.get(role.snapshots()).map(view);
+    Some(Snapshots { times, state, z: None, shift: None })
 }
 
 impl Engine for Slots {

@@ -25,7 +25,7 @@ pub struct Run<'a> {
     pub head: usize,
     /// This worker's buffers.
     memory: *mut f32,
-    keys: Call,
+    pub keys: Call,
     values: Call,
 }
 

@@ -1,13 +1,19 @@
-//! `f16` by `vcvtph2ps`.
+//! `f16` by `vcvtph2ps`, `bf16` by a shift.
 
 use super::simd::each;
 use super::{Args, LoadRows};
 use crate::kernel::{Kernel, Row, generic_avx2};
 use crate::simd::Isa;
-use half::f16;
+use half::{bf16, f16};
 use std::arch::x86_64::*;
 
-pub(super) const ROWS: [Row<Args<f16>>; 3] = [
+pub(super) const BF16_ROWS: [Row<Args<bf16>>; 3] = [
+    Row { isa: Isa::Scalar, by_hand: false, run: LoadRows::<bf16>::reference },
+    Row { isa: Isa::Avx2, by_hand: false, run: generic_avx2::<LoadRows<bf16>> },
+    Row { isa: Isa::Avx512, by_hand: true, run: avx512_bf16 },
+];
+
+pub(super) const F16_ROWS: [Row<Args<f16>>; 3] = [
     Row { isa: Isa::Scalar, by_hand: false, run: LoadRows::<f16>::reference },
     Row { isa: Isa::Avx2, by_hand: true, run: avx2 },
     Row { isa: Isa::Avx512, by_hand: true, run: avx512 },
@@ -73,6 +79,33 @@ unsafe fn avx512(args: &Args<f16>) {
                 let mask = (1u16 << (d - j)) - 1;
                 let x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src.add(j).cast()));
                 _mm512_mask_storeu_ps(dst.add(j), mask, _mm512_mul_ps(x, factor));
+            }
+        });
+    }
+}
+
+/// # Safety
+/// The contract of [`Args`], and AVX-512 (`x86-64-v4`) must be there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn avx512_bf16(args: &Args<bf16>) {
+    let d = args.d;
+    // SAFETY: `each` gives the pointers of a row of `d` elements; j + 16 ≤ d, and the mask covers d − j < 16.
+    unsafe {
+        each(args, |src, dst, factor| {
+            let factor = _mm512_set1_ps(factor);
+            let widen = |x: __m256i| {
+                let bits = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x));
+                _mm512_mul_ps(_mm512_castsi512_ps(bits), factor)
+            };
+            let mut j = 0;
+            while j + 16 <= d {
+                _mm512_storeu_ps(dst.add(j), widen(_mm256_loadu_si256(src.add(j).cast())));
+                j += 16;
+            }
+            if j < d {
+                let mask = (1u16 << (d - j)) - 1;
+                let x = _mm256_maskz_loadu_epi16(mask, src.add(j).cast());
+                _mm512_mask_storeu_ps(dst.add(j), mask, widen(x));
             }
         });
     }

@@ -8,6 +8,8 @@
 //! Without `B` the sums are those of `A`. *Aliasing*: sums overlap nothing. *Numerics*: fused multiply-add; a row is
 //! summed in two vectors of lanes, a column in order of rows. *Cost*: `2·n·d` FLOPs for each kind of sum.
 
+pub mod lanes;
+
 use super::Kernel;
 use crate::simd::mem::{load, store};
 use pulp::Simd;

@@ -11,7 +11,7 @@ pub struct TokenArgs {
     pub n: usize,
     /// Channels.
     pub d: usize,
-    /// `X`, `[n, d]`.
+    /// `X`, `[n, d]`; null: `S` already holds the products of its `n` rows.
     pub x: *const f32,
     /// Elements between rows of `X`.
     pub ldx: usize,
@@ -44,7 +44,9 @@ impl Kernel for ScoresToken {
             for j in 0..CHUNK {
                 let mut sum = 0.0;
                 if j < last {
-                    for c in 0..t.d {
+                    // SAFETY: `S` has 16 × 16 elements.
+                    sum = if t.x.is_null() { f64::from(unsafe { *t.s.add(i * CHUNK + j) }) } else { 0.0 };
+                    for c in 0..if t.x.is_null() { 0 } else { t.d } {
                         // SAFETY: `i < n`, `c < d`, `j < 16`.
                         let (x, k) = unsafe { (*t.x.add(i * t.ldx + c), *t.kt.add(c * CHUNK + j)) };
                         sum += f64::from(x) * f64::from(k);
@@ -61,10 +63,12 @@ impl Kernel for ScoresToken {
     unsafe fn simd<S: Simd>(simd: S, t: &TokenArgs) {
         // SAFETY: the caller's contract: `X` is [n, d], `kt` is [d, 16], `s` is [16, 16].
         unsafe {
-            let mut product = matmul::Args::product(t.n, CHUNK, t.d, t.s, CHUNK as isize);
-            (product.a, product.lda) = (t.x, t.ldx);
-            (product.b, product.ldb) = (t.kt, CHUNK);
-            matmul::matmul_body(simd, &product);
+            if !t.x.is_null() {
+                let mut product = matmul::Args::product(t.n, CHUNK, t.d, t.s, CHUNK as isize);
+                (product.a, product.lda) = (t.x, t.ldx);
+                (product.b, product.ldb) = (t.kt, CHUNK);
+                matmul::matmul_body(simd, &product);
+            }
             for first in (0..CHUNK).step_by(S::F32_LANES) {
                 decay_and_mask(simd, t, first);
             }

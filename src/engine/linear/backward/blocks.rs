@@ -4,13 +4,16 @@ use super::{BLOCK, Reverse};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Decay;
-use crate::engine::linear::scan::Pass;
+use crate::engine::linear::scan::{Ahead, Pass};
 use crate::kernel::decay_rows;
+use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
 
 /// Tokens of a block.
 const TOKENS: usize = BLOCK * CHUNK;
+/// Chunks that are prepared at a time where no state inside a block has to be kept, as in forward.
+pub const GROUP: usize = 4;
 
 /// Tokens of some chunks.
 fn tokens(chunks: &[Chunk]) -> usize {
@@ -21,60 +24,93 @@ impl Reverse<'_> {
     /// The forward pass: states before each block, and sums of output rows where a norm needs them.
     pub fn first_pass(&self, pass: &Pass) {
         let stores = pass.read && pass.write;
-        let read = pass.read && (self.measures || (pass.write && self.unit.recurrence().corrects()));
+        let (early, recurrence) = (self.early(stores), self.unit.recurrence());
+        let kept = self.kept(stores);
+        let scaled = early.is_some() && recurrence.has_denominator();
+        let read = pass.read && (self.measures || scaled || (pass.write && recurrence.corrects()));
         let blocks = pass.n.div_ceil(TOKENS);
         let mut chunks = [Chunk::default(); BLOCK];
-        for b in 0..blocks {
-            if stores {
-                self.save(b);
+        let mut t = 0;
+        while t < pass.n {
+            if stores && t % TOKENS == 0 {
+                self.save(t / TOKENS);
             }
-            // Of the last block only its start is wanted, and a shift its end: nothing is read after it.
-            let ends = b + 1 == blocks && !self.measures && !self.shifts();
-            if (stores && ends) || !(read || pass.write) {
+            // Else only the start of the last block is wanted, and a shift its end: nothing is read after it.
+            let whole = self.measures || early.is_some() || self.shifts();
+            if (stores && t / TOKENS + 1 == blocks && !whole) || !(read || pass.write) {
                 return;
             }
-            let (mut t, end) = (b * TOKENS, pass.n.min((b + 1) * TOKENS));
-            while t < end {
-                let chunks = self.prepare(&Pass { read, ..*pass }, t..end, &mut chunks);
-                for panel in 0..self.unit.geometry().n_panels {
-                    for (c, chunk) in chunks.iter().enumerate() {
-                        let p = self.unit.prepared(c);
-                        if pass.write {
-                            self.unit.values(panel, &p, chunk);
-                        }
-                        if self.measures && pass.read {
-                            self.measure_rows(panel, c, chunk);
-                        }
-                        if pass.write {
-                            self.write(panel, &p, chunk);
-                        }
+            let end = pass.n.min((t / (GROUP * CHUNK) + 1) * GROUP * CHUNK);
+            let chunks = self.prepare(&Pass { read, ..*pass }, t..end, GROUP, &mut chunks);
+            for panel in 0..self.unit.geometry().n_panels {
+                for (c, chunk) in chunks.iter().enumerate() {
+                    let ahead = self.ahead(pass, t + (GROUP + c) * CHUNK, panel);
+                    let p = self.unit.prepared(c);
+                    ahead.keys();
+                    if pass.write {
+                        self.unit.values(panel, &p, chunk);
+                    }
+                    if let Some(dv) = kept {
+                        self.keep_values(dv, panel, chunk, false);
+                    }
+                    if self.measures && pass.read {
+                        self.measure_rows(panel, c, chunk);
+                    }
+                    ahead.values();
+                    if early.is_some() {
+                        ahead.rows_of_outputs(self.grads.out);
+                        ahead.rows_of_queries(self.grads.q);
+                        self.load_dy(panel, c, chunk);
+                        let dy = self.dy(c);
+                        self.queries_gradient(self.unit.state_panel(panel), dy, panel, c, chunk);
+                    }
+                    if pass.write {
+                        self.write(panel, &p, chunk);
                     }
                 }
-                t += tokens(chunks);
             }
+            for (c, chunk) in chunks.iter().enumerate() {
+                if let Some(to) = early {
+                    self.store_early(to, c, chunk);
+                }
+            }
+            t += tokens(chunks);
         }
     }
 
     /// The reverse pass.
     pub fn blocks(&self, pass: &Pass) {
+        let (ordered, blocks) = (pass.read && pass.write, pass.n.div_ceil(TOKENS));
+        let early = self.early(ordered).is_some();
+        let ends = ordered && self.ends_follow() && self.wants_decay();
+        // Normalisers are stored before blocks only.
+        let group = if early && !self.unit.recurrence().has_denominator() { GROUP } else { BLOCK };
         let mut chunks = [Chunk::default(); BLOCK];
-        for b in (0..pass.n.div_ceil(TOKENS)).rev() {
-            let mut end = pass.n.min((b + 1) * TOKENS);
-            // Once, unless chunks were cut short.
-            while end > b * TOKENS {
-                let chunks = self.last_chunks(pass, b, end, &mut chunks);
-                for panel in 0..self.unit.geometry().n_panels {
-                    for (c, chunk) in chunks.iter().enumerate() {
-                        self.again(panel, c, chunk);
-                    }
-                    for (c, chunk) in chunks.iter().enumerate().rev() {
-                        self.panel(panel, c, chunks.len(), chunk);
-                    }
+        for b in (0..blocks).rev() {
+            if ordered && !early && !self.only_state {
+                self.restore_state(b);
+            }
+            if ordered && !self.only_state {
+                self.restore_normaliser(b);
+            }
+            if ends {
+                self.clear_end(0);
+            }
+            let first = b * TOKENS;
+            let mut end = pass.n.min(first + TOKENS);
+            if self.shifts() {
+                // Once, unless chunks were cut short.
+                while end > first {
+                    let chunks = self.last_chunks(pass, b, end, &mut chunks);
+                    end -= tokens(chunks);
+                    self.group(pass, end, chunks);
                 }
-                for (c, chunk) in chunks.iter().enumerate().rev().filter(|_| !self.only_state) {
-                    self.finish(c, chunks.len(), chunk);
-                }
-                end -= tokens(chunks);
+                continue;
+            }
+            for t in (first..end).step_by(group * CHUNK).rev() {
+                let range = t..end.min(t + group * CHUNK);
+                let chunks = self.prepare(pass, range, group, &mut chunks);
+                self.group(pass, t, chunks);
             }
         }
     }
@@ -88,11 +124,12 @@ impl Reverse<'_> {
         chunks: &'c mut [Chunk; BLOCK],
     ) -> &'c [Chunk] {
         if pass.read && pass.write && !self.only_state {
-            self.restore(b);
+            self.restore_state(b);
+            self.restore_normaliser(b);
         }
         let mut t = b * TOKENS;
         loop {
-            let filled = self.prepare(pass, t..end, chunks).len();
+            let filled = self.prepare(pass, t..end, BLOCK, chunks).len();
             t += tokens(&chunks[..filled]);
             if t >= end {
                 return &chunks[..filled];
@@ -107,15 +144,50 @@ impl Reverse<'_> {
         }
     }
 
-    /// Prepares the chunks of these tokens, as many as there are slots.
+    /// Some chunks on their way back, from token `t` on.
+    fn group(&self, pass: &Pass, t: usize, chunks: &[Chunk]) {
+        let ordered = pass.read && pass.write;
+        let (b, next) = (t / TOKENS, t + tokens(chunks));
+        let last = next >= pass.n || next.is_multiple_of(TOKENS) || self.shifts();
+        let kept = self.kept(ordered).filter(|_| (b + 1) * TOKENS < pass.n || self.measures);
+        let ends = last && ordered && self.ends_follow() && self.wants_decay();
+        for panel in 0..self.unit.geometry().n_panels {
+            for (c, chunk) in chunks.iter().enumerate() {
+                self.again(panel, c, chunk, kept);
+            }
+            if ends {
+                let after = match self.early(ordered) {
+                    Some(_) if next < pass.n => self.stored_panel(b + 1, panel),
+                    Some(_) => self.unit.state_panel(panel),
+                    None => self.before(panel, chunks.len(), &chunks[0]),
+                };
+                self.end_sums(panel, 0, (after, self.ds(panel)));
+            }
+            for (c, chunk) in chunks.iter().enumerate().rev() {
+                let before = (t + c * CHUNK).checked_sub(chunks.len() * CHUNK);
+                self.panel(panel, c, chunk, &self.ahead(pass, before.unwrap_or(pass.n), panel));
+            }
+        }
+        for (c, chunk) in chunks.iter().enumerate().rev().filter(|_| !self.only_state) {
+            self.finish(c, last && c + 1 == chunks.len(), chunk);
+        }
+    }
+
+    /// What the chunk from token `t` on will load.
+    fn ahead<'a>(&'a self, pass: &Pass, t: usize, panel: usize) -> Ahead<'a> {
+        Ahead { unit: &self.unit, pass: *pass, t, panel }
+    }
+
+    /// Prepares the chunks of these tokens, as many as there are slots and at most `most`.
     fn prepare<'c>(
         &self,
         pass: &Pass,
         mut range: Range<usize>,
+        most: usize,
         chunks: &'c mut [Chunk; BLOCK],
     ) -> &'c [Chunk] {
         let mut filled = 0;
-        while !range.is_empty() && filled < BLOCK {
+        while !range.is_empty() && filled < most.min(BLOCK) {
             let t = range.start;
             // Chunks end at multiples of 16 even where one was cut short.
             let n = (CHUNK - t % CHUNK).min(range.len());
@@ -146,25 +218,30 @@ impl Reverse<'_> {
             if self.unit.recurrence().corrects() {
                 // N from the last token to the first: what is below the diagonal stays there.
                 let reversed = self.buffer(at.reversed + c * CHUNK * CHUNK);
-                for i in 0..CHUNK * CHUNK {
-                    let (row, column) = (i / CHUNK, i % CHUNK);
-                    *reversed.add(i) = *p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
+                for (row, column) in (0..CHUNK).flat_map(|row| (0..CHUNK).map(move |column| (row, column))) {
+                    let from = p.correction.add((CHUNK - 1 - column) * CHUNK + CHUNK - 1 - row);
+                    *reversed.add(row * CHUNK + column) = *from;
                 }
             }
-            ptr::write_bytes(self.buffer(at.end + c * g.ldm), 0, g.ldm);
+            if !self.ends_follow() {
+                self.clear_end(c);
+            }
             ptr::write_bytes(self.buffer(at.dgain + c * CHUNK), 0, CHUNK);
             chunk
         }
     }
 
     /// What forward computed of a chunk and panel: the state before it, values, gradients of outputs.
-    fn again(&self, panel: usize, c: usize, chunk: &Chunk) {
+    fn again(&self, panel: usize, c: usize, chunk: &Chunk, kept: Option<&Tensor>) {
         let (g, at) = (self.unit.geometry(), self.at());
         let p = self.unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
             if chunk.write && !self.only_state {
-                self.unit.values(panel, &p, chunk);
+                match kept {
+                    Some(dv) => self.keep_values(dv, panel, chunk, true),
+                    None => self.unit.values_on(self.before(panel, c, chunk), panel, &p, chunk),
+                }
                 let rows = self.unit.recurrence().writes() * CHUNK;
                 let u = self.buffer(at.u + c * rows * g.panel);
                 ptr::copy_nonoverlapping(self.buffer(g.at.u), u, rows * g.panel);
@@ -172,12 +249,23 @@ impl Reverse<'_> {
             if chunk.read {
                 self.load_dy(panel, c, chunk);
             }
-            if chunk.read && chunk.write && !self.only_state {
-                let s = self.buffer(at.s + c * g.m * g.panel);
-                ptr::copy_nonoverlapping(self.unit.state_panel(panel), s, g.m * g.panel);
-                self.write(panel, &p, chunk);
+            let ordered = chunk.read && chunk.write;
+            if ordered && !self.only_state && self.early(ordered).is_none() {
+                let (from, to) = (self.before(panel, c, chunk), self.before(panel, c + 1, chunk));
+                self.decay_values(panel, &p, chunk, false);
+                self.unit.update_to((from, to), panel, &p, chunk, 0..g.m);
             }
         }
+    }
+
+    /// The state before chunk `c` of the block, where its chunks are read and written: that before the first one lies
+    /// where the forward pass has it, each chunk leaves its own to the next. Else there is one state.
+    pub fn before(&self, panel: usize, c: usize, chunk: &Chunk) -> *mut f32 {
+        let g = self.unit.geometry();
+        if c == 0 || !(chunk.read && chunk.write) {
+            return self.unit.state_panel(panel);
+        }
+        self.buffer(self.at().s + (c - 1) * g.m * g.panel)
     }
 
     /// The state after a chunk.

@@ -17,14 +17,18 @@ use std::ptr;
 type PerToken = [f32; CHUNK];
 
 impl Reverse<'_> {
-    /// Chunk `c` of `filled`.
-    pub fn finish(&self, c: usize, filled: usize, chunk: &Chunk) {
+    /// Chunk `c`, which may be the last of its block.
+    pub fn finish(&self, c: usize, last: bool, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
         let (rows, writes) = (CHUNK * g.ldm, unit.recurrence().writes());
         // SAFETY: buffers have the extents that `Offsets` names.
         unsafe {
-            for set in 0..if chunk.read { g.n_sets } else { 0 } {
+            let ordered = chunk.read && chunk.write;
+            if let Some(early) = self.early(ordered) {
+                self.load_early(early, chunk);
+            }
+            for set in 0..if chunk.read && self.early(ordered).is_none() { g.n_sets } else { 0 } {
                 let sum = self.buffer(at.dq + (c * g.n_sets + set) * rows);
                 self.rows_of(sum, self.buffer(at.dq_rows + set * rows));
             }
@@ -41,8 +45,15 @@ impl Reverse<'_> {
             let plain = Prepared { q, k, erase, ..p };
             unit.load_features(&plain, chunk);
             self.shifted_features(c, &plain, chunk);
+            let ends = ordered && self.wants_decay();
+            if ends {
+                self.sum_end(c, last);
+            }
             if unit.recurrence().has_denominator() {
-                self.denominators(c, filled, chunk);
+                self.denominators(c, last, chunk);
+            }
+            if ends {
+                self.end_before(c, chunk);
             }
             self.keep_keys(chunk, plain.k);
             let mut gain: PerToken = std::slice::from_raw_parts(self.buffer(at.dgain + c * CHUNK), CHUNK)
@@ -77,14 +88,17 @@ impl Reverse<'_> {
     }
 
     /// From `[channels, 16]` to rows, with zeros past the last channel.
-    unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
+    ///
+    /// # Safety
+    /// `by_channel` is `[ldm, 16]`, of which `m` rows are set, `rows` `[16, ldm]`.
+    pub unsafe fn rows_of(&self, by_channel: *const f32, rows: *mut f32) {
         let g = self.unit.geometry();
-        // SAFETY: `by_channel` is [ldm, 16], of which `m` rows are set, `rows` [16, ldm].
+        // SAFETY: the caller's contract.
         unsafe { self.to_rows(by_channel, Operand { y: rows, ld: g.ldm, width: g.m }) }
     }
 
     /// The normaliser as one more value column, of values 1: its part of every gradient that is summed by now.
-    unsafe fn denominators(&self, c: usize, filled: usize, chunk: &Chunk) {
+    unsafe fn denominators(&self, c: usize, last: bool, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let p = unit.prepared(c);
         // SAFETY: buffers have the extents that `Offsets` names; those that are written overlap no other.
@@ -96,8 +110,7 @@ impl Reverse<'_> {
                 for j in 0..chunk.n {
                     add_scaled(row(self.buffer(at.dk_rows + j * g.ldm)), 1.0, dz);
                 }
-                if self.wants_decay() {
-                    let last = c + 1 == filled;
+                if self.wants_decay() && (last || !self.ends_follow()) {
                     let after =
                         if last { self.unit.carried(g.at.z) } else { self.buffer(at.z + (c + 1) * g.ldm) };
                     let z1 = if self.by_factor() { &*z0 } else { &*row(after) };

@@ -5,8 +5,10 @@ use super::weights::{Maps, Parameters};
 use crate::CHUNK;
 use crate::engine::call::Heads;
 use crate::engine::linear::geometry::Geometry;
-use crate::engine::linear::{FeatureMap, Recurrence, norm};
+use crate::engine::linear::recurrence::{Decay, Recurrence};
+use crate::engine::linear::{FeatureMap, norm};
 use crate::error::Result;
+use crate::kernel::products::lanes::LANES;
 use crate::workspace::Carver;
 
 /// Offsets of a worker's buffers, in elements; shapes in brackets, `C` = 16. Those of the forward pass come first.
@@ -18,7 +20,7 @@ pub struct Offsets {
     pub u: usize,
     /// Gradients of its outputs before the normaliser `[BLOCK, sets, C, panel]`.
     pub dy: usize,
-    /// Its state before each chunk `[BLOCK, m, panel]`.
+    /// Its state after each chunk `[BLOCK, m, panel]`.
     pub s: usize,
     /// Normaliser before each chunk `[BLOCK, ldm]`.
     pub z: usize,
@@ -32,12 +34,15 @@ pub struct Offsets {
     pub db: usize,
     /// What a chunk's end adds to the gradient of its log decays `[BLOCK, ldm]`.
     pub end: usize,
+    /// The same in lanes that are still to be summed, for each channel if it has a decay of its own, else for all of
+    /// them together; of each chunk, or where those follow (`early.rs`) of the block `[BLOCK or 1, end_rows, 16]`.
+    pub end_lanes: usize,
     /// Gradients of the gains `[BLOCK, C]`.
     pub dgain: usize,
     /// Gradients of the state `[n_panels, m, panel]` and of the normaliser `[ldm]`.
     pub ds: usize,
     pub dz: usize,
-    /// Transposes `[sets, panel, C]`, `[panel, C]`, `[panel, C]`.
+    /// Transposes, each `[panel, C]`.
     pub dy_t: usize,
     pub u_t: usize,
     pub dr_t: usize,
@@ -88,6 +93,8 @@ pub struct Layout {
     pub len: usize,
     /// Elements of a stored state: panels, then the normaliser, then the shift of the map `exp`.
     pub state_len: usize,
+    /// Rows of what is still to be summed of a chunk's end.
+    pub end_rows: usize,
     /// Elements of the bonus's gradient.
     pub bonus_len: usize,
     /// Sums over tokens for the gradients of what feature maps share between them, of a unit.
@@ -106,6 +113,10 @@ impl Layout {
         let corrects = usize::from(recurrence.corrects());
         let value_decay = usize::from(recurrence.value_decay);
         let (writes, bonus) = (recurrence.writes(), usize::from(recurrence.bonus));
+        let end_rows = if recurrence.decay == Decay::Channel { m } else { 1 };
+        // Whether decay of values or gates as factors are bound is known by the call only.
+        let follow = !(recurrence.corrects() || recurrence.value_decay || recurrence.convex);
+        let ends = if follow { 1 } else { BLOCK };
         let at = Offsets {
             reversed: carver.take(&[corrects * BLOCK, CHUNK, CHUNK]),
             u: carver.take(&[BLOCK, writes * CHUNK, panel]),
@@ -118,10 +129,11 @@ impl Layout {
             da: carver.take(&[BLOCK, writes * n_sets, CHUNK, CHUNK]),
             db: carver.take(&[corrects * BLOCK, writes, CHUNK, CHUNK]),
             end: carver.take(&[BLOCK, ldm]),
+            end_lanes: carver.take(&[ends, end_rows, LANES]),
             dgain: carver.take(&[BLOCK, CHUNK]),
             ds: carver.take(&[n_panels, m, panel]),
             dz: carver.take(&[ldm]),
-            dy_t: carver.take(&[n_sets, panel, CHUNK]),
+            dy_t: carver.take(&[panel, CHUNK]),
             u_t: carver.take(&[panel, CHUNK]),
             dr_t: carver.take(&[corrects * panel, CHUNK]),
             du: carver.take(&[writes * CHUNK, panel]),
@@ -153,7 +165,7 @@ impl Layout {
         let (state_len, bonus_len) = (n_panels * m * panel + rows * ldm, bonus * ldm);
         let parameters = Parameters::new(&recurrence.features, g);
         let norm_len = if norm::wanted(recurrence) { 2 * n_sets * e } else { 0 };
-        Ok(Layout { at, len: carver.finish()?, state_len, bonus_len, parameters, norm_len })
+        Ok(Layout { at, len: carver.finish()?, state_len, end_rows, bonus_len, parameters, norm_len })
     }
 }
 

@@ -4,11 +4,11 @@
 //! or `−erase_i ⊙ k_i`), and everything that the forward pass prepares for a chunk:
 //!
 //! ```text
-//! forward over the sequence, storing the state before every block of 256 tokens
+//! forward over the sequence, storing the state before every block of 256 tokens, and what early.rs says
 //! for each block, the last one first:
 //!     for each chunk: what forward prepares                                   blocks.rs
 //!     for each panel of value columns:                                        panel.rs
-//!         for each chunk: store S0; U, dY, S1 as forward makes them
+//!         for each chunk: U, dY, S1 as forward makes them
 //!         for each chunk, the last one first; the panel of dS stays in L1:
 //!             dU = (K ⊙ F) dS + Aᵀ dY
 //!             dR = solve (I + B)ᵀ dR = dU            (correction only; else dR = dU)
@@ -21,6 +21,9 @@
 //!         the normaliser as one more value column, factors and scores (`kernel::scores_grad`), gates, gains,
 //!         features (features.rs, maps.rs, gated.rs; power.rs when all tasks are done)
 //! ```
+//!
+//! Without a correction the way forward makes `dQ`, `end` follows from chunk to chunk, and no state inside a block is
+//! computed again; with one, it leaves `U` in the caller's `dv` (early.rs).
 //!
 //! With two writes per token (forward: `R = (a ⊙ P⁻) S + N X`, `R = solve (I − M) R`, `U = [X; R]`) what is corrected is
 //! what the second ones write, and scores and rows come in pairs, those of the keys and those of `b`:
@@ -47,20 +50,32 @@
 //! *Tasks*: sequence × group of state heads that share a head of `q`, `k` or `v`. A task runs its heads in order and
 //! adds what they share; per-head parameters and weights of features are summed at the end, in order. So no bit depends on
 //! threads. Few such groups keep few threads busy: there is no partition by panels.
-//! *Cost*, FLOPs per token and head: `12DE` where forward takes `4DE`, `20DE` where it takes `6DE` (a correction),
-//! `28DE` where it takes `8DE` (two writes); of these `2DE` (`4DE`, `6DE`) each are the first pass, which leaves out the
-//! last block, and what is computed anew. Inside a chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four
-//! times that for the features, as far as they apply; twice all that with two writes. Measured at `D = E = 128` with
-//! AVX-512 on one Zen 4 core, times forward: `simple_gla` 3.4 at 272 tokens (2600 to 755 ns per token and head) and 4.5 at
-//! 1024, `gated_delta_rule` 3.8 and 4.7. The longer one waits for memory: nothing is fetched ahead here.
+//!
+//! *Cost*, FLOPs per token and head: `10DE` where forward takes `4DE`, `18DE` where it takes `6DE` (a correction),
+//! `28DE` where it takes `8DE` (two writes). It is `12DE` and `20DE` where early.rs finds no place for what it would
+//! leave: heads that share a `dq` or `dv`, features of another length, norms of the output. Of the last 256 tokens only
+//! `dQ` asks for a way forward: there it is `16DE` with a correction, `22DE` with two writes, `10DE` for all others.
+//! Inside a chunk `C (D + E)` for each of `Aᵀ dY`, `dA`, the scores anew, and four times that for the features, as far as
+//! they apply; twice all that with two writes.
+//!
+//! Measured at `D = E = 128`, `H = 16`, `T = 1024` with AVX-512 on one Zen 4 core (CPU time, best of many, on a busy
+//! machine), times forward: `simple_gla` 2.9, `gated_delta_rule` 3.8. The products with the state run at 94 % to 100 % of the
+//! peak there and take half of the time; most of the rest are loads and stores of rows that are not in L2.
+//!
+//! *Tried and lost*: blocks of 8 chunks, within noise, for twice the stored states. Sums across the lanes of every row
+//! of `S1 ∘ dS`: 17 % of the time, ten times what the products take. Copies of the state before each chunk: 5 %. All 16
+//! chunks of a block prepared at once where four will do: 10 %, since operands then leave L2; with them, fetching rows
+//! ahead gained nothing, with four 5 %.
+//!
 //! *Workspace*, elements, besides a few hundred: per worker, with `P` panels of `EP ≥ E/P` columns and `Q` queries to
 //! a state,
 //!
 //! ```text
 //! ⌈T / 256⌉ · (D·P·EP + D)                                   states before the blocks
 //! 256 · (2D·Q + 4D + (Q + 1)·(EP + 32)) + 16·D·EP            a block's operands, gradients and states; with two
-//!                                                            writes 256 · (2D + EP + 32·(Q + 1)) more
-//! 2·D·P·EP + 16·(2Q + 9)·D + 16·(4Q + 9)·EP                  the state and its gradient, a chunk's rows
+//!                                                            writes 256 · (2D + EP + 32·(Q + 1)) more, with a
+//!                                                            correction and decay per channel 256 · D
+//! 2·D·P·EP + 16·(2Q + 10)·D + 16·(3Q + 10)·EP                  the state and its gradient, a chunk's rows
 //! ```
 //!
 //! and per sequence `2·T·Ho + 2·E·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with
@@ -74,6 +89,7 @@
 
 mod blocks;
 mod convex;
+mod early;
 mod features;
 mod finish;
 mod gated;
@@ -126,6 +142,7 @@ impl std::fmt::Debug for Backward {
 #[derive(Clone, Copy)]
 struct Tiles {
     products: KernelFn<products::Args>,
+    lane_products: KernelFn<products::lanes::Args>,
     scores_grad: KernelFn<scores_grad::Args>,
     map_grad: Option<KernelFn<map_grad::Args>>,
     l2norm: KernelFn<row_l2norm::Args>,
@@ -148,6 +165,7 @@ impl Tiles {
         };
         Tiles {
             products: select::<products::Products>(isa),
+            lane_products: select::<products::lanes::LaneProducts>(isa),
             scores_grad: select::<scores_grad::ScoresGrad>(isa),
             map_grad,
             l2norm: select::<row_l2norm::RowL2Norm>(isa),

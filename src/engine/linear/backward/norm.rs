@@ -24,7 +24,7 @@ impl Reverse<'_> {
         let dy = self.buffer(self.at().dy + c * g.n_sets * CHUNK * g.panel);
         self.load_dout(panel, c, chunk, dy);
         if norm::wanted(self.unit.recurrence()) {
-            self.outputs(panel, c, chunk);
+            self.outputs(self.before(panel, c, chunk), panel, c, chunk);
             for set in 0..g.n_sets {
                 self.norm_operands(panel, set, chunk);
                 self.through_norm(set, chunk, dy);
@@ -37,7 +37,7 @@ impl Reverse<'_> {
         let (g, at) = (self.unit.geometry(), self.at());
         let dy = self.buffer(at.dy + c * g.n_sets * CHUNK * g.panel);
         self.load_dout(panel, c, chunk, dy);
-        self.outputs(panel, c, chunk);
+        self.outputs(self.unit.state_panel(panel), panel, c, chunk);
         for set in 0..g.n_sets {
             let y = self.buffer(at.y + set * CHUNK * g.panel);
             for (which, other) in [y, dy.wrapping_add(set * CHUNK * g.panel)].into_iter().enumerate() {
@@ -166,7 +166,7 @@ impl Reverse<'_> {
     }
 
     /// A chunk's outputs before the norm: `Y = (Q ⊙ P) S + tril(A) U`, with second writes, skip and value decay.
-    fn outputs(&self, panel: usize, c: usize, chunk: &Chunk) {
+    fn outputs(&self, state: *const f32, panel: usize, c: usize, chunk: &Chunk) {
         let (g, at, unit) = (self.unit.geometry(), self.at(), &self.unit);
         let (p, n) = (unit.prepared(c), chunk.n);
         let (y, x, u) = (self.buffer(at.y), self.buffer(at.rows), self.buffer(at.more_rows));
@@ -187,7 +187,7 @@ impl Reverse<'_> {
                 let block = y.add(set * CHUNK * g.panel);
                 let mut read = matmul::Args::product(n, g.panel, g.m, block, g.panel as isize);
                 (read.a, read.lda) = (p.q.add(set * CHUNK * g.ldm), g.ldm);
-                (read.b, read.ldb) = (unit.state_panel(panel), g.panel);
+                (read.b, read.ldb) = (state, g.panel);
                 if skip.is_some() {
                     (read.c0, read.ldc0, read.pre) = (x, g.panel as isize, factors);
                 }

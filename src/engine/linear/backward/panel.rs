@@ -4,6 +4,7 @@ use super::{Reverse, Sum};
 use crate::CHUNK;
 use crate::engine::linear::prepare::{Chunk, Prepared};
 use crate::engine::linear::recurrence::Gain;
+use crate::engine::linear::scan::Ahead;
 use crate::engine::linear::tiles::Rows;
 use crate::kernel::{elementwise, matmul, products, scores, scores_grad, solve};
 use crate::tensor::Tensor;
@@ -29,7 +30,6 @@ struct At<'a> {
     /// Coefficients of the reversed substitution.
     reversed: *mut f32,
     /// Accumulators, and whether this is their first panel.
-    dq: *mut f32,
     dk: *mut f32,
     de: *mut f32,
     da: *mut f32,
@@ -39,9 +39,8 @@ struct At<'a> {
 
 impl Reverse<'_> {
     /// Chunk `c` of `filled`.
-    pub fn panel(&self, panel: usize, c: usize, filled: usize, chunk: &Chunk) {
+    pub fn panel(&self, panel: usize, c: usize, chunk: &Chunk, ahead: &Ahead<'_>) {
         let (g, at) = (self.unit.geometry(), self.at());
-        let state = |c: usize| self.buffer(at.s + c * g.m * g.panel);
         let ordered = chunk.read && chunk.write;
         let writes = self.unit.recurrence().writes();
         let t = At {
@@ -49,13 +48,12 @@ impl Reverse<'_> {
             chunk,
             p: self.unit.prepared(c),
             columns: g.columns(panel),
-            s0: if ordered { state(c) } else { self.unit.state_panel(panel) },
-            s1: if ordered && c + 1 < filled { state(c + 1) } else { self.unit.state_panel(panel) },
+            s0: self.before(panel, c, chunk),
+            s1: self.before(panel, c + 1, chunk),
             ds: self.ds(panel),
             u: self.buffer(at.u + c * writes * CHUNK * g.panel),
             corrected: self.buffer(at.du + (writes - 1) * chunk.n * g.panel),
-            dy: self.buffer(at.dy + c * g.n_sets * CHUNK * g.panel),
-            dq: self.buffer(at.dq + c * g.n_sets * CHUNK * g.ldm),
+            dy: self.dy(c),
             reversed: self.buffer(at.reversed + c * CHUNK * CHUNK),
             dk: self.buffer(at.dk + c * writes * CHUNK * g.ldm),
             de: self.buffer(at.de + c * CHUNK * g.ldm),
@@ -78,19 +76,33 @@ impl Reverse<'_> {
                 ptr::copy_nonoverlapping(t.u, self.buffer(g.at.u), CHUNK * g.panel);
                 self.decay_values(panel, &t.p, chunk, true);
             }
+            // A few tens of lines at a time, as in forward.
+            ahead.keys();
             self.gate_sums(&t, c);
             if chunk.write {
                 self.values_gradient(&t);
             }
+            ahead.values();
             if ordered {
                 self.scores_gradient(&t);
             }
-            self.rows_gradient(&t);
+            ahead.queries();
+            self.rows_gradient(&t, c);
+            ahead.rows_of_outputs(self.grads.out);
+            ahead.rows_of_queries(self.grads.q);
             self.state_gradient(&t);
+            ahead.rows_of_keys(self.grads.k);
+            ahead.rows_of_values(self.grads.v);
             if chunk.write {
                 self.store_values(&t, c);
             }
         }
+    }
+
+    /// Gradients of the outputs of chunk `c`.
+    pub fn dy(&self, c: usize) -> *mut f32 {
+        let g = self.unit.geometry();
+        self.buffer(self.at().dy + c * g.n_sets * CHUNK * g.panel)
     }
 
     /// Gradients of the outputs as the state sees them: with their value decay.
@@ -98,30 +110,30 @@ impl Reverse<'_> {
         if self.unit.call.tensors.gv.is_some() { self.buffer(self.at().dy_decayed) } else { t.dy }
     }
 
-    /// What the chunk's end adds to the gradients of the decays: sums of `S1 ∘ dS`.
+    /// What the chunk's end adds to the gradients of the decays: sums of `S1 ∘ dS`, where they have to be made.
     unsafe fn gate_sums(&self, t: &At<'_>, c: usize) {
-        let (g, at) = (self.unit.geometry(), self.at());
-        let rows = self.wants_decay();
-        let columns = self.grads.gv.is_some();
-        if !t.chunk.write || !(rows || columns) {
-            return;
+        let g = self.unit.geometry();
+        let state = if self.by_factor() { t.s0 } else { t.s1 };
+        if t.chunk.read && t.chunk.write && self.wants_decay() && !self.ends_follow() {
+            self.end_sums(t.panel, c, (state, t.ds));
         }
-        let wanted = |on: bool, p: *mut f32| if on { p } else { ptr::null_mut() };
-        // SAFETY: the buffers that `panel` names.
-        unsafe {
-            if columns {
-                ptr::write_bytes(self.buffer(at.gamma_end), 0, g.panel);
+        if t.chunk.write && self.grads.gv.is_some() {
+            let (n, d, ld, col) = (g.m, t.columns, g.panel, self.buffer(self.at().gamma_end));
+            // SAFETY: the buffers that `panel` names.
+            unsafe {
+                ptr::write_bytes(col, 0, g.panel);
+                let row = ptr::null_mut();
+                (self.tiles().products)(&products::Args {
+                    n,
+                    d,
+                    a: state,
+                    lda: ld,
+                    b: t.ds,
+                    ldb: ld,
+                    row,
+                    col,
+                });
             }
-            (self.tiles().products)(&products::Args {
-                n: g.m,
-                d: t.columns,
-                a: if self.by_factor() { t.s0 } else { t.s1 },
-                lda: g.panel,
-                b: t.ds,
-                ldb: g.panel,
-                row: wanted(rows, self.buffer(at.end + c * g.ldm)),
-                col: wanted(columns, self.buffer(at.gamma_end)),
-            });
         }
     }
 
@@ -294,38 +306,51 @@ impl Reverse<'_> {
     }
 
     /// `dQᵀ += S0 dYᵀ`, `dKᵀ += dS Uᵀ`, `deᵀ += S0 dRᵀ`, with their decay factors.
-    unsafe fn rows_gradient(&self, t: &At<'_>) {
+    unsafe fn rows_gradient(&self, t: &At<'_>, c: usize) {
         let (g, at, tiles) = (self.unit.geometry(), self.at(), self.unit.tiles());
-        let product = |state: *const f32, rows_t: *const f32, sum: *mut f32| {
-            let mut product = matmul::Args::product(g.m, CHUNK, t.columns, sum, CHUNK as isize);
-            (product.a, product.lda) = (state, g.panel);
-            (product.b, product.ldb) = (rows_t, CHUNK);
-            if !t.fresh {
-                (product.c0, product.ldc0) = (sum, CHUNK as isize);
-            }
-            product
-        };
         let rows = (t.chunk.n, t.columns);
+        if t.chunk.read && self.early(t.chunk.write).is_none() {
+            self.queries_gradient(t.s0, self.dy_decayed(t), t.panel, c, t.chunk);
+        }
         // SAFETY: the buffers that `panel` names.
         unsafe {
-            for set in 0..if t.chunk.read { g.n_sets } else { 0 } {
-                let dy_t = self.buffer(at.dy_t);
-                tiles.transpose(self.dy_decayed(t).add(set * CHUNK * g.panel), rows, g.panel, dy_t);
-                (tiles.matmul)(&product(t.s0, dy_t, t.dq.add(set * CHUNK * g.ldm)));
-            }
             for which in 0..if t.chunk.write { self.unit.recurrence().writes() } else { 0 } {
                 let value_decay = self.unit.call.tensors.gv.is_some();
                 let u = if value_decay { self.buffer(g.at.u) } else { t.u };
                 let u = u.add(which * t.chunk.n * g.panel);
-                tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
+                // Of values alone `scores_gradient` has just made it.
+                if !(t.chunk.read && self.unit.recurrence().writes() == 1 && !value_decay) {
+                    tiles.transpose(u, rows, g.panel, self.buffer(at.u_t));
+                }
                 let dk = t.dk.add(which * CHUNK * g.ldm);
-                (tiles.matmul)(&product(t.ds, self.buffer(at.u_t), dk));
+                self.add_by_channel(t.ds, self.buffer(at.u_t), (t.panel, dk));
             }
             if self.unit.recurrence().corrects() {
                 tiles.transpose(t.corrected, rows, g.panel, self.buffer(at.dr_t));
-                (tiles.matmul)(&product(t.s0, self.buffer(at.dr_t), t.de));
+                self.add_by_channel(t.s0, self.buffer(at.dr_t), (t.panel, t.de));
             }
         }
+    }
+
+    /// A panel of a state times transposed rows `[panel, 16]`, added to a sum over panels `[m, 16]`.
+    ///
+    /// # Safety
+    /// These are their extents.
+    pub unsafe fn add_by_channel(
+        &self,
+        state: *const f32,
+        rows_t: *const f32,
+        (panel, sum): (usize, *mut f32),
+    ) {
+        let g = self.unit.geometry();
+        let mut product = matmul::Args::product(g.m, CHUNK, g.columns(panel), sum, CHUNK as isize);
+        (product.a, product.lda) = (state, g.panel);
+        (product.b, product.ldb) = (rows_t, CHUNK);
+        if panel != 0 {
+            (product.c0, product.ldc0) = (sum, CHUNK as isize);
+        }
+        // SAFETY: the caller's contract.
+        unsafe { (self.unit.tiles().matmul)(&product) }
     }
 
     /// `dS = P_C ⊙ dS + (Q ⊙ P)ᵀ dY + (e ⊙ P)ᵀ dR`.

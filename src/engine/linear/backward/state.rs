@@ -34,22 +34,32 @@ impl Reverse<'_> {
         }
     }
 
-    /// The reverse of [`Reverse::save`].
-    pub fn restore(&self, b: usize) {
+    /// The reverse of [`Reverse::save`] but for the normaliser.
+    pub fn restore_state(&self, b: usize) {
+        let g = self.unit.geometry();
+        let len = g.n_panels * g.m * g.panel;
+        // SAFETY: as in `save`.
+        unsafe { ptr::copy_nonoverlapping(self.stored(b), self.unit.state_panel(0), len) }
+    }
+
+    /// The normaliser before block `b`, and a shift if there is one.
+    pub fn restore_normaliser(&self, b: usize) {
         let g = self.unit.geometry();
         let len = g.n_panels * g.m * g.panel;
         // SAFETY: as in `save`.
         unsafe {
-            ptr::copy_nonoverlapping(self.stored(b), self.unit.state_panel(0), len);
             ptr::copy_nonoverlapping(self.stored(b).add(len), self.unit.carried(g.at.z), g.ldm);
             if self.shifts() {
-                ptr::copy_nonoverlapping(
-                    self.stored(b).add(len + g.ldm),
-                    self.unit.carried(g.at.shift),
-                    g.ldm,
-                );
+                let (from, to) = (self.stored(b).add(len + g.ldm), self.unit.carried(g.at.shift));
+                ptr::copy_nonoverlapping(from, to, g.ldm);
             }
         }
+    }
+
+    /// A panel of the state before block `b`.
+    pub fn stored_panel(&self, b: usize, panel: usize) -> *const f32 {
+        let g = self.unit.geometry();
+        self.stored(b).wrapping_add(panel * g.m * g.panel)
     }
 
     /// Loads the gradient of what is carried on, or clears it.
