@@ -11,9 +11,9 @@ use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
-    causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
-    map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax, score_grad, scores,
-    scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
+    best_key, causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad,
+    load_rows, map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax,
+    score_grad, scores, scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
 
 /// Runs every implementation of `K` on `args`, which stand for `elements` elements.
@@ -45,6 +45,11 @@ fn elementwise(n: usize) -> ew::Args {
 
 fn softmax(n: usize, d: usize) -> row_softmax::Args {
     row_softmax::Args { n, d, x: numbers(n * d), ld: d }
+}
+
+/// `n` keys, `w` queries.
+fn best(n: usize, w: usize) -> best_key::Args {
+    best_key::Args { n, w, x: numbers(n * w), ld: w, max: numbers(w), key: numbers(w) }
 }
 
 fn l2norm(n: usize, d: usize) -> row_l2norm::Args {
@@ -478,6 +483,7 @@ fn tiles(c: &mut Criterion) {
     bench::<ew::Cos>(c, "4096", 4096, elementwise(4096));
     let args = sincos::Args { n: 4096, src: numbers(4096), sin: numbers(4096), cos: numbers(4096) };
     bench::<sincos::SinCos>(c, "4096", 4096, args);
+    bench::<best_key::BestKey>(c, "64x32", 64 * 32, best(64, 32));
     bench::<row_softmax::RowSoftmax>(c, "64x128", 64 * 128, softmax(64, 128));
     bench::<row_l2norm::RowL2Norm>(c, "64x128", 64 * 128, l2norm(64, 128));
     bench::<causal_conv::CausalConv>(c, "32x128", 32 * 128, conv(32, 128, false));

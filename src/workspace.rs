@@ -48,7 +48,7 @@ pub(crate) fn bytes(workers: usize, len: usize) -> usize {
 }
 
 /// The caller's workspace, cut into one slice per worker.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Workspace {
     base: *mut f32,
     len: usize,

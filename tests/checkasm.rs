@@ -9,6 +9,8 @@
 mod attention;
 #[path = "checkasm/attention_grads.rs"]
 mod attention_grads;
+#[path = "checkasm/best_key.rs"]
+mod best_key;
 #[path = "checkasm/companions.rs"]
 mod companions;
 #[path = "checkasm/convert.rs"]

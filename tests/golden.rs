@@ -37,7 +37,7 @@ fn each(
 
 #[test]
 fn reference_files() {
-    each(110, Golden::replay, |_| true);
+    each(120, Golden::replay, |_| true);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! Everything a SIMD body calls must be `#[inline(always)]`: a helper that is not inlined is compiled
 //! without the target's features, and each vector operation in it becomes a call.
 
+pub mod best_key;
 pub mod causal_conv;
 pub mod causal_conv_grad;
 pub mod decay_rows;

@@ -9,11 +9,14 @@ mod bswa;
 mod causal_conv;
 mod common;
 mod cosformer;
+mod dape_v2;
 mod delta_rule;
 mod diag;
 mod diff;
 mod dijiang;
+mod dnas;
 mod dpfp;
+mod fam_block;
 mod feature_fixation;
 mod flash;
 mod focal;
@@ -25,6 +28,7 @@ mod gau;
 mod gdn2;
 mod gla;
 mod gsa;
+mod hard_retrieval;
 mod hedgehog;
 mod integral;
 mod kda;
@@ -33,6 +37,7 @@ mod lavo;
 mod lightning;
 mod linear;
 mod linear1p;
+mod lla;
 mod lln;
 mod mamba2;
 mod parallax;
@@ -42,6 +47,7 @@ mod rwkv6;
 mod rwkv7;
 mod simple_gla;
 mod softmax;
+mod srformer;
 
 use crate::catalog::Role;
 use crate::engine::Settings;
@@ -90,9 +96,15 @@ pub(crate) static ENTRIES: &[&Entry] = &[
     &focal::ENTRY,
     &fox::ENTRY,
     &bswa::ENTRY,
+    &fam_block::ENTRY,
+    &srformer::ENTRY,
     &diff::ENTRY,
     &integral::ENTRY,
+    &dnas::ENTRY,
+    &hard_retrieval::ENTRY,
+    &lla::ENTRY,
     &parallax::ENTRY,
+    &dape_v2::ENTRY,
     &abc::ENTRY,
     &feature_fixation::ENTRY,
     &causal_conv::ENTRY,
@@ -131,13 +143,16 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
     match settings {
         Settings::Linear(recurrence) => role_of_recurrence(recurrence, role),
         Settings::Gate(form) => gate::role_use(*form, role),
-        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) | Settings::Softmax(_) => {
-            Use::Catalogue
-        }
+        Settings::Softmax(attention) => match (role, attention.wants_ridge()) {
+            (Role::RIDGE, Some(true)) => Use::Required("parameter ridge is not given"),
+            (Role::RIDGE, Some(false)) => Use::Refused("parameter ridge is given"),
+            _ => Use::Catalogue,
+        },
         Settings::GatedUnit(_) => match role {
             Role::QK | Role::V | Role::BIAS => Use::Cached,
             _ => Use::Catalogue,
         },
+        Settings::Conv(_) | Settings::Slots(_) | Settings::OrthogonalMemory(_) => Use::Catalogue,
         Settings::Segments(settings) => match (role, settings.inner.gain) {
             (Role::BETA, Gain::Beta) => Use::Required("inner = gated_delta_rule needs it"),
             (Role::BETA, _) => Use::Refused("it is read only with inner = gated_delta_rule"),

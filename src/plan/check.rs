@@ -149,6 +149,8 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Resul
         _ if [Role::Q, Role::K, Role::V, Role::KV].contains(&role) => (desc.dtype_qkv, desc.dtype_qkv),
         RoleKind::Input => (DType::F32, desc.dtype_qkv),
         _ if role == Role::OUT => (desc.dtype_out, desc.dtype_out),
+        // A second output of the same kind.
+        _ if role == Role::FAM_OUT => (DType::F32, desc.dtype_out),
         _ => (DType::F32, DType::F32),
     };
     if given == one || given == other {
@@ -465,13 +467,15 @@ impl Bound {
                 return Err(Error::IndexValue { role, at, given: last, why });
             }
         }
-        if let Some(lengths) = self.get(Role::KEY_LEN).map(Index) {
-            for i in 0..lengths.len() {
-                let given = lengths.get(i);
-                if !(0..=self.size(Size::S)).contains(&given) {
-                    let why = "a length is from 0 to the number of keys";
-                    return Err(Error::IndexValue { role: Role::KEY_LEN, at: i, given, why });
-                }
+        let lengths = [
+            (Role::KEY_LEN, Size::S, "a length is from 0 to the number of keys"),
+            (Role::QUERY_LEN, Size::T, "a length is from 0 to the number of queries"),
+        ];
+        for (role, total, why) in lengths {
+            let Some(lengths) = self.get(role).map(Index) else { continue };
+            let outside = |&i: &usize| !(0..=self.size(total)).contains(&lengths.get(i));
+            if let Some(at) = (0..lengths.len()).find(outside) {
+                return Err(Error::IndexValue { role, at, given: lengths.get(at), why });
             }
         }
         let role = Role::STATE_INDEX;

@@ -82,6 +82,8 @@ impl Params {
             "1/block" => Ok(self.integer("block").map(|block| (block as f64).recip())),
             // Which of the two, a call says.
             "1/block if causal else 1/T" => Ok(None),
+            // The call's.
+            "T" => Ok(None),
             "P**-0.5" => Ok(self.size("P").map(|p| (p as f64).sqrt().recip())),
             "1/(signals*sqrt(D/signals))" => {
                 Ok(self.integer("signals").map(|signals| root / (signals as f64).sqrt()))
@@ -105,7 +107,7 @@ impl Params {
         self.values.iter().find(|(own, _)| *own == name).map(|(_, value)| value)
     }
 
-    /// A size that shapes of the mechanism name and that the description gave: `M`, `P` or `F`.
+    /// A size that shapes of the mechanism name and that the description gave: `M`, `P`, `F` or `K`.
     pub fn size(&self, name: &str) -> Option<i64> {
         self.sizes.iter().find(|(own, _)| *own == name).map(|&(_, extent)| extent)
     }

@@ -18,9 +18,10 @@ pub enum Size {
     M,
     P,
     F,
+    K,
 }
 
-const NAMES: [(&str, Size, &str); 13] = [
+const NAMES: [(&str, Size, &str); 14] = [
     ("B", Size::B, "the batch of the call"),
     ("T", Size::T, "the query length of the call"),
     ("S", Size::S, "the key length of the call"),
@@ -34,10 +35,11 @@ const NAMES: [(&str, Size, &str); 13] = [
     ("M", Size::M, "the number of features or slots"),
     ("P", Size::P, "the number of projection rows"),
     ("F", Size::F, "the width of the projection"),
+    ("K", Size::K, "the taps of the convolution"),
 ];
 
 /// Sizes that neither heads nor dimensions give: a description that needs one names it among its parameters.
-pub const NAMED: [(&str, Size); 3] = [("M", Size::M), ("P", Size::P), ("F", Size::F)];
+pub const NAMED: [(&str, Size); 4] = [("M", Size::M), ("P", Size::P), ("F", Size::F), ("K", Size::K)];
 
 /// Values of the sizes; `None` until a tensor of the call binds it.
 #[derive(Clone, Copy, Debug, Default)]

@@ -77,14 +77,21 @@ impl Golden {
     pub fn read(path: &Path) -> Golden {
         let bytes = std::fs::read(path).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let meta: BTreeMap<String, String> =
+            header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let mechanism = meta["mechanism"].as_str();
         let all = SafeTensors::deserialize(&bytes).unwrap();
         let floats = all.iter().filter(|(_, view)| view.dtype() == Dtype::F32).map(|(name, view)| {
             let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
             let shape = view.shape().iter().map(|&n| n as i64).collect();
             (name.to_owned(), Array { shape, data: data.collect() })
         });
-        let integers = all.iter().filter(|(_, view)| view.dtype() == Dtype::I32).map(|(name, view)| {
+        let is_input = |name: &str| {
+            let spec = Role::from_name(name).and_then(|role| catalog::find(mechanism)?.role(role));
+            spec.is_some_and(|spec| spec.kind == RoleKind::Input)
+        };
+        let lengths = all.iter().filter(|(name, view)| view.dtype() == Dtype::I32 && is_input(name));
+        let integers = lengths.map(|(name, view)| {
             let data = view.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().unwrap()));
             (name.to_owned(), data.collect())
         });
@@ -123,7 +130,7 @@ impl Golden {
         let dim_qk = self.size("D").unwrap_or(1);
         let mut desc = Desc::new(self.mechanism()).heads(heads_q, heads_k, heads_v);
         desc = desc.dims(dim_qk, self.size("E").unwrap_or(dim_qk)).modes(self.mode());
-        for name in ["M", "P", "F"] {
+        for name in ["M", "P", "F", "K"] {
             if let Some(extent) = self.size(name) {
                 desc = desc.param(name, extent);
             }

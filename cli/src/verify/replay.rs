@@ -217,7 +217,7 @@ fn problem(
         }
     }
     // Sizes that neither heads nor dimensions give are named like parameters.
-    for size in ["M", "P", "F"] {
+    for size in ["M", "P", "F", "K"] {
         if let Some(&extent) = names.get(size) {
             params.push(Param { name: string(size)?, value: Value::Int(extent) });
         }
@@ -321,7 +321,14 @@ impl<'a> Run<'a> {
                 RoleKind::Input => {
                     inputs.insert(name.clone(), stored_input(name, data, stored.tokens, values.tokens)?)
                 }
-                RoleKind::Output => outputs.insert(name.clone(), unwritten(name, data, stored.tokens)?),
+                RoleKind::Output => {
+                    let dtype = if name == "out" { stored.tokens } else { DType::F32 };
+                    outputs.insert(name.clone(), unwritten(name, data, dtype)?)
+                }
+                // A state that is given out and not taken in is an output like others.
+                RoleKind::StateOut if carried.iter().all(|part| part.role_out != *name) => {
+                    outputs.insert(name.clone(), unwritten(name, data, stored.state)?)
+                }
                 _ => None,
             };
         }
@@ -356,7 +363,7 @@ impl<'a> Run<'a> {
                 RoleKind::Input => {
                     inputs.extend(self.inputs.get(name).map(|data| input(bound, data.address())))
                 }
-                RoleKind::Output => {
+                RoleKind::Output | RoleKind::StateOut => {
                     let data = self.outputs.get_mut(name).map(Buffer::address_mut);
                     outputs.extend(data.map(|data| output(bound, data)));
                 }
@@ -504,8 +511,7 @@ fn stored_input(name: &str, data: &Data, stored: DType, values: DType) -> Result
 }
 
 /// Memory for an output, filled with what no result can be.
-fn unwritten(name: &str, expected: &Data, out: DType) -> Result<Buffer, Stop> {
-    let dtype = if name == "out" { out } else { DType::F32 };
+fn unwritten(name: &str, expected: &Data, dtype: DType) -> Result<Buffer, Stop> {
     match expected {
         Data::F32(values) => Ok(Buffer::Reals(Values::new(vec![f32::NAN; values.len()], dtype))),
         Data::I32(values) => Ok(Buffer::Integers(vec![i32::MIN; values.len()])),

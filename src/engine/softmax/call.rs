@@ -1,5 +1,6 @@
 //! One call as the softmax engine sees it: its tensors by name.
 
+use super::columns::Columns;
 use crate::catalog::{Mode, Role};
 use crate::engine::call::{self, Sequences};
 use crate::tensor::{Index, Tensor};
@@ -39,6 +40,38 @@ pub struct Call {
     pub gate: Option<Tensor>,
     /// The outputs hold a first part of the sums.
     pub begun: bool,
+    pub query_len: Option<Index>,
+    pub blend: Option<Tensor>,
+    /// Sums over the queries, subtracted from the scores.
+    pub columns: Option<Columns>,
+    /// The same on their way: where the normalisers go, in place of outputs.
+    pub to_columns: Option<Columns>,
+    /// Where the best keys go.
+    pub index: Option<Tensor>,
+    pub ridge: Option<Tensor>,
+    /// Weights and biases of two convolutions over the scores.
+    pub convolutions: [Option<Tensor>; 4],
+    pub w_mem: Option<Tensor>,
+    pub state_out: Option<Tensor>,
+    pub memory: Option<Memory>,
+    /// The queries are the memory's: they read the block of the call's queries, and the memory.
+    pub asks_memory: bool,
+}
+
+/// Rows that belong to whole sequences, and that every query sees besides its keys (`fam_block`).
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    pub k: Tensor,
+    pub v: Tensor,
+    q: Option<Tensor>,
+    out: Option<Tensor>,
+}
+
+impl Memory {
+    /// Rows of a sequence.
+    pub fn len(&self) -> usize {
+        self.k.extent(2)
+    }
 }
 
 impl Call {
@@ -73,6 +106,60 @@ impl Call {
             bias_of_block: false,
             gate: None,
             begun: false,
+            query_len: get(Role::QUERY_LEN).map(Index),
+            blend: get(Role::BLEND),
+            columns: None,
+            to_columns: None,
+            index: get(Role::INDEX),
+            ridge: get(Role::RIDGE),
+            convolutions: [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(&get),
+            w_mem: get(Role::W_MEM),
+            state_out: get(Role::STATE_OUT),
+            memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {
+                k,
+                v,
+                q: get(Role::FAM_Q),
+                out: get(Role::FAM_OUT),
+            }),
+            asks_memory: false,
         }
+    }
+
+    /// The call with the memory's queries in place of its own, if they are wanted.
+    pub fn of_memory(&self) -> Option<Call> {
+        let Memory { q, out: Some(out), .. } = self.memory? else { return None };
+        Some(Call { asks_memory: true, causal: false, q, out: Some(out), lse: None, ..*self })
+    }
+
+    /// The call with keys for queries and queries for keys, which sums up to `columns`.
+    pub fn exchanged(&self, columns: Columns) -> Call {
+        let s = self.sequences;
+        Call {
+            sequences: Sequences {
+                n_q: s.n_k,
+                n_k: s.n_q,
+                offsets_q: s.offsets_k,
+                offsets_k: s.offsets_q,
+                ..s
+            },
+            q: self.k,
+            k: self.q,
+            v: None,
+            out: None,
+            key_len: self.query_len,
+            query_len: self.key_len,
+            to_columns: Some(columns),
+            ..*self
+        }
+    }
+
+    /// Whether there are sums over the queries.
+    pub fn has_columns(&self) -> bool {
+        self.columns.is_some() || self.to_columns.is_some()
+    }
+
+    /// Queries of a sequence that has `n` tokens.
+    pub fn queries(&self, n: usize) -> usize {
+        self.memory.filter(|_| self.asks_memory).map_or(n, |memory| memory.len())
     }
 }

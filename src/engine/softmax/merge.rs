@@ -2,7 +2,7 @@
 
 use super::rows::{KEYS, ROWS, Unit};
 use super::tile::{Running, Tile};
-use super::{Form, SPLITS, streams};
+use super::{Form, SPLITS};
 use crate::kernel::{matmul, online_softmax};
 
 const _: () = assert!(SPLITS <= KEYS, "the maxima of the runs are taken for a tile of scores");
@@ -15,7 +15,7 @@ pub fn run(unit: &Unit<'_>, base: *mut f32, part: impl Fn(usize) -> *mut f32) {
     let mut tile = Tile::empty(unit, base);
     let running =
         |i: usize, stream: usize| part(i).wrapping_add(stream * stride + ROWS * e16).cast::<Running>();
-    for stream in 0..streams(engine.settings.form) {
+    for stream in 0..engine.settings.form.streams() {
         let x = tile.buffers.at(engine.at.x[0]);
         let probe = stream == 1 && engine.settings.form == Form::Probe;
         // SAFETY: parts were written by tasks that have returned; a tile of scores has a row for each.

@@ -34,11 +34,16 @@
 
 mod backward;
 mod base;
+mod best;
 mod call;
+mod columns;
+mod dape;
 mod decay;
+mod local;
 mod merge;
 mod products;
 mod rows;
+mod segments;
 mod terms;
 mod tile;
 
@@ -47,13 +52,18 @@ use super::linear::{Recurrence, Tiles};
 use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
-use crate::kernel::{KernelFn, dots, elementwise, online_softmax, products as sums, score_terms, select};
+use crate::kernel::{
+    KernelFn, best_key, dots, elementwise, online_softmax, products as sums, score_terms, select,
+};
 use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
 pub use base::affine;
 pub use call::{Base, Call};
+pub use dape::Convolution;
+pub use local::Local;
 use rows::{KEYS, ROWS, Unit};
+pub use segments::Segments;
 
 /// Which keys a query at position `p` sees, besides what the mode says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +75,54 @@ pub enum Reach {
 }
 
 /// Score products, softmaxes and sums of a mechanism.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Form {
     /// One of each.
     Plain,
+    /// One, over rows of a memory too, which has queries of its own (`fam_block`).
+    Memory,
     /// Two softmaxes over two pairs of heads, their outputs subtracted (`diff`).
     Difference,
     /// One softmax, and a second score that weighs the values of a second sum (`parallax`).
     Probe,
+    /// The value of the best key, with this share of the others' (`hard_retrieval`).
+    Best { smoothing: f32 },
+    /// Softmaxes over the same scores, less their sums over the queries and as they are, blended (`dnas`).
+    Blend,
+    /// One softmax over the keys of the query's segment, and a memory of the others (`srformer`).
+    Segments(Segments),
+    /// A local linear fit (`lla`).
+    Local(Local),
+    /// One softmax per head over scores that a convolution has corrected (`dape_v2`).
+    Convolution(Convolution),
+}
+
+impl Form {
+    /// Running softmaxes, or sums.
+    fn streams(self) -> usize {
+        match self {
+            Form::Plain | Form::Memory | Form::Best { .. } | Form::Segments(_) | Form::Convolution(_) => 1,
+            Form::Difference | Form::Probe | Form::Blend | Form::Local(_) => 2,
+        }
+    }
+
+    /// Softmaxes among them.
+    fn softmaxes(self) -> usize {
+        match self {
+            Form::Difference | Form::Blend => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether values are summed up.
+    fn reads_values(self) -> bool {
+        !matches!(self, Form::Best { smoothing: 0.0 })
+    }
+
+    /// Heads of scores for each head of values.
+    fn score_heads(self) -> usize {
+        if self == Form::Difference { 2 } else { 1 }
+    }
 }
 
 /// What becomes of a score that is seen.
@@ -110,6 +160,21 @@ impl Attention {
         Attention { scale, softcap: 0.0, reach, form, weights, base: None }
     }
 
+    /// The fit, if there is one.
+    fn local(&self) -> Option<&Local> {
+        if let Form::Local(local) = &self.form { Some(local) } else { None }
+    }
+
+    /// The convolution, if there is one.
+    fn convolution(&self) -> Option<&Convolution> {
+        if let Form::Convolution(settings) = &self.form { Some(settings) } else { None }
+    }
+
+    /// Whether a tensor gives the ridge of a fit; `None` where there is no fit.
+    pub fn wants_ridge(&self) -> Option<bool> {
+        self.local().map(|local| local.ridge.is_none())
+    }
+
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
     pub fn is_windowed(&self) -> bool {
         self.reach != Reach::Window { left: None, right: None }
@@ -134,6 +199,7 @@ struct Kernels {
     sums: KernelFn<sums::Args>,
     /// Of single scores, where there is no softmax.
     weights: Option<KernelFn<elementwise::Args>>,
+    best: KernelFn<best_key::Args>,
 }
 
 impl Kernels {
@@ -152,6 +218,7 @@ impl Kernels {
             online: select::<online_softmax::OnlineSoftmax>(isa),
             end: select::<online_softmax::SoftmaxEnd>(isa),
             sums: select::<sums::Products>(isa),
+            best: select::<best_key::BestKey>(isa),
         }
     }
 }
@@ -175,8 +242,13 @@ struct Offsets {
     /// Affine maps folded into one of the queries `[4, D]` padded, and what it adds to the scores of each, `[32]`.
     folded: usize,
     shift: usize,
-    /// Partial results of runs of keys. The last: gradients have none.
+    /// Partial results of runs of keys. Gradients have neither these nor what follows.
     parts: usize,
+    /// Sums over the queries.
+    columns: usize,
+    matrices: segments::Matrices,
+    sums: local::Sums,
+    maps: dape::Maps,
 }
 
 /// Attention with its tiles and buffers.
@@ -185,6 +257,8 @@ pub struct Softmax {
     settings: Attention,
     /// Query heads, key heads.
     heads: (usize, usize),
+    /// Query heads that share a head of `q`: several, where keys are the queries.
+    shared: usize,
     d: usize,
     e: usize,
     kernels: Kernels,
@@ -212,9 +286,9 @@ impl Softmax {
         let (d16, e16) = (d.next_multiple_of(16), e.next_multiple_of(16));
         let workers = context.max_workers();
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
-        let two = settings.form != Form::Plain;
+        let two = settings.form.streams() == 2;
         let mut carver = Carver::default();
-        let part = streams(settings.form) * ROWS * (e16 + 2);
+        let part = settings.form.streams() * ROWS * (e16 + 2);
         let at = Offsets {
             q: [carver.take(&[ROWS, d16]), carver.take(&[second(two, ROWS), d16])],
             rows: carver.take(&[ROWS, d16.max(e16).max(KEYS)]),
@@ -226,11 +300,28 @@ impl Softmax {
             folded: carver.take(&[second(settings.base.is_some(), 4), d16]),
             shift: carver.take(&[ROWS]),
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
+            columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
+            matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
+            sums: local::Sums::new(&mut carver, d, settings.local()),
+            maps: dape::Maps::new(&mut carver, &extents, settings.convolution()),
         };
         let kernels = Kernels::new(context.isa(), settings.weights);
         let backward = backward::Kernels::new(context.isa());
         let heads = (heads.out, heads.k);
-        Ok(Softmax { settings, heads, d, e, kernels, backward, at, part, workers, len: carver.finish()? })
+        let shared = 1;
+        Ok(Softmax {
+            settings,
+            heads,
+            shared,
+            d,
+            e,
+            kernels,
+            backward,
+            at,
+            part,
+            workers,
+            len: carver.finish()?,
+        })
     }
 
     /// Query heads that share a key head.
@@ -238,7 +329,12 @@ impl Softmax {
         self.heads.0 / self.heads.1
     }
 
-    /// Runs a call.
+    /// Where partial result `i` lies.
+    fn part(&self, workspace: &Workspace, i: usize) -> *mut f32 {
+        workspace.worker(i % self.workers).wrapping_add(self.at.parts + i / self.workers * self.part)
+    }
+
+    /// Runs the tiles of a call.
     pub fn run(&self, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
         let grid = rows::Grid::new(self, call);
         let (units, splits) = (grid.units(), grid.splits);
@@ -251,6 +347,9 @@ impl Softmax {
                 // The tiles with the most keys first.
                 let (index, split) = (n - 1 - task / splits, task % splits);
                 let Some(unit) = Unit::new(self, call, &grid, start + index) else { return };
+                if let Some(settings) = self.settings.local() {
+                    return local::run(&unit, workspace.worker(worker), settings);
+                }
                 let part = (unit.splits > 1).then(|| part(index, split));
                 if split < unit.splits {
                     tile::run(&unit, workspace.worker(worker), split, part);
@@ -268,16 +367,6 @@ impl Softmax {
         }
         Ok(())
     }
-
-    /// Where partial result `i` lies.
-    fn part(&self, workspace: &Workspace, i: usize) -> *mut f32 {
-        workspace.worker(i % self.workers).wrapping_add(self.at.parts + i / self.workers * self.part)
-    }
-}
-
-/// Running softmaxes.
-fn streams(form: Form) -> usize {
-    if form == Form::Plain { 1 } else { 2 }
 }
 
 impl Engine for Softmax {
@@ -298,13 +387,25 @@ impl Engine for Softmax {
     }
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        self.run(runner, &Call::new(call), workspace)
+        let call = Call::new(call);
+        match &self.settings.form {
+            Form::Blend => return columns::run(self, runner, &call, workspace),
+            Form::Convolution(settings) => return dape::run(self, settings, runner, &call, workspace),
+            Form::Segments(settings) => return segments::run(self, settings, runner, &call, workspace),
+            _ => {}
+        }
+        self.run(runner, &call, workspace)?;
+        match call.of_memory() {
+            Some(call) => self.run(runner, &call, workspace),
+            None => Ok(()),
+        }
     }
 
     fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
         let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
+        let form = matches!(self.settings.form, Form::Plain | Form::Difference | Form::Probe);
         // Queries and keys of a base belong to an engine of their own.
-        let own = known && self.settings.base.is_none();
+        let own = known && form && self.settings.base.is_none();
         own.then(|| self.backward_workspace(sequences, n_k, workers)).flatten()
     }
 

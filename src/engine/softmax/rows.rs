@@ -3,8 +3,9 @@
 use super::call::Call;
 use super::decay;
 use super::products::WIDE;
-use super::{Reach, SPLIT_KEYS, SPLITS, Softmax};
+use super::{Form, Reach, SPLIT_KEYS, SPLITS, Softmax};
 use crate::engine::call::Sequence;
+use crate::tensor::Tensor;
 use std::ops::Range;
 
 /// Queries of a tile: two vectors of AVX-512, four of AVX2. The 16 KiB of sums and of queries that they take at
@@ -29,13 +30,19 @@ impl Grid {
     /// By the lengths of the call alone.
     pub fn new(engine: &Softmax, call: &Call) -> Grid {
         let (n_q, n_k) = call.sequences.longest();
+        let n_q = call.queries(n_q);
         let (n, heads, sets) = (call.sequences.len(), engine.heads.1, engine.sets());
         // As many as either way of cutting takes.
         let tiles = sets * n_q.div_ceil(ROWS);
         // Queries are few in some sequence, perhaps.
         let few = n_q < WIDE || call.sequences.offsets_q.is_some();
-        let splits = if few { splits(call, n_k) } else { 1 };
+        let splits = if few { splits(engine, call, n_k) } else { 1 };
         Grid { tiles, n, heads, splits }
+    }
+
+    /// Tiles of one sequence and query head, where they do not cross heads.
+    pub fn tiles_of_head(&self, engine: &Softmax) -> usize {
+        self.tiles / engine.sets()
     }
 
     /// Units: sequence × key head × tile of queries.
@@ -45,9 +52,14 @@ impl Grid {
 }
 
 /// Runs that the keys of few queries are cut into. By the number of keys alone, whatever else is in the batch.
-fn splits(call: &Call, keys: usize) -> usize {
+fn splits(engine: &Softmax, call: &Call, keys: usize) -> usize {
+    let whole = matches!(engine.settings.form, Form::Best { .. } | Form::Local(_));
     // Sums of gates go through all keys.
-    if call.g.is_some() { 1 } else { keys.div_ceil(SPLIT_KEYS).clamp(1, SPLITS) }
+    if call.g.is_some() || call.has_columns() || whole {
+        1
+    } else {
+        keys.div_ceil(SPLIT_KEYS).clamp(1, SPLITS)
+    }
 }
 
 /// Tiles of keys: they end at multiples of [`KEYS`].
@@ -78,25 +90,54 @@ impl<'a> Unit<'a> {
     pub fn new(engine: &'a Softmax, call: &'a Call, grid: &Grid, index: usize) -> Option<Unit<'a>> {
         let (outer, tile) = (index / grid.tiles, index % grid.tiles);
         let (index, head) = (outer / grid.heads, outer % grid.heads);
-        let sequence = call.sequences.get(index)?;
+        let mut sequence = call.sequences.get(index)?;
+        let block = sequence.n_k - sequence.n_q.min(sequence.n_k)..sequence.n_k;
+        if call.asks_memory {
+            (sequence.q0, sequence.n_q) = (0, call.queries(0));
+        }
         let (n_q, sets) = (sequence.n_q, engine.sets());
         let wide = n_q >= WIDE;
-        let of_head = n_q.div_ceil(ROWS);
-        let (set, at) = if wide { (tile / of_head, tile % of_head) } else { (0, tile) };
-        let end = if wide { n_q } else { sets * n_q };
+        // Sums over the queries belong to heads.
+        let of_head = if call.has_columns() { grid.tiles_of_head(engine) } else { n_q.div_ceil(ROWS) };
+        let by_head = wide || call.has_columns();
+        let (set, at) = if by_head { (tile / of_head, tile % of_head) } else { (0, tile) };
+        let end = if by_head { n_q } else { sets * n_q };
         let (first, end) = (set * n_q + at * ROWS, set * n_q + ((at + 1) * ROWS).min(end));
         if set >= sets || first >= end {
             return None;
         }
         let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
-        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, wide);
-        let splits = if wide { 1 } else { splits(call, sequence.n_k) };
+        let lanes = wide || engine.settings.local().is_some();
+        let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, lanes);
+        if call.asks_memory {
+            rows.first[..rows.n].fill(block.start);
+        }
+        if let Some(queries) = call.query_len {
+            rows.end_after(queries.get(index) as usize);
+        }
+        let splits = if by_head { 1 } else { splits(engine, call, sequence.n_k) };
         let mut unit = Unit { engine, call, sequence, index, head, splits, rows };
         if let Some(g) = &call.g {
             // SAFETY: a gate for each query head and key, as `plan::check` made sure.
             unsafe { decay::hide(&mut unit, g) };
         }
         Some(unit)
+    }
+
+    /// A tensor of queries: the memory's have a batch entry for each sequence.
+    pub fn queries(&self, tensor: &Tensor) -> Tensor {
+        let skip = if self.call.asks_memory { self.index - self.sequence.batch } else { 0 };
+        tensor.from(0, skip)
+    }
+
+    /// The memory's keys or values, addressed as if they lay where the sequence's own begin.
+    pub fn as_keys(&self, memory: &Tensor) -> Tensor {
+        memory.from(0, self.index - self.sequence.batch).from(2, self.sequence.k0.wrapping_neg())
+    }
+
+    /// Number of a row's query head among those of all sequences.
+    pub fn head_of_all(&self, row: usize) -> usize {
+        self.index * self.engine.heads.0 + self.query_head(self.rows.set[row])
     }
 
     /// Queries from token `first` on of one of the heads that share a key head, across the lanes however few they are.
@@ -160,7 +201,14 @@ pub struct Rows {
 }
 
 impl Rows {
-    fn new(reach: &Reach, causal: bool, s: &Sequence, keys: usize, range: Range<usize>, wide: bool) -> Rows {
+    pub fn new(
+        reach: &Reach,
+        causal: bool,
+        s: &Sequence,
+        keys: usize,
+        range: Range<usize>,
+        wide: bool,
+    ) -> Rows {
         let n = range.len();
         let mut rows = Rows {
             n,
@@ -192,6 +240,13 @@ impl Rows {
             (rows.first[i], rows.end[i]) = (first.clamp(0, end as i64) as usize, end);
         }
         rows
+    }
+
+    /// Queries from this token on see nothing.
+    fn end_after(&mut self, queries: usize) {
+        for i in (0..self.n).filter(|&i| self.token[i] >= queries) {
+            (self.first[i], self.end[i]) = (0, 0);
+        }
     }
 
     /// Keys that some row sees, from a multiple of 4 on: as [`tiles_of`] cuts them, what a row sums up does not depend

@@ -71,6 +71,10 @@ impl Terms {
             let zeros = ZEROS.as_ptr();
             (terms.row, terms.key) = ([tile.at(engine.at.shift).cast_const(), zeros], [zeros; 2]);
         }
+        if let Some(columns) = tile.unit.call.columns.filter(|_| self.stream == 0) {
+            terms.row = [ZEROS.as_ptr(); 2];
+            terms.key = [columns.at(tile.unit.head_of_all(0), keys.start), ZEROS.as_ptr()];
+        }
         // SAFETY: by contract; a tile of terms has as many elements as one of scores.
         unsafe {
             if tile.unit.call.bias.is_some() {

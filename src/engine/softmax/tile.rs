@@ -1,9 +1,10 @@
 //! One tile of queries on its way through its keys.
 
+use super::Form;
+use super::Weights;
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Unit, tiles_of};
 use super::terms::Terms;
-use super::{Form, Weights, streams};
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::{elementwise, products};
 use crate::tensor::Tensor;
@@ -25,10 +26,21 @@ impl Running {
     }
 }
 
+/// What a softmax over a segment has beside its keys.
+pub struct Beside {
+    /// One more logit without a value.
+    pub missing: f32,
+    /// A matrix `[D, E]` that the queries are multiplied with.
+    pub linear: Option<Operand>,
+}
+
 /// A tile of queries with its softmaxes; of a probe, the second one's sum is that of the weighed scores.
 pub struct Tile<'a> {
     pub buffers: Buffers<'a>,
     pub running: [Running; 2],
+    /// The key that each row's maximum came from, where that is asked for.
+    pub best: [Option<usize>; ROWS],
+    pub beside: Beside,
     /// Nothing has been summed up yet.
     first: [bool; 2],
 }
@@ -38,7 +50,7 @@ pub fn run(unit: &Unit<'_>, base: *mut f32, split: usize, part: Option<*mut f32>
     let mut tile = Tile::empty(unit, base);
     // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
     unsafe {
-        tile.sum_up(share(unit.rows.keys(), split, unit.splits));
+        tile.sum_up(share(unit.rows.keys(), split, unit.splits), split + 1 == unit.splits);
         match part {
             Some(part) => tile.store_part(part),
             None => tile.finish(),
@@ -58,7 +70,8 @@ impl<'a> Tile<'a> {
     /// A tile that has seen nothing.
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
         let running = [Running::empty(unit.engine.settings.weights); 2];
-        Tile { buffers: Buffers { unit, base }, running, first: [true; 2] }
+        let beside = Beside { missing: f32::NEG_INFINITY, linear: None };
+        Tile { buffers: Buffers { unit, base }, running, best: [None; ROWS], beside, first: [true; 2] }
     }
 
     /// Sums have come from elsewhere.
@@ -66,40 +79,84 @@ impl<'a> Tile<'a> {
         self.first = [false; 2];
     }
 
-    /// Sums up these keys.
+    /// Nothing has been summed up.
+    pub fn restart(&mut self) {
+        self.first = [true; 2];
+    }
+
+    /// Sums of nothing are zero.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`].
+    pub unsafe fn clear_unsummed(&self) {
+        let engine = self.buffers.unit.engine;
+        for stream in (0..engine.settings.form.streams()).filter(|&stream| self.first[stream]) {
+            // SAFETY: by contract.
+            unsafe { self.buffers.clear_sums(engine.at.acc[stream]) };
+        }
+    }
+
+    /// Sums up these keys, and those of the memory after the last run.
     ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    pub unsafe fn sum_up(&mut self, keys: Range<usize>) {
+    pub unsafe fn sum_up(&mut self, keys: Range<usize>, last: bool) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, form) = (&unit.engine.at, unit.call, unit.engine.settings.form);
-        let n = streams(form);
         // SAFETY: by contract.
         unsafe {
             self.load_queries();
             if !unit.rows.wide {
                 // Columns that are no rows are computed with, and never written.
-                for x in at.x.into_iter().take(n) {
+                for x in at.x.into_iter().take(form.streams()) {
                     ptr::write_bytes(buffers.at(x), 0, KEYS * ROWS);
                 }
             }
-            let softmaxes = if form == Form::Difference { 2 } else { 1 };
+            let (softmaxes, heads) = (form.softmaxes(), form.score_heads());
             let mut terms: [Terms; 2] =
-                std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), softmaxes));
-            let (Some(k), Some(v)) = (call.k, call.v) else { return };
-            for keys in tiles_of(keys) {
-                let masked = !unit.rows.see_all(&keys);
-                let v = self.values(&v, &keys, masked);
-                for (stream, terms) in terms.iter_mut().enumerate().take(softmaxes) {
-                    let head = unit.head * softmaxes + stream;
-                    let k = buffers.rows_of(&k, head, &keys, unit.engine.d, at.k, false);
-                    buffers.scores(k, keys.len(), at.q[stream], at.x[stream]);
-                    terms.apply(&buffers, &keys, masked, at.x[stream]);
-                    let factor = self.weights(stream, keys.len());
-                    if form == Form::Probe {
-                        self.probe(k, &v, &keys, masked, &factor);
+                std::array::from_fn(|i| Terms::new(&buffers, i.min(softmaxes - 1), heads));
+            let Some(k) = call.k else { return };
+            self.walk(&Source { k, v: call.v, keys, all: false }, &mut terms);
+            if let Some(memory) = call.memory.filter(|_| last) {
+                let (k, v) = (unit.as_keys(&memory.k), Some(unit.as_keys(&memory.v)));
+                self.walk(&Source { k, v, keys: 0..memory.len(), all: true }, &mut terms);
+            }
+        }
+    }
+
+    /// Sums up the keys of a source, tile by tile.
+    ///
+    /// # Safety
+    /// As [`Tile::sum_up`]; queries are loaded.
+    unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (at, form) = (&unit.engine.at, unit.engine.settings.form);
+        let heads = form.score_heads();
+        for keys in tiles_of(source.keys.clone()) {
+            let masked = !source.all && !unit.rows.see_all(&keys);
+            // SAFETY: by contract.
+            unsafe {
+                let v = source.v.filter(|_| form.reads_values()).map(|v| self.values(&v, &keys, masked));
+                for (stream, terms) in terms.iter_mut().enumerate().take(form.softmaxes()) {
+                    let head = unit.head * heads + stream % heads;
+                    let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
+                    if form != Form::Blend || stream == 0 {
+                        buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream]);
                     }
-                    self.add(stream, stream, &v, &keys, &factor);
+                    if form == Form::Blend && stream == 0 {
+                        let (x, copy) = (buffers.at(at.x[0]), buffers.at(at.x[1]));
+                        ptr::copy_nonoverlapping(x, copy, keys.len() * ROWS);
+                    }
+                    terms.apply(&buffers, &keys, masked, at.x[stream]);
+                    let factor = match form {
+                        Form::Best { .. } => self.best(&keys, masked),
+                        _ => self.weights(stream, keys.len()),
+                    };
+                    let Some(v) = &v else { continue };
+                    if form == Form::Probe {
+                        self.probe(k, v, &keys, masked, &factor);
+                    }
+                    self.add(stream, stream, v, &keys, &factor);
                 }
             }
         }
@@ -112,7 +169,7 @@ impl<'a> Tile<'a> {
     pub unsafe fn load_queries(&self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
-        let Some(q) = call.q else { return };
+        let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
         // SAFETY: by contract.
         let scale = |set| unsafe { unit.scale(set) };
         // SAFETY: by contract.
@@ -128,7 +185,10 @@ impl<'a> Tile<'a> {
                     buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]);
                     buffers.load_queries(&probe, |set| unit.query_head(set), |_| 1.0, at.q[1]);
                 }
-                _ => buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]),
+                _ => {
+                    let head = |set| unit.query_head(set) / unit.engine.shared;
+                    buffers.load_queries(&q, head, scale, at.q[0]);
+                }
             }
         }
     }
@@ -202,7 +262,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// The tensor has these keys.
-    unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
+    pub unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
         let (engine, buffers) = (self.buffers.unit.engine, self.buffers);
         let (head, e, wide) = (buffers.unit.head, engine.e, buffers.unit.rows.wide);
         let guarded = masked || Terms::may_mask(&buffers);
@@ -221,7 +281,7 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// Buffer `x` holds weights, `acc` sums unless these are the first.
-    unsafe fn add(
+    pub unsafe fn add(
         &mut self,
         x: usize,
         acc: usize,
@@ -263,24 +323,13 @@ impl<'a> Tile<'a> {
         let len = ROWS * engine.e.next_multiple_of(16);
         // SAFETY: by contract.
         unsafe { self.clear_unsummed() };
-        for stream in 0..streams(engine.settings.form) {
+        for stream in 0..engine.settings.form.streams() {
             // SAFETY: by contract.
             unsafe {
                 let to = part.add(stream * (len + 2 * ROWS));
                 ptr::copy_nonoverlapping(self.buffers.at(engine.at.acc[stream]), to, len);
                 to.add(len).cast::<Running>().write(self.running[stream]);
             }
-        }
-    }
-
-    /// Sums that nothing was added to become zero.
-    ///
-    /// # Safety
-    /// As [`Tile::sum_up`].
-    pub unsafe fn clear_unsummed(&mut self) {
-        for stream in (0..streams(self.buffers.unit.engine.settings.form)).filter(|&i| self.first[i]) {
-            // SAFETY: by contract.
-            unsafe { self.buffers.clear_sums(self.buffers.unit.engine.at.acc[stream]) };
         }
     }
 
@@ -291,33 +340,44 @@ impl<'a> Tile<'a> {
     pub unsafe fn finish(&mut self) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, form) = (&unit.engine.at, unit.engine.settings.form);
-        let softmaxes = if form == Form::Difference { 2 } else { 1 };
+        let softmaxes = form.softmaxes();
         let (mut factor, mut lse) = ([[0.0; ROWS]; 2], [0.0; ROWS]);
         // SAFETY: by contract.
         unsafe {
             self.clear_unsummed();
+            if let Form::Best { smoothing } = form {
+                return self.finish_best(smoothing);
+            }
             if unit.engine.settings.weights == Weights::Softmax {
                 for (stream, factor) in factor.iter_mut().enumerate().take(softmaxes) {
-                    self.end(stream, softmaxes, factor, &mut lse);
+                    self.end(stream, form.score_heads(), factor, &mut lse);
                 }
                 self.combine(&mut factor);
-                for (stream, factor) in factor.iter().enumerate().take(streams(form)) {
+                for (stream, factor) in factor.iter().enumerate().take(form.streams()) {
                     buffers.scale_sums(at.acc[stream], factor.as_ptr());
                 }
             }
-            if form != Form::Plain {
+            if let Some(matrix) = self.beside.linear {
+                buffers.add_values(matrix, unit.engine.d, at.q[0], at.acc[0], false, ptr::null());
+            }
+            if form.streams() == 2 {
                 let len = ROWS * unit.engine.e.next_multiple_of(16);
                 let (sum, other) = (buffers.at(at.acc[0]), buffers.at(at.acc[1]));
                 (0..len).for_each(|i| *sum.add(i) -= *other.add(i));
             }
             if let Some(out) = &unit.call.out {
-                buffers.store_sums(at.acc[0], out);
+                buffers.store_sums(at.acc[0], &unit.queries(out));
             }
             if let Some(to) = &unit.call.lse {
                 for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
                     let (head, token) =
                         (unit.query_head(unit.rows.set[i]), unit.sequence.q0 + unit.rows.token[i]);
                     *to.f32_at(&[unit.sequence.batch, head, token]) = lse;
+                }
+            }
+            if let Some(to) = &unit.call.to_columns {
+                for (i, &lse) in lse[..unit.rows.n].iter().enumerate() {
+                    *to.at(unit.head_of_all(i), unit.rows.token[i]) = lse;
                 }
             }
         }
@@ -327,20 +387,15 @@ impl<'a> Tile<'a> {
     ///
     /// # Safety
     /// As [`Tile::sum_up`].
-    pub unsafe fn end(
-        &self,
-        stream: usize,
-        softmaxes: usize,
-        factor: &mut [f32; ROWS],
-        lse: &mut [f32; ROWS],
-    ) {
+    pub unsafe fn end(&self, stream: usize, heads: usize, factor: &mut [f32; ROWS], lse: &mut [f32; ROWS]) {
         let (unit, running) = (self.buffers.unit, &self.running[stream]);
-        let mut sinks = [f32::NEG_INFINITY; ROWS];
+        let mut sinks = [self.beside.missing; ROWS];
+        let sunk = unit.call.sink.is_some() || self.beside.missing > f32::NEG_INFINITY;
         if let Some(sink) = &unit.call.sink {
             for (to, &set) in sinks.iter_mut().zip(&unit.rows.set[..unit.rows.n]) {
                 // SAFETY: a sink for each head.
                 *to = unsafe {
-                    unit.engine.kernels.common.value(sink, &[unit.query_head(set) * softmaxes + stream])
+                    unit.engine.kernels.common.value(sink, &[unit.query_head(set) * heads + stream])
                 };
             }
         }
@@ -350,7 +405,7 @@ impl<'a> Tile<'a> {
                 w: unit.rows.width,
                 max: running.max.as_ptr(),
                 sum: running.sum.as_ptr(),
-                sink: if unit.call.sink.is_some() { sinks.as_ptr() } else { ptr::null() },
+                sink: if sunk { sinks.as_ptr() } else { ptr::null() },
                 factor: factor.as_mut_ptr(),
                 lse: lse.as_mut_ptr(),
             });
@@ -370,6 +425,16 @@ impl<'a> Tile<'a> {
                     *factor *= unsafe { unit.engine.kernels.common.value(lam, &[unit.query_head(set)]) };
                 }
             }
+            (Form::Blend, _) => {
+                let Some(blend) = &unit.call.blend else { return };
+                let [first, second] = factor;
+                let sets = &unit.rows.set[..unit.rows.n];
+                for ((first, second), &set) in first.iter_mut().zip(second).zip(sets) {
+                    // SAFETY: a value for each head.
+                    let part = unsafe { unit.engine.kernels.common.value(blend, &[unit.query_head(set)]) };
+                    (*first, *second) = (*first * part, *second * (part - 1.0));
+                }
+            }
             (Form::Probe, _) => {
                 let [first, second] = factor;
                 second.copy_from_slice(first);
@@ -382,8 +447,17 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// Keys that a tile of queries walks, and their values if there are any.
+struct Source {
+    k: Tensor,
+    v: Option<Tensor>,
+    keys: Range<usize>,
+    /// Every row sees all of them.
+    all: bool,
+}
+
 /// A tile of values, and which of its rows have elements that are not finite and are zero in the operand.
-struct Values {
+pub struct Values {
     tensor: Tensor,
     operand: Operand,
     poison: u64,

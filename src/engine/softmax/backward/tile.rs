@@ -194,7 +194,7 @@ impl Tile<'_> {
                 map.delta = delta;
                 return;
             }
-            tile.sum_up(self.unit.rows.keys());
+            tile.sum_up(self.unit.rows.keys(), true);
             tile.clear_unsummed();
             let sums = [0, 1].map(|i| match (i, engine.settings.form) {
                 (1, Form::Plain) => [0.0; ROWS],
@@ -246,7 +246,7 @@ impl Tile<'_> {
         let (form, width) = (engine.settings.form, unit.rows.width);
         // SAFETY: by contract.
         unsafe {
-            for dq in at.dq.into_iter().take(super::streams(form)) {
+            for dq in at.dq.into_iter().take(form.streams()) {
                 ptr::write_bytes(self.buffer(dq), 0, engine.d * ROWS);
             }
             let n_maps = self.n;

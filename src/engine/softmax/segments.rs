@@ -1,0 +1,260 @@
+//! Segmented recurrent attention (`docs/spec/softmax.md` 6): a softmax over the keys of the query's own segment, and a
+//! thresholded memory of the other keys.
+//!
+//! ```text
+//! j   = min(m − 1, ⌊t m / gen_len⌋)            m = ⌈S / block⌉
+//! X   = (clamp(Kᵀ V) − clamp(K_jᵀ V_j)) wᵀ      once for each segment that a query is in, in order
+//! Vm  = λ Vm + X      P = max(Vm / θ − 1, 0)      Vm = Vm − θ [P > 0]
+//! o_t = softmax_j(scale q_t·k_s) v + scale q_t P / n      n_e = ‖k_{·e}‖
+//! ```
+//!
+//! *Tasks*: sequence × head, whose segments follow each other. *Cost*: `2 (D + E) block + 2 D E` FLOPs per query, `2 S D E`
+//! twice and `2 D E²` per segment. *Workspace*: five matrices `[D, E]` per worker.
+
+use super::Softmax;
+use super::call::Call;
+use super::products::{Buffers, Operand};
+use super::rows::{KEYS, ROWS, Rows, Unit};
+use super::tile::{Beside, Tile};
+use crate::engine::linear::Rows as Slice;
+use crate::error::Result;
+use crate::kernel::{matmul, products};
+use crate::parallel::{self, Runner};
+use crate::workspace::{Carver, Workspace};
+use std::ops::Range;
+use std::{ptr, slice};
+
+/// Parameters of the mechanism.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Segments {
+    /// Keys of a segment.
+    pub block: usize,
+    pub threshold: f32,
+    pub leak: f32,
+    /// Bound of the entries of `Kᵀ V`; 0: none.
+    pub limit: f32,
+    /// Keys that the last segment lacks count with score 0 and value 0.
+    pub zero_keys: bool,
+    /// Whether the memory's part is divided by the norms of the keys' channels.
+    pub normed: bool,
+    /// Queries of a whole sequence, where it is not the call's number.
+    pub gen_len: Option<usize>,
+}
+
+/// Offsets of a worker's matrices, `[D, D]` padded; the norms are one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrices {
+    all: usize,
+    part: usize,
+    weight: usize,
+    membrane: usize,
+    memory: usize,
+    norms: usize,
+}
+
+impl Matrices {
+    /// Of `d` channels; none without segments.
+    pub fn new(carver: &mut Carver, d: usize, there: bool) -> Matrices {
+        let (rows, ld) = if there { (d, d.next_multiple_of(16)) } else { (0, 0) };
+        let mut matrix = || carver.take(&[rows, ld]);
+        let (all, part, weight, membrane, memory) = (matrix(), matrix(), matrix(), matrix(), matrix());
+        Matrices { all, part, weight, membrane, memory, norms: carver.take(&[ld]) }
+    }
+}
+
+/// Runs a call.
+pub fn run(
+    engine: &Softmax,
+    settings: &Segments,
+    runner: &dyn Runner,
+    call: &Call,
+    workspace: &Workspace,
+) -> Result<()> {
+    let heads = engine.heads.0;
+    parallel::run(runner, call.sequences.len() * heads, &|task, worker| {
+        let (index, head) = (task / heads, task % heads);
+        let Some(sequence) = call.sequences.get(index) else { return };
+        let keys = sequence.n_k;
+        let rows = Rows::new(&engine.settings.reach, false, &sequence, keys, 0..0, true);
+        let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+        let base = workspace.worker(worker);
+        // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Matrices` names.
+        unsafe { Head { buffers: Buffers { unit: &unit, base }, settings, base }.run() }
+    })
+}
+
+/// One head of a sequence.
+struct Head<'a> {
+    buffers: Buffers<'a>,
+    settings: &'a Segments,
+    base: *mut f32,
+}
+
+impl Head<'_> {
+    /// Elements between rows of the matrices.
+    fn ld(&self) -> usize {
+        self.buffers.unit.engine.d.next_multiple_of(16)
+    }
+
+    /// A matrix.
+    ///
+    /// # Safety
+    /// Nothing else uses it as long as the borrow is.
+    unsafe fn matrix<'m>(&self, at: usize) -> &'m mut [f32] {
+        let len = self.buffers.unit.engine.d * self.ld();
+        // SAFETY: buffers of a worker have this many elements.
+        unsafe { slice::from_raw_parts_mut(self.buffers.at(at), len) }
+    }
+
+    /// # Safety
+    /// Tensors and buffers are those of the call.
+    unsafe fn run(&self) {
+        let unit = self.buffers.unit;
+        let (at, s, d) = (&unit.engine.at.matrices, &unit.sequence, unit.engine.d);
+        let tiles = &unit.engine.kernels.common;
+        let m = s.n_k.div_ceil(self.settings.block);
+        let length = self.settings.gen_len.unwrap_or(s.n_q).max(1);
+        let segment_of = |t: usize| (t * m / length).min(m.saturating_sub(1));
+        // SAFETY: by contract.
+        unsafe {
+            self.matrix(at.membrane).fill(0.0);
+            if let Some(w) = unit.call.w_mem.filter(|_| m > 0 && s.n_q > 0) {
+                let from = Slice { tensor: &w, at: &[0, 0], rows: 1, columns: 0, n: d, d };
+                tiles.load(&from, 1.0, ptr::null(), self.buffers.at(at.weight), self.ld());
+                self.products(0..s.n_k, at.all, true);
+            }
+            let (mut start, mut last) = (0, None);
+            while start < s.n_q {
+                let segment = segment_of(start);
+                let keys = (segment * self.settings.block).min(s.n_k);
+                let keys = keys..(keys + self.settings.block).min(s.n_k);
+                if m > 0 && last != Some(segment) {
+                    self.visit(&keys);
+                    last = Some(segment);
+                }
+                let most = (start + ROWS).min(s.n_q);
+                let end = (start..most).find(|&t| segment_of(t) != segment).unwrap_or(most);
+                self.queries(start..end, &keys, m > 0);
+                start = end;
+            }
+            if let Some(to) = &unit.call.state_out {
+                let head = [s.slot, unit.head];
+                let to = Slice::tokens(to, &head, (d, d));
+                tiles.store(self.buffers.at(at.membrane), self.ld(), &to);
+            }
+        }
+    }
+
+    /// `clamp(Kᵀ V)` of some keys, and the inverse norms of the channels of the keys if they are wanted.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn products(&self, keys: Range<usize>, to: usize, norms: bool) {
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let (engine, d, ld) = (unit.engine, unit.engine.d, self.ld());
+        let norm = self.buffers.at(engine.at.matrices.norms);
+        // SAFETY: by contract; tiles have at most 64 rows, padded with zeros.
+        unsafe {
+            self.matrix(to).fill(0.0);
+            let norm = slice::from_raw_parts_mut(norm, ld);
+            if norms {
+                norm.fill(0.0);
+            }
+            let (Some(k), Some(v)) = (&unit.call.k, &unit.call.v) else { return };
+            for start in keys.clone().step_by(KEYS) {
+                let keys = start..(start + KEYS).min(keys.end);
+                let k = buffers.copy_of(k, unit.head, &keys, d, engine.at.k);
+                let v = buffers.copy_of(v, unit.head, &keys, d, engine.at.v);
+                let c = buffers.at(to);
+                (engine.kernels.common.matmul)(&matmul::Args {
+                    a: k.at,
+                    lda: k.ld,
+                    a_by_columns: true,
+                    b: v.at,
+                    ldb: v.ld,
+                    c0: c,
+                    ldc0: ld as isize,
+                    ..matmul::Args::product(d, d, keys.len(), c, ld as isize)
+                });
+                if norms {
+                    let (row, col) = (ptr::null_mut(), norm.as_mut_ptr());
+                    let (a, lda, b, ldb) = (k.at, k.ld, k.at, k.ld);
+                    (engine.kernels.sums)(&products::Args { n: keys.len(), d, a, lda, b, ldb, row, col });
+                }
+            }
+            let limit = self.settings.limit;
+            if limit > 0.0 {
+                self.matrix(to).iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+            }
+            if norms {
+                // A channel that is zero in all keys has no part in the memory.
+                norm.iter_mut().for_each(|x| *x = if *x == 0.0 { 0.0 } else { x.sqrt().recip() });
+            }
+        }
+    }
+
+    /// The memory moves on to a segment.
+    ///
+    /// # Safety
+    /// As [`Head::run`]; the products of all keys are there.
+    unsafe fn visit(&self, keys: &Range<usize>) {
+        let unit = self.buffers.unit;
+        let (at, d, ld) = (&unit.engine.at.matrices, unit.engine.d, self.ld());
+        let Segments { threshold, leak, normed, .. } = *self.settings;
+        // SAFETY: by contract; the matrices differ.
+        unsafe {
+            self.products(keys.clone(), at.part, false);
+            for (part, all) in self.matrix(at.part).iter_mut().zip(self.matrix(at.all)) {
+                *part = *all - *part;
+            }
+            let (c, b) = (self.buffers.at(at.membrane), self.buffers.at(at.weight));
+            let pre = [leak; ROWS];
+            for row in (0..d).step_by(ROWS) {
+                let (n, c) = ((d - row).min(ROWS), c.add(row * ld));
+                (unit.engine.kernels.common.matmul)(&matmul::Args {
+                    a: self.buffers.at(at.part + row * ld),
+                    lda: ld,
+                    b,
+                    ldb: ld,
+                    c0: c,
+                    ldc0: ld as isize,
+                    pre: pre.as_ptr(),
+                    ..matmul::Args::product(n, d, d, c, ld as isize)
+                });
+            }
+            let norms = slice::from_raw_parts(self.buffers.at(at.norms), ld);
+            let (membrane, memory) = (self.matrix(at.membrane), self.matrix(at.memory));
+            for (membrane, memory) in membrane.chunks_exact_mut(ld).zip(memory.chunks_exact_mut(ld)) {
+                for ((x, to), norm) in membrane[..d].iter_mut().zip(memory).zip(norms) {
+                    let above = *x / threshold - 1.0;
+                    // A NaN is neither, and stays.
+                    *to = if above <= 0.0 { 0.0 } else { above } * if normed { *norm } else { 1.0 };
+                    *x -= if above > 0.0 { threshold } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    /// Some queries of a segment.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn queries(&self, tokens: Range<usize>, keys: &Range<usize>, memory: bool) {
+        let Unit { engine, call, sequence, index, head, .. } = *self.buffers.unit;
+        let mut rows = Rows::new(&engine.settings.reach, false, &sequence, sequence.n_k, tokens, true);
+        let n = rows.n;
+        rows.first[..n].fill(keys.start);
+        rows.end[..n].fill(keys.end);
+        let missing = if self.settings.zero_keys { self.settings.block - keys.len() } else { 0 };
+        let linear =
+            memory.then(|| Operand { at: self.buffers.at(engine.at.matrices.memory), ld: self.ld() });
+        let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+        let mut tile = Tile::empty(&unit, self.base);
+        tile.beside = Beside { missing: (missing as f32).ln(), linear };
+        // SAFETY: by contract.
+        unsafe {
+            tile.sum_up(keys.clone(), true);
+            tile.finish();
+        }
+    }
+}
