@@ -14,7 +14,7 @@ use subquad::{Mode, Role};
 /// The file in the data folder.
 const FILE: &str = "smollm2_qkv_l14_n2048.safetensors";
 /// Mechanisms that fit on a screen, beside exact attention, headings and remarks.
-const MAX_ROWS: usize = 7;
+const MAX_ROWS: usize = 9;
 
 const HELP: &str = "\
 The file holds q, k, v of a layer of a small language model and `out`, its exact causal softmax attention. \

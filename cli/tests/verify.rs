@@ -137,7 +137,11 @@ fn splits_threads_and_instruction_sets_change_nothing() {
 fn other_types_are_one_rounding_off() {
     let folders = ["verify", "tests/golden/linear", "tests/golden/hf", "--json"];
     let plain = json(&folders);
-    let takes_types = plain.iter().filter(|file| file["outcome"] == "passed").count();
+    // One mechanism takes f32 only.
+    let takes_types = |file: &&Value| {
+        file["outcome"] == "passed" && !file["file"].as_str().is_some_and(|name| name.contains("flash_"))
+    };
+    let takes_types = plain.iter().filter(takes_types).count();
     for types in [
         &["--dtype", "bf16"][..],
         &["--dtype", "f16"],

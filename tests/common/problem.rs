@@ -489,8 +489,8 @@ impl Problem {
 
     /// The axis of a role with this size, such as `T`.
     pub fn axis(&self, role: Role, size: &str) -> Option<usize> {
-        let varies = |own: &str| self.size(own) == self.size(size);
-        let is = |own: &str| own == size || own.strip_suffix("|1") == Some(size) && varies(own);
+        let varies = || if size == "B" { self.d % 2 == 0 } else { self.e % 2 == 0 };
+        let is = |own: &str| own == size || own.strip_suffix("|1") == Some(size) && varies();
         self.axes(role).into_iter().position(is)
     }
 

@@ -53,10 +53,17 @@ impl Count {
             let flops = 2.0 * (m * problem.dim_qk * products) as f64;
             return Count { flops, bound: flops };
         }
-        if problem.mechanism.step == StepKind::Cache || problem.mechanism.engines == ["softmax"] {
+        if problem.mechanism.step == StepKind::Cache
+            || problem.mechanism.engines == ["softmax"]
+            || has(Role::QK)
+        {
             let scores = if has(Role::PROBE) || has(Role::LAM) { 2.0 } else { 1.0 };
-            let heads = (problem.batch * problem.heads[0]) as f64;
-            let flops = scores * 2.0 * (problem.dim_qk + problem.dim_v) as f64 * heads * pairs(problem);
+            let heads = if has(Role::QK) { 1 } else { problem.heads[0] };
+            let each = 2.0 * (problem.dim_qk + problem.dim_v) as f64 * pairs(problem);
+            // Beyond the blocks of a gated unit there is a state.
+            let tokens = if has(Role::STATE_OUT) && has(Role::QK) { problem.n_queries } else { 0 };
+            let linear = 4.0 * (problem.dim_qk * problem.dim_v * tokens) as f64;
+            let flops = (problem.batch * heads) as f64 * (scores * each + linear);
             return Count { flops, bound: flops };
         }
         if problem.mechanism.role(Role::V).is_none() {
@@ -79,20 +86,22 @@ fn pairs(problem: &Problem) -> f64 {
     let bound = |name: &str| names.get(name).copied().filter(|&bound| bound >= 0).unwrap_or(i64::MAX / 4);
     let (left, right) = (bound("window_left"), bound("window_right"));
     let causal = matches!(problem.mode, Mode::Causal | Mode::Step);
-    let block = names.get("mem_blocks").and(names.get("block")).copied();
+    let segments = problem.mechanism.role(Role::W_MEM).is_some();
+    let block = names.get("block").copied().filter(|_| !segments);
     let seen = |t: i64| {
         let position = problem.n_keys - problem.n_queries + t;
         let last = if causal { position } else { position.saturating_add(right) }.min(problem.n_keys - 1);
         let first = match block {
-            Some(block) => (position / block - bound("mem_blocks")) * block,
+            Some(block) => (position / block - names.get("mem_blocks").copied().unwrap_or(0)) * block,
             None => position - left,
         };
         // Without a window positions do not count.
-        let last = if causal || names.contains_key("window_right") && right < i64::MAX / 4 {
-            last
-        } else {
-            problem.n_keys - 1
+        let last = match block {
+            Some(block) if !causal => (position / block + 1) * block - 1,
+            _ if causal || right < i64::MAX / 4 => last,
+            _ => problem.n_keys - 1,
         };
+        let last = last.min(problem.n_keys - 1);
         (last + 1 - first.max(0)).max(0)
     };
     (0..problem.n_queries).map(|t| seen(t) as f64).sum()

@@ -86,7 +86,8 @@ impl Roles {
             let is_first = !spec.one_of.is_empty() && !groups.contains(&spec.one_of);
             let wanted = match spec.kind {
                 RoleKind::Input => spec.required || is_first || problem.with.contains(&spec.role),
-                RoleKind::Output => true,
+                // Values here are floats.
+                RoleKind::Output => spec.required || spec.dtype != DType::I32.name(),
                 RoleKind::StateIn | RoleKind::StateOut => {
                     let components = &plan.state_layout().components;
                     let kept = components.iter().any(|c| [c.role_in, c.role_out].contains(&spec.role));

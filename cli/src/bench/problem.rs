@@ -31,7 +31,7 @@ const KEYS: [&str; 16] = [
 const CACHE: i64 = 4096;
 
 /// Sizes that neither heads nor dimensions give; they are named like parameters.
-const SIZES: [&str; 3] = ["M", "P", "F"];
+const SIZES: [&str; 4] = ["M", "P", "F", "K"];
 
 /// One problem, with nothing left open.
 #[derive(Clone, Debug)]
