@@ -240,13 +240,17 @@ fn value(kind: Option<ParamKind>, json: &Json) -> Option<Option<Value>> {
         Some(x) => Some(Value::Int(x)),
         None => json.as_f64().map(Value::Real),
     };
+    // Integers of 64 bits may stand as text: JSON's numbers may have fewer.
+    let word = |json: &Json| json.as_str().and_then(|text| text.parse::<u64>().ok()).map(|x| x as i64);
+    let integer =
+        |json: &Json| json.as_i64().or_else(|| word(json).filter(|_| kind == Some(ParamKind::U64s)));
     Some(Some(match json {
         Json::Null => return Some(None),
         Json::Bool(x) => Value::Int((*x).into()),
         Json::Number(_) => number(json)?,
-        Json::String(text) if kind == Some(ParamKind::U64) => Value::Int(text.parse::<u64>().ok()? as i64),
+        Json::String(_) if kind == Some(ParamKind::U64) => Value::Int(word(json)?),
         Json::String(text) => Value::Word(CString::new(text.as_str()).ok()?),
-        Json::Array(list) => match list.iter().map(Json::as_i64).collect() {
+        Json::Array(list) => match list.iter().map(integer).collect() {
             Some(integers) => Value::Ints(integers),
             None => Value::Reals(list.iter().map(Json::as_f64).collect::<Option<_>>()?),
         },
