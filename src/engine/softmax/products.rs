@@ -4,6 +4,7 @@
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
 use crate::kernel::{dots, elementwise, matmul, products};
+use crate::simd::prefetch;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -23,6 +24,20 @@ pub fn pitch(channels: usize) -> usize {
 pub struct Operand {
     pub at: *const f32,
     pub ld: usize,
+}
+
+/// Rows that few queries read at a time, while those of the next tile are fetched: more requests than a core keeps would
+/// stall it. On a Zen 4 core a cache of 32 k keys took 15 to 25 % less time than without, for 1 and for 4 queries to a key head.
+const AHEAD: usize = 16;
+
+impl Operand {
+    /// The operand from row `i` on. Asks for as many rows one tile further on, which in place are the next tile's.
+    fn ahead(self, i: usize, channels: usize) -> Operand {
+        for row in i + KEYS..i + KEYS + AHEAD {
+            prefetch(self.at.wrapping_add(row * self.ld).cast(), 4 * channels);
+        }
+        Operand { at: self.at.wrapping_add(i * self.ld), ..self }
+    }
 }
 
 /// Where a tile is on its way through the keys.
@@ -178,8 +193,12 @@ impl Buffers<'_> {
                 });
             } else {
                 let (a, lda) = (self.at(q).cast_const(), d.next_multiple_of(16));
-                let Operand { at: b, ld: ldb } = k;
-                (engine.kernels.dots)(&dots::Args { m: rows.n, n, k: d, a, lda, b, ldb, c: x, ldc: ROWS });
+                for j in (0..n).step_by(AHEAD) {
+                    let piece = k.ahead(j, d);
+                    let (b, ldb, c) = (piece.at, piece.ld, x.add(j * ROWS));
+                    let n = (n - j).min(AHEAD);
+                    (engine.kernels.dots)(&dots::Args { m: rows.n, n, k: d, a, lda, b, ldb, c, ldc: ROWS });
+                }
             }
         }
     }
@@ -199,17 +218,22 @@ impl Buffers<'_> {
     ) {
         let (engine, rows) = (self.unit.engine, &self.unit.rows);
         let (x, acc) = (self.at(x).cast_const(), self.at(acc));
-        let product = self.sums(acc, n);
-        let c0 = if first { ptr::null() } else { acc.cast_const() };
-        let with = matmul::Args { c0, ldc0: product.ldc, a_by_columns: true, ..product };
+        let matmul = engine.kernels.common.matmul;
         // SAFETY: by contract; sums are `[E][32]` or `[32][E]`.
         unsafe {
             if rows.wide {
-                let b = matmul::Args { a: v.at, lda: v.ld, b: x, ldb: ROWS, col: factor, ..with };
-                (engine.kernels.common.matmul)(&b);
-            } else {
-                let b = matmul::Args { a: x, lda: ROWS, b: v.at, ldb: v.ld, pre: factor, ..with };
-                (engine.kernels.common.matmul)(&b);
+                let product = self.sums(acc, n);
+                let c0 = if first { ptr::null() } else { acc.cast_const() };
+                let with = matmul::Args { c0, ldc0: product.ldc, a_by_columns: true, ..product };
+                return matmul(&matmul::Args { a: v.at, lda: v.ld, b: x, ldb: ROWS, col: factor, ..with });
+            }
+            for j in (0..n).step_by(AHEAD) {
+                let (piece, product) = (v.ahead(j, engine.e), self.sums(acc, (n - j).min(AHEAD)));
+                let c0 = if first && j == 0 { ptr::null() } else { acc.cast_const() };
+                let pre = if j == 0 { factor } else { ptr::null() };
+                let with = matmul::Args { c0, ldc0: product.ldc, a_by_columns: true, pre, ..product };
+                let (a, b) = (x.add(j * ROWS), piece.at);
+                matmul(&matmul::Args { a, lda: ROWS, b, ldb: piece.ld, ..with });
             }
         }
     }
