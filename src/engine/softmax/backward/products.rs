@@ -17,7 +17,7 @@ impl Tile<'_> {
     /// Products of a tile's weights and gradients with rows of queries, of gradients of outputs, and of keys.
     ///
     /// # Safety
-    /// As [`run`]; the tiles are there, `rows` are those of the keys.
+    /// As [`super::tile::run`]; the tiles are there, `rows` are those of the keys.
     pub unsafe fn products(
         &self,
         map: usize,
