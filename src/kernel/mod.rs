@@ -23,6 +23,8 @@ pub mod matmul;
 pub mod matmul_bf16;
 pub mod online_softmax;
 pub mod pair_rows;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 pub mod products;
 pub mod row_l2norm;
 pub mod row_rms;

@@ -21,12 +21,12 @@
 
 mod reference;
 mod simd;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::Row;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::bf16::Pairs;
 use crate::simd::bf16::Widened;
 use pulp::Simd;
 
@@ -115,7 +115,7 @@ impl Kernel for MatmulBf16 {
     type Args = Args;
     const NAME: &'static str = "matmul_bf16";
     #[cfg(target_arch = "x86_64")]
-    const ROWS: &'static [Row<Args>] = &x86::ROWS;
+    const ROWS: &'static [Row<Args>] = &super::pairs::rows::<MatmulBf16>();
 
     unsafe fn reference(args: &Args) {
         // SAFETY: the caller's contract.
@@ -126,5 +126,14 @@ impl Kernel for MatmulBf16 {
     unsafe fn simd<S: Simd>(simd: S, args: &Args) {
         // SAFETY: the caller's contract.
         unsafe { simd::matmul::<S, Widened>(simd, args) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl super::pairs::PairKernel for MatmulBf16 {
+    #[inline(always)]
+    unsafe fn pairs<S: Simd, P: Pairs<S>>(simd: S, args: &Args) {
+        // SAFETY: the caller's contract.
+        unsafe { simd::matmul::<S, P>(simd, args) }
     }
 }

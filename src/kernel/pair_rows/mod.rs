@@ -11,8 +11,6 @@
 //!
 //! [`ZipRows`] does the same to rows that are `bf16` already.
 
-#[cfg(target_arch = "x86_64")]
-mod x86;
 mod zip;
 
 pub use zip::{ZipArgs, ZipRows};
@@ -51,7 +49,7 @@ impl Kernel for PairRows {
     type Args = Args;
     const NAME: &'static str = "pair_rows_bf16";
     #[cfg(target_arch = "x86_64")]
-    const ROWS: &'static [Row<Args>] = &x86::ROWS;
+    const ROWS: &'static [Row<Args>] = &super::pairs::rows::<PairRows>();
 
     unsafe fn reference(t: &Args) {
         for i in (0..t.n).step_by(2) {
@@ -73,6 +71,15 @@ impl Kernel for PairRows {
     unsafe fn simd<S: Simd>(simd: S, args: &Args) {
         // SAFETY: the caller's contract.
         unsafe { pair_rows::<S, Widened>(simd, args) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl super::pairs::PairKernel for PairRows {
+    #[inline(always)]
+    unsafe fn pairs<S: Simd, P: Pairs<S>>(simd: S, args: &Args) {
+        // SAFETY: the caller's contract.
+        unsafe { pair_rows::<S, P>(simd, args) }
     }
 }
 
