@@ -265,9 +265,9 @@ impl Tile<'_> {
                 for (map, terms) in terms.iter_mut().enumerate().take(self.n) {
                     let rows =
                         buffers.rows_of(k, unit.head * self.n + map, &keys, engine.d, engine.at.k, false);
-                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
+                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map], &[]);
                     if form == Form::Probe {
-                        buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1]);
+                        buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1], &[]);
                     }
                     self.cap(keys.len(), engine.at.x[map]);
                     terms.apply(&buffers, &keys, masked, engine.at.x[map]);
