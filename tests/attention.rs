@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::golden::Golden;
+use common::golden::{Array, Golden};
 use common::oracle;
 use common::problem::{self, Problem, Tensors, assert_same_bits, context};
 use common::support::{Rng, seed};
@@ -61,6 +61,39 @@ fn others_in_the_batch() {
             let want: Tensors = all.iter().map(|(&role, array)| (role, array.pick(0, [1]))).collect();
             assert_same_bits(&one, &want, || format!("{p}"));
         }
+    }
+}
+
+/// Packed sequences whose queries are the last of their keys give the bits that each gives alone.
+#[test]
+fn packed_with_keys_ahead() {
+    for mechanism in mechanisms().filter(|m| m.modes.contains(&Mode::Causal)) {
+        let (ends_q, ends_k) = (vec![0, 5, 5, 40, 41], vec![0, 5, 12, 112, 1300]);
+        let mut rng = Rng::new(seed());
+        let mut p = problem(mechanism, Mode::Causal, [4, 2, 2], (41, 1300)).batch(&[0]);
+        p = p.fill(&mut rng, false);
+        let plan = p.plan(&context());
+        let range = |ends: &[i32], i: usize| i64::from(ends[i])..i64::from(ends[i + 1]);
+        let alone: Vec<Tensors> =
+            (0..4).map(|i| p.tokens(range(&ends_q, i), range(&ends_k, i)).run_plan(&plan)).collect();
+        let mut outputs = p.outputs();
+        if let Some(scale) = p.inputs.get_mut(&Role::SCALE_BH) {
+            *scale = scale.pick(0, [0; 4]);
+        }
+        p.indices = vec![(Role::CU_SEQLENS, ends_q), (Role::CU_SEQLENS_K, ends_k)];
+        problem::execute(&plan, p.mode, &p.inputs, &p.indices, &mut outputs)
+            .unwrap_or_else(|error| panic!("{p}: {error}"));
+        let join = |role: Role| {
+            let parts: Vec<Array> = alone.iter().map(|part| part[&role].clone()).collect();
+            (role, Array::join(p.axis(role, "T").unwrap(), &parts))
+        };
+        let want = outputs.keys().map(|&role| join(role)).collect();
+        assert_same_bits(&outputs, &want, || p.to_string());
+        // The third sequence with 35 queries would have 34 keys.
+        p.indices[1].1 = vec![0, 5, 12, 46, 1300];
+        let error = problem::execute(&plan, p.mode, &p.inputs, &p.indices, &mut outputs).unwrap_err();
+        let error = error.to_string();
+        assert!(["cu_seqlens_k[3]", "46", "fewer keys"].iter().all(|word| error.contains(word)), "{error}");
     }
 }
 
@@ -245,6 +278,39 @@ fn refused() {
     refuse(Mode::Step, &[], (2, 4), 0, &["q.shape[2]", "is 2", "1"]);
     refuse(Mode::Cross, &[], (5, 4), 5, &["key_len[1]", "5", "number of keys"]);
     refuse(Mode::Cross, &[], (5, 4), -1, &["key_len[1]", "-1", "number of keys"]);
+    // Of each sequence, not of all of them.
+    let mut p = problem(Problem::named("softmax").mechanism, Mode::Cross, [2, 2, 2], (5, 8)).batch(&[0]);
+    p = p.param("window_left", 2).fill(&mut Rng::new(1), false);
+    p.inputs.remove(&Role::BIAS);
+    for (lengths, words) in [(vec![5, 3], ["key_len[0]", "5"]), (vec![4, 3], ["cu_seqlens_k[2]", "8"])] {
+        p.indices = vec![
+            (Role::CU_SEQLENS, if words[1] == "5" { vec![0, 2, 5] } else { vec![0, 1, 5] }),
+            (Role::CU_SEQLENS_K, if words[1] == "5" { vec![0, 4, 8] } else { vec![0, 5, 8] }),
+            (Role::KEY_LEN, lengths),
+        ];
+        let error = problem::execute(&p.plan(&context()), p.mode, &p.inputs, &p.indices, &mut p.outputs());
+        let error = error.expect_err("the call is refused").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?}: {error}");
+    }
+}
+
+/// What belongs to a state, where there is none; and more keys than sums over the queries are kept of.
+#[test]
+fn refused_by_mechanisms() {
+    let mut p = Problem::named("softmax").fill(&mut Rng::new(1), false);
+    p.indices.push((Role::STATE_INDEX, vec![0, -1]));
+    let error = problem::execute(&p.plan(&context()), p.mode, &p.inputs, &p.indices, &mut p.outputs());
+    let error = error.expect_err("the call is refused").to_string();
+    assert!(error.contains("state_index") && error.contains("no state"), "{error}");
+    let mut p = Problem::named("dnas").sized([1, 1, 1], (1, 1), 1, 1 << 18 | 1);
+    p.mode = Mode::Bidirectional;
+    for role in [Role::Q, Role::K, Role::V] {
+        let values = p.values(&mut Rng::new(1), role);
+        p.inputs.insert(role, values);
+    }
+    let error = problem::execute(&p.plan(&context()), p.mode, &p.inputs, &p.indices, &mut p.outputs());
+    let error = error.expect_err("the call is refused").to_string();
+    assert!(["k.shape[2]", "262145", "262144"].iter().all(|word| error.contains(word)), "{error}");
 }
 
 /// Lengths are integers, one for each sequence.

@@ -618,7 +618,7 @@ fn ragged() {
     fixture.refuse(Status::WrongShape, &["cu_seqlens", "rank 2", "1"], |call| {
         call.input(Role::CU_SEQLENS, &[0i32, 5], &[1, 2]);
     });
-    fixture.refuse(Status::WrongRole, &["cu_seqlens_k", "cross"], |call| {
+    fixture.refuse(Status::WrongRole, &["cu_seqlens_k", "own tokens"], |call| {
         call.index(Role::CU_SEQLENS, &[0, 5]);
         call.index(Role::CU_SEQLENS_K, &[0, 5]);
     });

@@ -109,6 +109,19 @@ impl Settings {
         }
     }
 
+    /// Whether packed sequences of mode causal may have more keys than queries.
+    pub fn keys_run_ahead(&self) -> bool {
+        matches!(self, Settings::Softmax(_))
+    }
+
+    /// Most keys of a sequence, where there is a bound.
+    pub fn most_keys(&self) -> Option<i64> {
+        match self {
+            Settings::Softmax(attention) => attention.most_keys(),
+            _ => None,
+        }
+    }
+
     /// Whether a step reads all keys so far, and not a state that sums them up.
     pub fn reads_cache(&self) -> bool {
         matches!(self, Settings::Softmax(_) | Settings::GatedUnit(_))

@@ -2,7 +2,7 @@
 
 use super::shape::{Dim, Size, Sizes};
 use super::state::state_dtype;
-use super::{Inner, RoleRule, memory, range_error, snapshots};
+use super::{Inner, RoleRule, memory, snapshots};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::desc::Desc;
@@ -70,7 +70,7 @@ impl Bound {
             }
         }
         self.check_lengths(plan, pass, mode)?;
-        self.check_index(plan, n_sequences)?;
+        self.check_index(plan, mode, n_sequences)?;
         self.check_snapshots(plan, n_sequences)?;
         self.check_positions(plan)?;
         self.check_overlap()
@@ -108,8 +108,12 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
             (Role::CU_SEQLENS | Role::CU_SEQLENS_K, Mode::Step) => {
                 wrong("a step takes one token per sequence: bind a batch instead")
             }
+            (Role::CU_SEQLENS_K, Mode::Causal) if plan.settings.keys_run_ahead() => Ok(()),
             (Role::CU_SEQLENS_K, Mode::Causal | Mode::Bidirectional) => {
-                wrong("only mode cross has keys of their own length")
+                wrong("the keys are those of the queries' own tokens")
+            }
+            (Role::STATE_INDEX, _) if !plan.rules.iter().any(RoleRule::is_state) => {
+                wrong("the mechanism has no state")
             }
             _ => Ok(()),
         };
@@ -302,8 +306,7 @@ impl Bound {
         role: Role,
         n_sequences: Option<i64>,
     ) -> Result<()> {
-        let Some(&tensor) = self.tensors.find(role) else { return Ok(()) };
-        let tensor = &tensor;
+        let Some(tensor) = self.tensors.find(role) else { return Ok(()) };
         let rank = tensor.layout.rank;
         let shapes = self.alternatives(plan, rule);
         let fitting = |shape: &&Vec<Dim>| shape.len() == rank;
@@ -384,123 +387,6 @@ impl Bound {
         Ok(())
     }
 
-    fn check_lengths(&self, plan: &Inner, pass: Pass, mode: Mode) -> Result<()> {
-        // Without queries there is one length; without keys, too.
-        let s = self.sizes.get(Size::S).unwrap_or(self.size(Size::T));
-        let t = if pass == Pass::Summary { self.sizes.get(Size::T).unwrap_or(s) } else { self.size(Size::T) };
-        let right_aligned = plan.settings.right_aligned() && self.get(Role::CU_SEQLENS).is_none();
-        if let Some((_, parts)) = plan.settings.equal_parts()
-            && t % parts as i64 != 0
-        {
-            let expected = (t as u64).next_multiple_of(parts as u64) as i64;
-            return Err(self.wrong_length(
-                plan,
-                Size::T,
-                t,
-                expected,
-                "the next multiple of parameter ranks",
-            ));
-        }
-        if plan.settings.is_windowed() && t > s {
-            return Err(self.wrong_length(plan, Size::T, t, s, "the key length, where there is a window"));
-        }
-        match mode {
-            Mode::Step if t != 1 => Err(self.wrong_length(plan, Size::T, t, 1, "the tokens of a step")),
-            Mode::Step if s != 1 && !plan.settings.reads_cache() => {
-                Err(self.wrong_length(plan, Size::S, s, 1, "the tokens of a step"))
-            }
-            Mode::Causal if right_aligned && t <= s => Ok(()),
-            Mode::Causal | Mode::Bidirectional if t != s => {
-                Err(self.wrong_length(plan, Size::S, s, t, "the query length of the call"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The fault of a length, named after the first tensor that has it.
-    fn wrong_length(&self, plan: &Inner, size: Size, given: i64, expected: i64, from: &'static str) -> Error {
-        let found = plan.rules.iter().find_map(|rule| {
-            let rank = self.get(rule.spec.role)?.layout.rank;
-            let shape = rule.shapes.iter().find(|shape| shape.len() == rank)?;
-            let axis = shape.iter().position(|dim| *dim == Dim::Size(size))?;
-            Some((rule.spec.role, axis))
-        });
-        match found {
-            Some((role, axis)) => Error::WrongExtent { role, axis, given, expected, from },
-            None => Error::Internal("a length that no tensor has is wrong"),
-        }
-    }
-
-    /// No sequence goes beyond the largest position, where there is one.
-    fn check_positions(&self, plan: &Inner) -> Result<()> {
-        let Some((first, largest)) = plan.settings.positions() else { return Ok(()) };
-        let longest = |offsets: Option<Tensor>, all: Option<i64>| match offsets.map(Index) {
-            Some(offsets) => (1..offsets.len()).map(|i| offsets.get(i) - offsets.get(i - 1)).max(),
-            None => all,
-        };
-        let (of_q, of_k) = (self.get(Role::CU_SEQLENS), self.get(Role::CU_SEQLENS_K));
-        let queries = longest(of_q, self.sizes.get(Size::T)).unwrap_or(0);
-        let keys = longest(of_k.or(of_q), self.sizes.get(Size::S)).unwrap_or(0);
-        let last = first.saturating_add(queries.max(keys)) - 1;
-        if queries.max(keys) > 0 && last as f64 > largest {
-            let expected = format!("at least {last}, the last position of the call");
-            return Err(range_error("period", largest.to_string(), &expected));
-        }
-        Ok(())
-    }
-
-    /// Values of the index tensors.
-    fn check_index(&self, plan: &Inner, n_sequences: Option<i64>) -> Result<()> {
-        for (role, total) in [(Role::CU_SEQLENS, Size::T), (Role::CU_SEQLENS_K, Size::S)] {
-            let Some(offsets) = self.get(role).map(Index) else { continue };
-            let mut last = 0;
-            for i in 0..offsets.len() {
-                let given = offsets.get(i);
-                if given < last || (i == 0 && given != 0) {
-                    let why = "offsets start at 0 and never fall";
-                    return Err(Error::IndexValue { role, at: i, given, why });
-                }
-                last = given;
-            }
-            if last != self.size(total) {
-                let (at, why) = (offsets.len() - 1, "the last offset is the number of tokens");
-                return Err(Error::IndexValue { role, at, given: last, why });
-            }
-        }
-        let lengths = [
-            (Role::KEY_LEN, Size::S, "a length is from 0 to the number of keys"),
-            (Role::QUERY_LEN, Size::T, "a length is from 0 to the number of queries"),
-        ];
-        for (role, total, why) in lengths {
-            let Some(lengths) = self.get(role).map(Index) else { continue };
-            let outside = |&i: &usize| !(0..=self.size(total)).contains(&lengths.get(i));
-            if let Some(at) = (0..lengths.len()).find(outside) {
-                return Err(Error::IndexValue { role, at, given: lengths.get(at), why });
-            }
-        }
-        let role = Role::STATE_INDEX;
-        let Some(index) = self.get(role).map(Index) else { return Ok(()) };
-        let expected = n_sequences.unwrap_or(self.size(Size::B));
-        if index.len() as i64 != expected {
-            let (given, from) = (index.len() as i64, "the number of sequences");
-            return Err(Error::WrongExtent { role, axis: 0, given, expected, from });
-        }
-        let states = plan.rules.iter().filter(|rule| rule.is_state()).map(|rule| rule.spec.role);
-        let pools = states.flat_map(|role| [self.get(role), self.get(role.grad())]).flatten();
-        let slots = pools.map(|pool| pool.layout.shape[0]).min();
-        for i in 0..index.len() {
-            let given = index.get(i);
-            let why = match given {
-                -1 => continue,
-                _ if given < 0 || slots.is_some_and(|slots| given >= slots) => "it is no slot of the state",
-                _ if (0..i).any(|j| index.get(j) == given) => "the slot is used by an earlier sequence",
-                _ => continue,
-            };
-            return Err(Error::IndexValue { role, at: i, given, why });
-        }
-        Ok(())
-    }
-
     /// No output shares memory with an input or another output, except a state with itself.
     fn check_overlap(&self) -> Result<()> {
         for (role, tensor, out) in self.iter().filter(|(.., place)| place.side == Side::Out) {
@@ -512,6 +398,11 @@ impl Bound {
             }
         }
         Ok(())
+    }
+
+    /// The sizes of the call.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// A size of the call; 0 where no tensor has it.

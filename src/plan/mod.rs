@@ -7,6 +7,7 @@
 
 mod backward;
 mod check;
+mod lengths;
 mod memory;
 mod params;
 mod segments;

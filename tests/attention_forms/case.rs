@@ -114,9 +114,10 @@ impl Case {
             }
         }
         let has = |role| subquad::catalog::find(self.name).unwrap().role(role).is_some();
-        for (role, most) in [(Role::KEY_LEN, s), (Role::QUERY_LEN, t)] {
+        for role in [Role::KEY_LEN, Role::QUERY_LEN] {
             if has(role) && rng.one_in(3) {
-                let lengths = (0..n).map(|_| rng.below(most as usize + 1) as i32).collect();
+                let own = self.lengths.iter().map(|&(t, s)| if role == Role::KEY_LEN { s } else { t });
+                let lengths = own.map(|most| rng.below(most + 1) as i32).collect();
                 self.indices.push((role, lengths));
             }
         }
@@ -229,7 +230,7 @@ impl Case {
     /// A length of a sequence that has `n`.
     pub fn length(&self, role: Role, sequence: usize, n: usize) -> usize {
         let own = self.indices.iter().find(|(own, _)| *own == role);
-        own.map_or(n, |(_, lengths)| (lengths[sequence] as usize).min(n))
+        own.map_or(n, |(_, lengths)| lengths[sequence] as usize)
     }
 
     pub fn real(&self, name: &str) -> Option<f64> {

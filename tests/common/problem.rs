@@ -56,7 +56,7 @@ pub fn attention() -> impl Iterator<Item = &'static Mechanism> {
 
 /// `SUBQUAD_CASES`: how many of a test's cases beside the defaults run, in percent; slow machines take fewer.
 pub fn percent() -> usize {
-    std::env::var("SUBQUAD_CASES").map_or(100, |p| p.parse().expect("SUBQUAD_CASES is a number"))
+    std::env::var("SUBQUAD_CASES").map_or(100, |p| p.parse().expect("SUBQUAD_CASES is a number")).min(100)
 }
 
 /// Whether this case of a mechanism is among them.

@@ -52,8 +52,7 @@ impl Columns {
 pub fn run(engine: &Softmax, runner: &dyn Runner, call: &Call, workspace: &Workspace) -> Result<()> {
     let chunks = call.sequences.longest().1.div_ceil(KEYS).max(1);
     if chunks > CHUNKS {
-        let what = "a sequence of so many keys".into();
-        return Err(Error::Unsupported { what, why: format!("the mechanism sums over at most {TABLE}") });
+        return Err(Error::Internal("a sequence has more keys than the table of sums"));
     }
     let form = if call.blend.is_some() { Form::Blend } else { Form::Plain };
     let rows = Softmax { settings: Attention { form, ..engine.settings }, ..engine.clone() };

@@ -175,6 +175,11 @@ impl Attention {
         self.local().map(|local| local.ridge.is_none())
     }
 
+    /// Most keys of a sequence, where sums over the queries are kept.
+    pub fn most_keys(&self) -> Option<i64> {
+        (self.form == Form::Blend).then_some(columns::TABLE as i64)
+    }
+
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
     pub fn is_windowed(&self) -> bool {
         self.reach != Reach::Window { left: None, right: None }

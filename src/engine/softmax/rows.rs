@@ -106,9 +106,8 @@ impl<'a> Unit<'a> {
         if set >= sets || first >= end {
             return None;
         }
-        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
         let lanes = wide || engine.settings.local().is_some();
-        let mut rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, first..end, lanes);
+        let mut rows = Rows::of(engine, call, (index, &sequence), first..end, lanes);
         if call.asks_memory {
             rows.first[..rows.n].fill(block.start);
         }
@@ -116,12 +115,16 @@ impl<'a> Unit<'a> {
             rows.end_after(queries.get(index) as usize);
         }
         let splits = if by_head { 1 } else { splits(engine, call, sequence.n_k) };
-        let mut unit = Unit { engine, call, sequence, index, head, splits, rows };
-        if let Some(g) = &call.g {
+        Some(Unit { engine, call, sequence, index, head, splits, rows }.gated())
+    }
+
+    /// The same, with gates of −inf heeded.
+    fn gated(mut self) -> Unit<'a> {
+        if let Some(g) = &self.call.g {
             // SAFETY: a gate for each query head and key, as `plan::check` made sure.
-            unsafe { decay::hide(&mut unit, g) };
+            unsafe { decay::hide(&mut self, g) };
         }
-        Some(unit)
+        self
     }
 
     /// A tensor of queries: the memory's have a batch entry for each sequence.
@@ -148,16 +151,10 @@ impl<'a> Unit<'a> {
         (head, set): (usize, usize),
         first: usize,
     ) -> Unit<'a> {
-        let keys = call.key_len.map_or(sequence.n_k, |len| (len.get(index) as usize).min(sequence.n_k));
         let n_q = sequence.n_q;
         let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
-        let rows = Rows::new(&engine.settings.reach, call.causal, &sequence, keys, range, true);
-        let mut unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
-        if let Some(g) = &call.g {
-            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
-            unsafe { decay::hide(&mut unit, g) };
-        }
-        unit
+        let rows = Rows::of(engine, call, (index, &sequence), range, true);
+        Unit { engine, call, sequence, index, head, splits: 1, rows }.gated()
     }
 
     /// Factor of the scores of a set.
@@ -201,6 +198,18 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// These rows of a sequence, by its number.
+    fn of(
+        engine: &Softmax,
+        call: &Call,
+        (index, s): (usize, &Sequence),
+        range: Range<usize>,
+        wide: bool,
+    ) -> Rows {
+        let keys = call.key_len.map_or(s.n_k, |len| len.get(index) as usize);
+        Rows::new(&engine.settings.reach, call.causal, s, keys, range, wide)
+    }
+
     pub fn new(
         reach: &Reach,
         causal: bool,
