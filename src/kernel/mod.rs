@@ -39,6 +39,7 @@ pub mod step;
 pub mod store_rows;
 pub mod transpose_rows;
 pub mod value_decay;
+pub mod weigh;
 
 use crate::simd::Isa;
 use pulp::Simd;

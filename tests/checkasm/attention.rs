@@ -8,6 +8,7 @@ use subquad::kernel::Kernel;
 use subquad::kernel::dots::{self, Dots};
 use subquad::kernel::online_softmax::{self, EndArgs, MASKED, OnlineSoftmax, SoftmaxEnd};
 use subquad::kernel::score_terms::{self, ScoreTerms};
+use subquad::kernel::weigh::{self, Weigh};
 
 /// Scores: ordinary, or far apart, with masked ones and poison among them in some calls.
 fn scores(rng: &mut Rng, n: usize, w: usize, ld: usize) -> Vec<f32> {
@@ -201,9 +202,10 @@ fn dots() {
         poison(rng, hostile, &mut b);
         let [size_a, size_b]: [Vec<f32>; 2] = [&a, &b].map(|x| x.iter().map(|x| x.abs()).collect());
         let [a, b] = [&a, &b].map(|values| Guarded::new(rng, values));
-        let unset = vec![-7.5; extent(n, m, ldc)];
+        let (unset, ahead) = (vec![-7.5; extent(n, m, ldc)], rng.pick(&[0, 512, -64]));
         let [mut want, mut got, mut size] = [(); 3].map(|()| Guarded::new(rng, &unset));
-        let args = dots::Args { m, n, k, a: a.as_ptr(), lda, b: b.as_ptr(), ldb, c: want.as_mut_ptr(), ldc };
+        let args =
+            dots::Args { m, n, k, a: a.as_ptr(), lda, b: b.as_ptr(), ldb, ahead, c: want.as_mut_ptr(), ldc };
         // SAFETY: m rows of k rounded up, n of k, n of m.
         unsafe {
             Dots::reference(&args);
@@ -214,6 +216,50 @@ fn dots() {
         got.check();
         compare(&got, &want, (m, ldc), |j, i, _| {
             f64::from(size[j * ldc + i]) * EPS * (k as f64 / 4.0 + 8.0) + TINY
+        });
+    });
+}
+
+#[test]
+fn weigh() {
+    cases::<Weigh>(600, |rng, run| {
+        let (m, n, e) = (small(rng, 20), small(rng, 70), small(rng, 150));
+        let (lda, ldb, ldc) = (m + rng.below(9), up(e) + rng.below(9), up(e) + rng.below(9));
+        let [first, with_factor] = [(); 2].map(|()| rng.one_in(3));
+        let ahead = rng.pick(&[0, 512, -64]);
+        let a = rng.values(extent(n, m, lda), 2.0);
+        let mut b = rng.values(extent(n, up(e), ldb), 2.0);
+        let hostile = rng.one_in(4);
+        poison(rng, hostile, &mut b);
+        let (c, pre) = (rng.values(extent(m, up(e), ldc), 2.0), rng.values(m, 2.0));
+        let sizes = [&a, &b, &c, &pre].map(|x| x.iter().map(|x| x.abs()).collect::<Vec<f32>>());
+        let [a, b, pre, size_a, size_b, size_pre] =
+            [&a, &b, &pre, &sizes[0], &sizes[1], &sizes[3]].map(|values| Guarded::new(rng, values));
+        let [mut want, mut got, mut size] = [&c, &c, &sizes[2]].map(|c| Guarded::new(rng, c));
+        let args = weigh::Args {
+            m,
+            n,
+            e,
+            a: a.as_ptr(),
+            lda,
+            b: b.as_ptr(),
+            ldb,
+            ahead,
+            c: want.as_mut_ptr(),
+            ldc,
+            first,
+            pre: some(with_factor, pre.as_ptr()),
+        };
+        // SAFETY: n rows of m and of e rounded up, m rows of e rounded up, m factors.
+        unsafe {
+            Weigh::reference(&args);
+            run(&weigh::Args { c: got.as_mut_ptr(), ..args });
+            let (a, b, pre) = (size_a.as_ptr(), size_b.as_ptr(), some(with_factor, size_pre.as_ptr()));
+            Weigh::reference(&weigh::Args { a, b, pre, c: size.as_mut_ptr(), ..args });
+        }
+        got.check();
+        compare(&got, &want, (up(e), ldc), |i, c, _| {
+            f64::from(size[i * ldc + c]) * EPS * (n as f64 + 4.0) + TINY
         });
     });
 }

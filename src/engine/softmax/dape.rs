@@ -234,6 +234,7 @@ impl Queries<'_> {
                     lda,
                     b: self.at(at.k),
                     ldb: ld,
+                    ahead: 0,
                     c: row(first).add(head * sets),
                     ldc: c,
                 });

@@ -53,7 +53,7 @@ use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
 use crate::kernel::{
-    KernelFn, best_key, dots, elementwise, online_softmax, products as sums, score_terms, select,
+    KernelFn, best_key, dots, elementwise, online_softmax, products as sums, score_terms, select, weigh,
 };
 use crate::parallel::{self, Runner};
 use crate::simd::Isa;
@@ -198,6 +198,7 @@ const PARTS: usize = 32;
 struct Kernels {
     common: Tiles,
     dots: KernelFn<dots::Args>,
+    weigh: KernelFn<weigh::Args>,
     terms: KernelFn<score_terms::Args>,
     online: KernelFn<online_softmax::Args>,
     end: KernelFn<online_softmax::EndArgs>,
@@ -219,6 +220,7 @@ impl Kernels {
             weights,
             common: Tiles::new(isa, &Recurrence::default()),
             dots: select::<dots::Dots>(isa),
+            weigh: select::<weigh::Weigh>(isa),
             terms: select::<score_terms::ScoreTerms>(isa),
             online: select::<online_softmax::OnlineSoftmax>(isa),
             end: select::<online_softmax::SoftmaxEnd>(isa),

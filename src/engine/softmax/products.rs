@@ -3,7 +3,7 @@
 
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
-use crate::kernel::{dots, elementwise, matmul, products};
+use crate::kernel::{dots, elementwise, matmul, products, weigh};
 use crate::simd::prefetch;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
@@ -24,26 +24,14 @@ pub fn pitch(channels: usize) -> usize {
 pub struct Operand {
     pub at: *const f32,
     pub ld: usize,
+    /// Bytes from a row to the one at its place in the next tile, where the products ask for it; 0: they don't.
+    pub ahead: isize,
 }
 
-/// Keys whose scores few queries make at a time, while as many rows of the next tile are fetched: more requests than a
-/// core keeps would stall it.
-const TURN: usize = 4;
-
-/// Rows of the next tile of keys or values, in memory.
-#[derive(Clone, Copy)]
-pub struct Ahead {
-    at: *const u8,
-    /// Bytes from row to row, and of a row.
-    stride: isize,
-    len: usize,
-}
-
-impl Ahead {
-    fn fetch(&self, rows: Range<usize>) {
-        for row in rows {
-            prefetch(self.at.wrapping_offset(row as isize * self.stride), self.len);
-        }
+impl Operand {
+    /// Rows that are there.
+    pub fn new(at: *const f32, ld: usize) -> Operand {
+        Operand { at, ld, ahead: 0 }
     }
 }
 
@@ -113,7 +101,9 @@ impl Buffers<'_> {
         let row = tensor.stride(2);
         let plain = tensor.dtype == DType::F32 && tensor.stride(3) == 1 && row >= 0;
         if plain && (!whole_vectors || channels.is_multiple_of(16)) {
-            return Operand { at: tensor.f32_at(&[s.batch, head, s.k0 + keys.start]), ld: row as usize };
+            let ahead = if self.unit.rows.wide { 0 } else { KEYS as isize * row * size_of::<f32>() as isize };
+            let at = tensor.f32_at(&[s.batch, head, s.k0 + keys.start]);
+            return Operand { at, ld: row as usize, ahead };
         }
         // SAFETY: by contract.
         unsafe { self.copy_of(tensor, head, keys, channels, buffer) }
@@ -135,9 +125,15 @@ impl Buffers<'_> {
         let at = [s.batch, head, s.k0 + keys.start];
         let (to, ld) = (self.at(buffer), pitch(channels));
         let from = Slice::tokens(tensor, &at, (keys.len(), channels));
+        if !self.unit.rows.wide {
+            let next = tensor.at(&[s.batch, head, s.k0 + keys.start + KEYS]).cast_const().cast::<u8>();
+            let (stride, len) =
+                (tensor.stride(2) * tensor.dtype.size() as isize, channels * tensor.dtype.size());
+            (0..keys.len() as isize).for_each(|i| prefetch(next.wrapping_offset(i * stride), len));
+        }
         // SAFETY: at most 64 rows, as many as the buffer has.
         unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
-        Operand { at: to, ld }
+        Operand::new(to, ld)
     }
 
     /// The same, with zeros in place of what is not finite; says which rows have such elements.
@@ -180,23 +176,13 @@ impl Buffers<'_> {
         taken
     }
 
-    /// What comes after these keys of a tensor of keys or of values.
-    pub fn ahead(&self, tensor: &Tensor, head: usize, keys: &Range<usize>, channels: usize) -> Ahead {
-        let (s, size) = (&self.unit.sequence, tensor.dtype.size());
-        let at = tensor.at(&[s.batch, head, s.k0 + keys.start + KEYS]).cast_const();
-        Ahead { at, stride: tensor.stride(2) * size as isize, len: channels * size }
-    }
-
-    /// `X = K qᵀ`. Where queries are few, what comes next is fetched meanwhile: keys and values, 4 rows of each for 4 keys.
-    /// On a Zen 4 core whose memory gave 20 to 25 GB/s a cache of 32 k keys was so read at 11 GB/s with 4 queries to a key head and
-    /// at 12 with one; with 16 rows at a time, each product fetching its own, at 7 and 10, without at 6 and 7. Values fetched
-    /// by turns of 4 in their own product: as fast there, a third slower in caches of 512 keys.
+    /// `X = K qᵀ`.
     ///
     /// # Safety
     /// `k` has `n ≤ 64` rows; the queries were loaded to `q`.
-    pub unsafe fn scores(&self, k: Operand, n: usize, q: usize, x: usize, ahead: &[Ahead]) {
+    pub unsafe fn scores(&self, k: Operand, n: usize, q: usize, x: usize) {
         let (engine, rows) = (self.unit.engine, &self.unit.rows);
-        let (d, x) = (engine.d, self.at(x));
+        let (d, x, q) = (engine.d, self.at(x), self.at(q).cast_const());
         debug_assert!(n <= KEYS);
         // SAFETY: by contract; the layouts are those of `load_queries`.
         unsafe {
@@ -204,18 +190,23 @@ impl Buffers<'_> {
                 (engine.kernels.common.matmul)(&matmul::Args {
                     a: k.at,
                     lda: k.ld,
-                    b: self.at(q),
+                    b: q,
                     ldb: ROWS,
                     ..matmul::Args::product(n, rows.width, d, x, ROWS as isize)
                 });
             } else {
-                let (a, lda) = (self.at(q).cast_const(), d.next_multiple_of(16));
-                for j in (0..n).step_by(TURN) {
-                    ahead.iter().for_each(|ahead| ahead.fetch(j..j + TURN));
-                    let (b, ldb, c) = (k.at.add(j * k.ld), k.ld, x.add(j * ROWS));
-                    let n = (n - j).min(TURN);
-                    (engine.kernels.dots)(&dots::Args { m: rows.n, n, k: d, a, lda, b, ldb, c, ldc: ROWS });
-                }
+                (engine.kernels.dots)(&dots::Args {
+                    m: rows.n,
+                    n,
+                    k: d,
+                    a: q,
+                    lda: d.next_multiple_of(16),
+                    b: k.at,
+                    ldb: k.ld,
+                    ahead: k.ahead,
+                    c: x,
+                    ldc: ROWS,
+                });
             }
         }
     }
@@ -235,15 +226,37 @@ impl Buffers<'_> {
     ) {
         let (engine, rows) = (self.unit.engine, &self.unit.rows);
         let (x, acc) = (self.at(x).cast_const(), self.at(acc));
-        let (matmul, product) = (engine.kernels.common.matmul, self.sums(acc, n));
-        let c0 = if first { ptr::null() } else { acc.cast_const() };
         // SAFETY: by contract; sums are `[E][32]` or `[32][E]`.
         unsafe {
-            let with = matmul::Args { c0, ldc0: product.ldc, a_by_columns: true, ..product };
             if rows.wide {
-                matmul(&matmul::Args { a: v.at, lda: v.ld, b: x, ldb: ROWS, col: factor, ..with });
+                let product = self.sums(acc, n);
+                (engine.kernels.common.matmul)(&matmul::Args {
+                    a: v.at,
+                    lda: v.ld,
+                    a_by_columns: true,
+                    b: x,
+                    ldb: ROWS,
+                    c0: if first { ptr::null() } else { acc },
+                    ldc0: product.ldc,
+                    col: factor,
+                    ..product
+                });
             } else {
-                matmul(&matmul::Args { a: x, lda: ROWS, b: v.at, ldb: v.ld, pre: factor, ..with });
+                let e = engine.e;
+                (engine.kernels.weigh)(&weigh::Args {
+                    m: rows.n,
+                    n,
+                    e,
+                    a: x,
+                    lda: ROWS,
+                    b: v.at,
+                    ldb: v.ld,
+                    ahead: v.ahead,
+                    c: acc,
+                    ldc: e.next_multiple_of(16),
+                    first,
+                    pre: factor,
+                });
             }
         }
     }

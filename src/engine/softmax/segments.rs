@@ -246,8 +246,7 @@ impl Head<'_> {
         rows.first[..n].fill(keys.start);
         rows.end[..n].fill(keys.end);
         let missing = if self.settings.zero_keys { self.settings.block - keys.len() } else { 0 };
-        let linear =
-            memory.then(|| Operand { at: self.buffers.at(engine.at.matrices.memory), ld: self.ld() });
+        let linear = memory.then(|| Operand::new(self.buffers.at(engine.at.matrices.memory), self.ld()));
         let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
         let mut tile = Tile::empty(&unit, self.base);
         tile.beside = Beside { missing: (missing as f32).ln(), linear };

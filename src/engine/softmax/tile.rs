@@ -141,12 +141,7 @@ impl<'a> Tile<'a> {
                     let head = unit.head * heads + stream % heads;
                     let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
                     if form != Form::Blend || stream == 0 {
-                        let next_k = buffers.ahead(&source.k, head, &keys, unit.engine.d);
-                        let next_v = v
-                            .as_ref()
-                            .map_or(next_k, |v| buffers.ahead(&v.tensor, unit.head, &keys, unit.engine.e));
-                        let ahead = &[next_k, next_v][..if v.is_some() && stream == 0 { 2 } else { 1 }];
-                        buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream], ahead);
+                        buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream]);
                     }
                     if form == Form::Blend && stream == 0 {
                         let (x, copy) = (buffers.at(at.x[0]), buffers.at(at.x[1]));
@@ -244,7 +239,7 @@ impl<'a> Tile<'a> {
         let n = keys.len() * ROWS;
         // SAFETY: by contract.
         unsafe {
-            buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1], &[]);
+            buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1]);
             if masked || Terms::may_mask(&buffers) {
                 // What is masked has the weight −0, which times 0 stays; its score may not be finite.
                 for i in (0..n).filter(|&i| (*x.add(i)).to_bits() == MASKED) {

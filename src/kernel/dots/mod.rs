@@ -6,11 +6,13 @@
 //!
 //! *Shapes*: `A` is `[m, k]`, its rows readable to a multiple of 16 and zero there; `B` is `[n, k]`, read exactly; `C` is
 //! `[n, m]`. They don't overlap. *Numerics*: fused multiply-add, one vector of lanes per sum, then across lanes. *Cost*:
-//! `2·m·n·k` FLOPs and a reduction per sum, `B` is read once for every 4 queries, from L1 after the first. Where there are queries enough for a
+//! `2·m·n·k` FLOPs and a reduction per sum, `B` is read once for every 4 queries, from L1 after the first; with each of its
+//! vectors the one `ahead` bytes further is asked for. Where there are queries enough for a
 //! vector of them, [`super::matmul`] on transposed queries does without the reductions.
 
 use super::Kernel;
 use crate::simd::mem::{Head, load};
+use crate::simd::prefetch;
 use pulp::Simd;
 
 /// One call. Strides are in elements.
@@ -30,6 +32,8 @@ pub struct Args {
     pub b: *const f32,
     /// Elements between rows of `B`.
     pub ldb: usize,
+    /// Bytes from what is read of `B` to what a later call reads; 0: not known.
+    pub ahead: isize,
     /// `C`.
     pub c: *mut f32,
     /// Elements between rows of `C`.
@@ -62,11 +66,14 @@ impl Kernel for Dots {
         // SAFETY: the caller's contract; blocks stay inside m and n.
         unsafe {
             while j + 4 <= t.n {
-                rows::<S, 4>(simd, t, j);
+                match t.ahead {
+                    0 => rows::<S, 4, false>(simd, t, j),
+                    _ => rows::<S, 4, true>(simd, t, j),
+                }
                 j += 4;
             }
             while j < t.n {
-                rows::<S, 1>(simd, t, j);
+                rows::<S, 1, false>(simd, t, j);
                 j += 1;
             }
         }
@@ -78,16 +85,22 @@ impl Kernel for Dots {
 /// # Safety
 /// The contract of [`Args`], `j + NB ≤ n`.
 #[inline(always)]
-unsafe fn rows<S: Simd, const NB: usize>(simd: S, t: &Args, j: usize) {
+unsafe fn rows<S: Simd, const NB: usize, const AHEAD: bool>(simd: S, t: &Args, j: usize) {
     let mut i = 0;
     // SAFETY: the caller's contract; blocks stay inside m.
     unsafe {
         while i + 4 <= t.m {
-            block::<S, 4, NB>(simd, t, i, j);
+            match AHEAD && i == 0 {
+                true => block::<S, 4, NB, true>(simd, t, i, j),
+                false => block::<S, 4, NB, false>(simd, t, i, j),
+            }
             i += 4;
         }
         while i < t.m {
-            block::<S, 1, NB>(simd, t, i, j);
+            match AHEAD && i == 0 {
+                true => block::<S, 1, NB, true>(simd, t, i, j),
+                false => block::<S, 1, NB, false>(simd, t, i, j),
+            }
             i += 1;
         }
     }
@@ -98,20 +111,27 @@ unsafe fn rows<S: Simd, const NB: usize>(simd: S, t: &Args, j: usize) {
 /// # Safety
 /// The contract of [`Args`], `i + NA ≤ m`, `j + NB ≤ n`.
 #[inline(always)]
-unsafe fn block<S: Simd, const NA: usize, const NB: usize>(simd: S, t: &Args, i: usize, j: usize) {
+unsafe fn block<S: Simd, const NA: usize, const NB: usize, const AHEAD: bool>(
+    simd: S,
+    t: &Args,
+    i: usize,
+    j: usize,
+) {
     let mut sum = [[simd.splat_f32s(0.0); NA]; NB];
     let whole = t.k - t.k % S::F32_LANES;
     let tail = Head::new(simd, t.k - whole);
     // SAFETY: columns below k of these rows; those of A go on to a multiple of 16.
     unsafe {
         let (a, b) = (t.a.add(i * t.lda), t.b.add(j * t.ldb));
+        let read_b = |r: usize, p: usize| {
+            let at = b.add(r * t.ldb + p);
+            if AHEAD && p.is_multiple_of(16) {
+                prefetch(at.cast::<u8>().wrapping_offset(t.ahead), 1);
+            }
+            load(simd, at)
+        };
         for p in (0..whole).step_by(S::F32_LANES) {
-            multiply(
-                simd,
-                &mut sum,
-                |r| load(simd, a.add(r * t.lda + p)),
-                |r| load(simd, b.add(r * t.ldb + p)),
-            );
+            multiply(simd, &mut sum, |r| load(simd, a.add(r * t.lda + p)), |r| read_b(r, p));
         }
         if whole < t.k {
             let p = whole;

@@ -101,7 +101,7 @@ impl Tile<'_> {
         let to = self.buffer(to);
         // SAFETY: by contract.
         unsafe { self.unit.engine.kernels.common.load(&from, scale, ptr::null(), to, ld) };
-        Operand { at: to, ld }
+        Operand::new(to, ld)
     }
 
     /// Rows of the tile with queries last, `[channels][32]`.
@@ -265,9 +265,9 @@ impl Tile<'_> {
                 for (map, terms) in terms.iter_mut().enumerate().take(self.n) {
                     let rows =
                         buffers.rows_of(k, unit.head * self.n + map, &keys, engine.d, engine.at.k, false);
-                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map], &[]);
+                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
                     if form == Form::Probe {
-                        buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1], &[]);
+                        buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1]);
                     }
                     self.cap(keys.len(), engine.at.x[map]);
                     terms.apply(&buffers, &keys, masked, engine.at.x[map]);

@@ -131,7 +131,7 @@ unsafe fn sweep(
         for keys in tiles_of(all) {
             let masked = !rows.see_all(&keys);
             let k = tile.copy_of(k, unit.head, &keys, engine.d, engine.at.k);
-            tile.scores(k, keys.len(), engine.at.q[0], engine.at.x[0], &[]);
+            tile.scores(k, keys.len(), engine.at.q[0], engine.at.x[0]);
             terms.apply(tile, &keys, masked, engine.at.x[0]);
             let (mut factor, mut changed) = ([0.0; ROWS], false);
             (engine.kernels.online)(&online_softmax::Args {
@@ -165,7 +165,7 @@ unsafe fn weigh(tile: &Buffers<'_>, k: Operand, n: usize, at: &[f32; ROWS], sums
     let (x, y) = (tile.at(engine.at.x[0]), tile.at(engine.at.x[1]));
     // SAFETY: by contract; tiles are `[64][32]`.
     unsafe {
-        tile.scores(k, n, engine.at.q[1], engine.at.x[1], &[]);
+        tile.scores(k, n, engine.at.q[1], engine.at.x[1]);
         for s in 0..n {
             let weights = slice::from_raw_parts(x.add(s * ROWS), ROWS);
             let scores = slice::from_raw_parts_mut(y.add(s * ROWS), ROWS);
