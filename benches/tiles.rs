@@ -3,41 +3,20 @@
 //! One line of `tiles` is one kernel at one size, named `<kernel>/<isa>/<size>`; throughput counts elements. Everything
 //! fits in L2. The scalar row is the reference: it shows what the tests compare with, not what a compiler could do.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
 use half::{bf16, f16};
-use std::hint::black_box;
 use std::ptr::{null, null_mut};
 use subquad::kernel::Kernel;
 use subquad::kernel::row_rms::Activation;
 use subquad::kernel::store_rows::Target;
 use subquad::kernel::{
-    best_key, causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad,
-    load_rows, map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax,
-    score_grad, scores, scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
+    causal_conv, causal_conv_grad, decay_rows, denominator, elementwise as ew, gate, gate_grad, load_rows,
+    map_grad, matmul, matmul_bf16, pair_rows, products, row_l2norm, row_rms, row_softmax, scores,
+    scores_grad, sincos, solve, step, store_rows, transpose_rows, value_decay,
 };
-
-/// Runs every implementation of `K` on `args`, which stand for `elements` elements.
-fn bench<K: Kernel>(c: &mut Criterion, size: &str, elements: usize, args: K::Args) {
-    let mut group = c.benchmark_group(K::NAME);
-    group.throughput(Throughput::Elements(elements as u64));
-    for row in K::ROWS.iter().filter(|row| row.isa.available()) {
-        group.bench_function(BenchmarkId::new(row.isa.name(), size), |b| {
-            // SAFETY: the functions below make arguments whose buffers are large enough and stay.
-            b.iter(|| unsafe { (row.run)(black_box(&args)) });
-        });
-    }
-    group.finish();
-}
-
-/// `n` numbers between −1 and 1 that stay until the end.
-fn numbers(n: usize) -> *mut f32 {
-    let mut state = 1u32;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    Vec::from_iter((0..n).map(next)).leak().as_mut_ptr()
-}
+use support::{bench, numbers};
 
 fn elementwise(n: usize) -> ew::Args {
     ew::Args { n, src: numbers(n), dst: numbers(n) }
@@ -45,11 +24,6 @@ fn elementwise(n: usize) -> ew::Args {
 
 fn softmax(n: usize, d: usize) -> row_softmax::Args {
     row_softmax::Args { n, d, x: numbers(n * d), ld: d }
-}
-
-/// `n` keys, `w` queries.
-fn best(n: usize, w: usize) -> best_key::Args {
-    best_key::Args { n, w, x: numbers(n * w), ld: w, max: numbers(w), key: numbers(w) }
 }
 
 fn l2norm(n: usize, d: usize) -> row_l2norm::Args {
@@ -341,13 +315,6 @@ fn lane_products(n: usize, d: usize) -> products::lanes::Args {
     products::lanes::Args { n, d, a, lda: d, b, ldb: d, apart: true, sum }
 }
 
-/// The reverse of a tile of attention scores: weights stay what they are, those of scores near 0.
-fn attention_grads(n: usize, w: usize) -> score_grad::Args {
-    let vectors = [(); 3].map(|()| numbers(w).cast_const());
-    let plain = score_grad::Args::plain(n, w, w, numbers(n * w), numbers(n * w));
-    score_grad::Args { dx: numbers(n * w), shift: vectors[0], factor: vectors[1], delta: vectors[2], ..plain }
-}
-
 /// The reverse of a chunk's scores and factors, with erase rows and gates.
 fn grads(d: usize, by_channel: bool) -> scores_grad::Args {
     // Gradients stay what they are where all scores and factors but 1 are zero.
@@ -450,7 +417,6 @@ fn tiles(c: &mut Criterion) {
     bench::<denominator::Denominator>(c, "16x128", 16 * 128, denominators(128));
     bench::<value_decay::ValueDecay>(c, "16x64", 16 * 64, decayed_values(64));
     bench::<products::Products>(c, "128x32_rows", 128 * 32, row_products(128, 32));
-    bench::<score_grad::ScoreGrad>(c, "64x32", 64 * 32, attention_grads(64, 32));
     bench::<products::lanes::LaneProducts>(c, "128x32", 128 * 32, lane_products(128, 32));
     bench::<scores_grad::ScoresGrad>(c, "16x128", 16 * 128, grads(128, false));
     bench::<scores_grad::ScoresGrad>(c, "16x128_channel", 16 * 128, grads(128, true));
@@ -483,7 +449,6 @@ fn tiles(c: &mut Criterion) {
     bench::<ew::Cos>(c, "4096", 4096, elementwise(4096));
     let args = sincos::Args { n: 4096, src: numbers(4096), sin: numbers(4096), cos: numbers(4096) };
     bench::<sincos::SinCos>(c, "4096", 4096, args);
-    bench::<best_key::BestKey>(c, "64x32", 64 * 32, best(64, 32));
     bench::<row_softmax::RowSoftmax>(c, "64x128", 64 * 128, softmax(64, 128));
     bench::<row_l2norm::RowL2Norm>(c, "64x128", 64 * 128, l2norm(64, 128));
     bench::<causal_conv::CausalConv>(c, "32x128", 32 * 128, conv(32, 128, false));
