@@ -15,11 +15,13 @@ const HEAD: &str = "\
 ";
 
 /// What the interface's own roles mean; the catalogue says it for the others.
-const INTERFACE: [(&str, &str); 4] = [
+const INTERFACE: [(&str, &str); 6] = [
     ("cu_seqlens", "offsets of ragged sequences along the token axis, [n_sequences + 1], i32"),
     ("cu_seqlens_k", "the same for the keys of mode cross"),
     ("state_index", "slot of each sequence in a pool of states, [n_sequences], i32; -1 skips it"),
     ("snapshot_at", "numbers of tokens after which snapshots are taken, [n_sequences, N], i32; -1: none"),
+    ("page_table", "pages of each sequence's cache, [B, n], i32: k and v are pools [P, Hk, page, ...]"),
+    ("key_start", "row of each sequence's oldest key in a ring of keys and values, [B], i32"),
 ];
 
 /// Every role without its gradient and snapshots, those of families left out: their names are no identifiers.

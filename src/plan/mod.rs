@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod backward;
+mod caches;
 mod check;
 mod lengths;
 mod memory;

@@ -1,10 +1,10 @@
 //! The two products of a tile, and what brings their operands in and out, for both layouts: queries across the lanes,
 //! or channels.
 
+use super::cache::{Ahead, HeadOf};
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
 use crate::kernel::{dots, elementwise, matmul, products};
-use crate::simd::prefetch;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -29,23 +29,6 @@ pub struct Operand {
 /// Keys whose scores few queries make at a time, while as many rows of the next tile are fetched: more requests than a
 /// core keeps would stall it.
 const TURN: usize = 4;
-
-/// Rows of the next tile of keys or values, in memory.
-#[derive(Clone, Copy)]
-pub struct Ahead {
-    at: *const u8,
-    /// Bytes from row to row, and of a row.
-    stride: isize,
-    len: usize,
-}
-
-impl Ahead {
-    fn fetch(&self, rows: Range<usize>) {
-        for row in rows {
-            prefetch(self.at.wrapping_offset(row as isize * self.stride), self.len);
-        }
-    }
-}
 
 /// Where a tile is on its way through the keys.
 #[derive(Clone, Copy)]
@@ -96,66 +79,49 @@ impl Buffers<'_> {
         }
     }
 
-    /// A tile of keys or values: in place where the products can read it, else as a copy in `buffer`.
+    /// A tile of keys or values: in place where they are one run of rows that the products can read, else as a copy.
     ///
     /// # Safety
-    /// `tensor` has the rows `keys` of the sequence and the head; `buffer` is that of the keys or of the values.
-    pub unsafe fn rows_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-        whole_vectors: bool,
-    ) -> Operand {
-        let s = &self.unit.sequence;
-        let row = tensor.stride(2);
+    /// The tensor has the head, and rows for these keys, at most 64.
+    pub unsafe fn rows_of(&self, of: &HeadOf<'_>, keys: &Range<usize>, whole_vectors: bool) -> Operand {
+        let (tensor, row) = (of.tensor, of.tensor.stride(2));
         let plain = tensor.dtype == DType::F32 && tensor.stride(3) == 1 && row >= 0;
-        if plain && (!whole_vectors || channels.is_multiple_of(16)) {
-            return Operand { at: tensor.f32_at(&[s.batch, head, s.k0 + keys.start]), ld: row as usize };
+        if plain && (!whole_vectors || of.channels.is_multiple_of(16)) {
+            let run = self.unit.run(keys);
+            if run.n == keys.len() {
+                return Operand { at: tensor.f32_at(&[run.entry, of.head, run.row]), ld: row as usize };
+            }
         }
         // SAFETY: by contract.
-        unsafe { self.copy_of(tensor, head, keys, channels, buffer) }
+        unsafe { self.copy_of(of, keys) }
     }
 
-    /// A tile of keys or values as a copy in `buffer`, zero to whole vectors.
+    /// A tile of keys or values as a copy, zero to whole vectors.
     ///
     /// # Safety
     /// As [`Buffers::rows_of`].
-    pub unsafe fn copy_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-    ) -> Operand {
-        let s = &self.unit.sequence;
-        let at = [s.batch, head, s.k0 + keys.start];
-        let (to, ld) = (self.at(buffer), pitch(channels));
-        let from = Slice::tokens(tensor, &at, (keys.len(), channels));
-        // SAFETY: at most 64 rows, as many as the buffer has.
-        unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
-        Operand { at: to, ld }
+    pub unsafe fn copy_of(&self, of: &HeadOf<'_>, keys: &Range<usize>) -> Operand {
+        let (copy, ld) = (self.at(of.buffer), pitch(of.channels));
+        let mut to = copy;
+        for run in self.unit.runs(keys.clone()) {
+            let at = [run.entry, of.head, run.row];
+            let from = Slice::tokens(of.tensor, &at, (run.n, of.channels));
+            // SAFETY: at most 64 rows in all, as many as the buffer has.
+            unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
+            to = to.wrapping_add(run.n * ld);
+        }
+        Operand { at: copy, ld }
     }
 
     /// The same, with zeros in place of what is not finite; says which rows have such elements.
     ///
     /// # Safety
     /// As [`Buffers::rows_of`].
-    pub unsafe fn finite_copy_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-    ) -> (Operand, u64) {
+    pub unsafe fn finite_copy_of(&self, of: &HeadOf<'_>, keys: &Range<usize>) -> (Operand, u64) {
         // SAFETY: by contract; the copy has this many rows.
         unsafe {
-            let operand = self.copy_of(tensor, head, keys, channels, buffer);
-            (operand, self.take_out(operand, keys.len(), channels))
+            let operand = self.copy_of(of, keys);
+            (operand, self.take_out(operand, keys.len(), of.channels))
         }
     }
 
@@ -180,13 +146,6 @@ impl Buffers<'_> {
         taken
     }
 
-    /// What comes after these keys of a tensor of keys or of values.
-    pub fn ahead(&self, tensor: &Tensor, head: usize, keys: &Range<usize>, channels: usize) -> Ahead {
-        let (s, size) = (&self.unit.sequence, tensor.dtype.size());
-        let at = tensor.at(&[s.batch, head, s.k0 + keys.start + KEYS]).cast_const();
-        Ahead { at, stride: tensor.stride(2) * size as isize, len: channels * size }
-    }
-
     /// `X = K qᵀ`. Where queries are few, what comes next is fetched meanwhile: keys and values, 4 rows of each for 4 keys.
     /// On a Zen 4 core whose memory gave 20 to 25 GB/s a cache of 32 k keys was so read at 11 GB/s with 4 queries to a key head and
     /// at 12 with one; with 16 rows at a time, each product fetching its own, at 7 and 10, without at 6 and 7. Values fetched
@@ -194,7 +153,7 @@ impl Buffers<'_> {
     ///
     /// # Safety
     /// `k` has `n ≤ 64` rows; the queries were loaded to `q`.
-    pub unsafe fn scores(&self, k: Operand, n: usize, q: usize, x: usize, ahead: &[Ahead]) {
+    pub unsafe fn scores(&self, k: Operand, n: usize, q: usize, x: usize, ahead: &[Ahead<'_>]) {
         let (engine, rows) = (self.unit.engine, &self.unit.rows);
         let (d, x) = (engine.d, self.at(x));
         debug_assert!(n <= KEYS);
