@@ -86,7 +86,7 @@ fn names_and_numbers_round_trip() {
         // SAFETY: a string that ends in a NUL.
         assert_eq!(unsafe { subquad_role_id(text.as_ptr()) }, role.id());
     }
-    assert_eq!((name(0), name(5), name(0x7fff), name(u32::MAX)), (None, None, None, None));
+    assert_eq!((name(0), name(15), name(0x7fff), name(u32::MAX)), (None, None, None, None));
     // SAFETY: strings that end in a NUL, and null.
     unsafe {
         assert_eq!(subquad_role_id(c"no_such_role".as_ptr()), 0);
