@@ -3,7 +3,7 @@
 //! The loop knows keys by number, 0 the oldest: tiles, masks, terms and runs of a split go by it. Only what reads rows of
 //! keys and values asks here for the rows, so that a result has the same bits wherever they lie.
 
-use super::rows::Unit;
+use super::rows::{KEYS, Unit};
 use crate::engine::call::Sequence;
 use crate::simd::prefetch;
 use crate::tensor::{Index, Table, Tensor};
@@ -71,6 +71,20 @@ pub struct HeadOf<'t> {
     pub buffer: usize,
 }
 
+impl HeadOf<'_> {
+    /// The first row of a run.
+    pub fn row(&self, run: &Run) -> *const u8 {
+        self.tensor.at(&[run.entry, self.head, run.row]).cast_const()
+    }
+
+    /// Fetches rows of a run by their numbers in it.
+    fn fetch(&self, run: *const u8, rows: Range<usize>) {
+        let size = self.tensor.dtype.size();
+        let (stride, len) = (self.tensor.stride(2) * size as isize, self.channels * size);
+        rows.for_each(|row| prefetch(run.wrapping_offset(row as isize * stride), len));
+    }
+}
+
 impl<'a> Unit<'a> {
     /// A head of keys.
     pub fn keys_of<'t>(&self, tensor: &'t Tensor, head: usize) -> HeadOf<'t> {
@@ -102,39 +116,42 @@ impl<'a> Unit<'a> {
 #[derive(Clone, Copy)]
 pub struct Ahead<'u> {
     unit: &'u Unit<'u>,
-    /// Row 0 of entry 0 of the head.
-    at: *const u8,
-    /// Bytes from entry to entry, from row to row, and of a row.
-    entry: isize,
-    row: isize,
-    len: usize,
-    /// The first key after the tile.
+    of: HeadOf<'u>,
+    /// The first of these keys, and how many there are.
     first: usize,
+    n: usize,
+    /// Where its row is, and how many of them follow each other from there on.
+    at: *const u8,
+    near: usize,
 }
 
 impl<'u> Ahead<'u> {
-    /// What comes after these keys.
-    pub fn new(unit: &'u Unit<'u>, of: &HeadOf<'_>, keys: &Range<usize>) -> Ahead<'u> {
-        let size = of.tensor.dtype.size();
-        let bytes = |axis| of.tensor.stride(axis).wrapping_mul(size as isize);
-        Ahead {
-            unit,
-            at: of.tensor.at(&[0, of.head]).cast_const(),
-            entry: bytes(0),
-            row: bytes(2),
-            len: of.channels * size,
-            first: keys.end,
+    /// The tile that comes after these keys.
+    pub fn new(unit: &'u Unit<'u>, of: HeadOf<'u>, keys: &Range<usize>) -> Ahead<'u> {
+        let first = keys.end;
+        let n = unit.sequence.n_k.saturating_sub(first).min(KEYS);
+        let (mut at, mut near) = (std::ptr::null(), 0);
+        if n > 0 {
+            let run = unit.run(&(first..first + n));
+            (at, near) = (of.row(&run), run.n);
         }
+        Ahead { unit, of, first, n, at, near }
     }
 
     /// Fetches some of them, as far as there are so many.
     pub fn fetch(&self, keys: Range<usize>) {
-        let end = (self.first + keys.end).min(self.unit.sequence.n_k);
-        for run in self.unit.runs(self.first + keys.start..end) {
-            let at = self.at.wrapping_offset(run.entry as isize * self.entry);
-            for row in run.row..run.row.wrapping_add(run.n) {
-                prefetch(at.wrapping_offset(row as isize * self.row), self.len);
-            }
+        self.of.fetch(self.at, keys.start..keys.end.min(self.near));
+        let far = keys.start.max(self.near)..keys.end.min(self.n);
+        if !far.is_empty() {
+            self.fetch_far(far);
+        }
+    }
+
+    /// Those that lie elsewhere.
+    #[inline(never)]
+    fn fetch_far(&self, keys: Range<usize>) {
+        for run in self.unit.runs(self.first + keys.start..self.first + keys.end) {
+            self.of.fetch(self.of.row(&run), 0..run.n);
         }
     }
 }

@@ -89,7 +89,7 @@ impl Buffers<'_> {
         if plain && (!whole_vectors || of.channels.is_multiple_of(16)) {
             let run = self.unit.run(keys);
             if run.n == keys.len() {
-                return Operand { at: tensor.f32_at(&[run.entry, of.head, run.row]), ld: row as usize };
+                return Operand { at: of.row(&run).cast(), ld: row as usize };
             }
         }
         // SAFETY: by contract.

@@ -143,10 +143,9 @@ impl<'a> Tile<'a> {
                     let keys_of = unit.keys_of(&source.k, head);
                     let k = buffers.rows_of(&keys_of, &keys, false);
                     if form != Form::Blend || stream == 0 {
-                        let next_k = Ahead::new(unit, &keys_of, &keys);
-                        let next_v = v
-                            .as_ref()
-                            .map_or(next_k, |v| Ahead::new(unit, &unit.values_of(&v.tensor), &keys));
+                        let next_k = Ahead::new(unit, keys_of, &keys);
+                        let next_v =
+                            v.as_ref().map_or(next_k, |v| Ahead::new(unit, unit.values_of(&v.tensor), &keys));
                         let ahead = &[next_k, next_v][..if v.is_some() && stream == 0 { 2 } else { 1 }];
                         buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream], ahead);
                     }
