@@ -598,6 +598,13 @@ subquad_status subquad_plan_state_size(const subquad_plan *plan,
  * out. A sequence is cut where one is taken: at multiples of the plan's chunk that changes no bit, elsewhere it rounds
  * differently.
  *
+ * Caches: in modes step and causal, softmax attention (mechanisms with KEY_LEN, but dnas) finds key s of sequence b, 0
+ * the oldest, in row s % page of page PAGE_TABLE[b, s / page], i32 [B, n], where `k` and `v` are pools of pages, [P, Hk,
+ * page, D] and [P, Hk, page, E]; or in row (KEY_START[b] + s) % S, i32 [B], where they are rings, [B, Hk, S, D] and [B,
+ * Hk, S, E]. A sequence has KEY_LEN[b] keys, of which the queries are the last; pages need KEY_LEN, rings are full
+ * without. Sequences may share pages. Entries of PAGE_TABLE that no key needs are not looked at. BIAS and G go by s; with
+ * pages their S is n * page. The result has the bits that it has with the keys one after the other. Not with CU_SEQLENS.
+ *
  * After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
  * are not checked: NaN stays in the rows that read it.
  *
@@ -1093,6 +1100,10 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
                                                 i32; -1 skips it */
 #define SUBQUAD_ROLE_SNAPSHOT_AT 4           /* numbers of tokens after which snapshots are taken,
                                                 [n_sequences, N], i32; -1: none */
+#define SUBQUAD_ROLE_PAGE_TABLE 5            /* pages of each sequence's cache, [B, n], i32: k and v are
+                                                pools [P, Hk, page, ...] */
+#define SUBQUAD_ROLE_KEY_START 6             /* row of each sequence's oldest key in a ring of keys and
+                                                values, [B], i32 */
 #define SUBQUAD_ROLE_Q 16                    /* queries */
 #define SUBQUAD_ROLE_K 17                    /* keys */
 #define SUBQUAD_ROLE_V 18                    /* values */

@@ -343,3 +343,16 @@ impl Index {
         unsafe { self.0.at(&[i]).cast::<i32>().read().into() }
     }
 }
+
+/// A two-dimensional `i32` tensor of entries, checked by the plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table(pub(crate) Tensor);
+
+impl Table {
+    /// Element `j` of row `i`.
+    pub(crate) fn get(&self, i: usize, j: usize) -> i64 {
+        assert!(i < self.0.extent(0) && j < self.0.extent(1) && self.0.dtype == DType::I32);
+        // SAFETY: the indices are in range, and the caller vouched for the memory when the view was made.
+        unsafe { self.0.at(&[i, j]).cast::<i32>().read().into() }
+    }
+}

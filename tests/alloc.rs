@@ -270,6 +270,40 @@ fn snapshots_allocate_nothing() {
     }
 }
 
+/// Nor do caches in pages and in rings.
+#[test]
+fn caches_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for name in ["softmax", "fox", "bswa", "diff", "parallax"] {
+        let p = Problem::named(name).sized([4, 2, 2], (13, 21), 2, 1);
+        let mut p = Problem { mode: Mode::Step, s: 5 * 16, ..p }.fill(&mut Rng::new(1), false);
+        let plan = p.plan(&context);
+        p.indices = vec![(Role::KEY_LEN, vec![33, 80]), (Role::KEY_START, vec![70, 0])];
+        assert_eq!(run(&plan, &p), 0, "{p}");
+        let table = [2, 4, 0, -1, -1, 0, 1, 2, 3, 4];
+        for role in [Role::K, Role::V] {
+            let array = p.inputs.get_mut(&role).unwrap();
+            (array.shape[0], array.shape[2]) = (5, 16);
+            array.data.truncate(array.shape.iter().product::<i64>() as usize);
+        }
+        let (mut outputs, mut memory) = (p.outputs(), problem::workspace(&plan));
+        let mut call = || {
+            let mut args = Args::new().input(Role::PAGE_TABLE, View::new(&table, &[2, 5]).unwrap());
+            args = args.input(Role::KEY_LEN, View::new(&[33, 80], &[2]).unwrap());
+            for (&role, array) in &p.inputs {
+                args = args.input(role, View::new(&array.data, &array.shape).unwrap());
+            }
+            for (&role, array) in &mut outputs {
+                args = args.output(role, ViewMut::new(&mut array.data, &array.shape).unwrap());
+            }
+            plan.execute(p.mode, &args, &mut memory).unwrap();
+        };
+        let least = (0..5).map(|_| allocations(&mut call)).min();
+        assert_eq!(least, Some(0), "{p}");
+    }
+}
+
 /// Nor do corrections of outputs.
 #[test]
 fn corrections_allocate_nothing() {

@@ -235,6 +235,13 @@ pub unsafe extern "C" fn subquad_plan_state_size(
 /// out. A sequence is cut where one is taken: at multiples of the plan's chunk that changes no bit, elsewhere it rounds
 /// differently.
 ///
+/// Caches: in modes step and causal, softmax attention (mechanisms with KEY_LEN, but dnas) finds key s of sequence b, 0
+/// the oldest, in row s % page of page PAGE_TABLE[b, s / page], i32 [B, n], where `k` and `v` are pools of pages, [P, Hk,
+/// page, D] and [P, Hk, page, E]; or in row (KEY_START[b] + s) % S, i32 [B], where they are rings, [B, Hk, S, D] and [B,
+/// Hk, S, E]. A sequence has KEY_LEN[b] keys, of which the queries are the last; pages need KEY_LEN, rings are full
+/// without. Sequences may share pages. Entries of PAGE_TABLE that no key needs are not looked at. BIAS and G go by s; with
+/// pages their S is n * page. The result has the bits that it has with the keys one after the other. Not with CU_SEQLENS.
+///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
 /// are not checked: NaN stays in the rows that read it.
 ///

@@ -14,6 +14,12 @@ pub const SUBQUAD_ROLE_STATE_INDEX: u32 = 3;
 /// numbers of tokens after which snapshots are taken, [n_sequences, N], i32; -1: none
 pub const SUBQUAD_ROLE_SNAPSHOT_AT: u32 = 4;
 
+/// pages of each sequence's cache, [B, n], i32: k and v are pools [P, Hk, page, ...]
+pub const SUBQUAD_ROLE_PAGE_TABLE: u32 = 5;
+
+/// row of each sequence's oldest key in a ring of keys and values, [B], i32
+pub const SUBQUAD_ROLE_KEY_START: u32 = 6;
+
 /// queries
 pub const SUBQUAD_ROLE_Q: u32 = 16;
 

@@ -15,11 +15,13 @@ const HEAD: &str = "\
 ";
 
 /// What the interface's own roles mean; the catalogue says it for the others.
-const INTERFACE: [(&str, &str); 4] = [
+const INTERFACE: [(&str, &str); 6] = [
     ("cu_seqlens", "offsets of ragged sequences along the token axis, [n_sequences + 1], i32"),
     ("cu_seqlens_k", "the same for the keys of mode cross"),
     ("state_index", "slot of each sequence in a pool of states, [n_sequences], i32; -1 skips it"),
     ("snapshot_at", "numbers of tokens after which snapshots are taken, [n_sequences, N], i32; -1: none"),
+    ("page_table", "pages of each sequence's cache, [B, n], i32: k and v are pools [P, Hk, page, ...]"),
+    ("key_start", "row of each sequence's oldest key in a ring of keys and values, [B], i32"),
 ];
 
 /// Every role without its gradient and snapshots, those of families left out: their names are no identifiers.
@@ -84,7 +86,7 @@ fn names_and_numbers_round_trip() {
         // SAFETY: a string that ends in a NUL.
         assert_eq!(unsafe { subquad_role_id(text.as_ptr()) }, role.id());
     }
-    assert_eq!((name(0), name(5), name(0x7fff), name(u32::MAX)), (None, None, None, None));
+    assert_eq!((name(0), name(15), name(0x7fff), name(u32::MAX)), (None, None, None, None));
     // SAFETY: strings that end in a NUL, and null.
     unsafe {
         assert_eq!(subquad_role_id(c"no_such_role".as_ptr()), 0);

@@ -21,16 +21,23 @@ impl Role {
     /// Numbers of tokens of each sequence after which a snapshot of its state is wanted, `[n_sequences, N]`, i32;
     /// ascending, −1 where none is.
     pub const SNAPSHOT_AT: Role = Role(4);
+    /// Pages of a cache of keys and values, `[B, n]`, i32: `k` is a pool of pages `[P, Hk, page, D]`, `v` likewise, and key
+    /// `s` of sequence `b` is row `s % page` of page `page_table[b, s / page]`.
+    pub const PAGE_TABLE: Role = Role(5);
+    /// Oldest key of each sequence in a ring of `S` rows, `[B]`, i32: key `s` is row `(key_start[b] + s) % S`.
+    pub const KEY_START: Role = Role(6);
 
     /// Bit that turns a role into its gradient.
     const GRAD: u16 = 0x8000;
     /// Bit that turns what a state is carried out in into its snapshots.
     const SNAPSHOT: u16 = 0x4000;
-    const INTERFACE: [(Role, &'static str); 4] = [
+    const INTERFACE: [(Role, &'static str); 6] = [
         (Role::CU_SEQLENS, "cu_seqlens"),
         (Role::CU_SEQLENS_K, "cu_seqlens_k"),
         (Role::STATE_INDEX, "state_index"),
         (Role::SNAPSHOT_AT, "snapshot_at"),
+        (Role::PAGE_TABLE, "page_table"),
+        (Role::KEY_START, "key_start"),
     ];
     /// How the names of what carries a state out end.
     const OUT_END: &'static str = "_out";

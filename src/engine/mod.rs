@@ -127,6 +127,11 @@ impl Settings {
         matches!(self, Settings::Softmax(_) | Settings::GatedUnit(_))
     }
 
+    /// Whether the keys that it reads may lie in pages or in a ring.
+    pub fn maps_keys(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.maps_keys())
+    }
+
     /// Whether backward takes `out` and `lse` of forward, where a call has them.
     pub fn takes_outputs(&self) -> bool {
         matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Plain)

@@ -2,7 +2,7 @@
 
 use super::shape::{Dim, Size, Sizes};
 use super::state::state_dtype;
-use super::{Inner, RoleRule, memory, snapshots};
+use super::{Inner, RoleRule, caches, memory, snapshots};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::desc::Desc;
@@ -60,6 +60,7 @@ impl Bound {
         }
         self.check_required(plan, pass)?;
         let n_sequences = self.check_ragged(mode)?;
+        self.check_cache_roles()?;
         for rule in plan.rules(pass) {
             self.check_shape(plan, rule, rule.spec.role, n_sequences)?;
         }
@@ -69,6 +70,7 @@ impl Bound {
                 self.check_shape(plan, rule, rule.spec.role.grad(), n_sequences)?;
             }
         }
+        self.check_caches(mode)?;
         self.check_lengths(plan, pass, mode)?;
         self.check_index(plan, mode, n_sequences)?;
         self.check_snapshots(plan, n_sequences)?;
@@ -95,6 +97,9 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     let wrong = |why| Err(Error::WrongRole { role, why });
     if role == Role::SNAPSHOT_AT || role.is_snapshot() {
         return snapshots::check_role(plan, (pass, mode), role, side, dtype);
+    }
+    if caches::ROLES.contains(&role) {
+        return caches::check_role(plan, (pass, mode), role, side, dtype);
     }
     if INDEX_ROLES.contains(&role) {
         return match (role, mode) {
@@ -185,6 +190,11 @@ impl Bound {
     /// The tensor of a role.
     pub fn get(&self, role: Role) -> Option<Tensor> {
         self.tensors.get(role)
+    }
+
+    /// The same, not copied.
+    pub fn find(&self, role: Role) -> Option<&Tensor> {
+        self.tensors.find(role)
     }
 
     /// Roles and tensors.
@@ -368,10 +378,11 @@ impl Bound {
             let batch = dim.is(Size::B);
             // What belongs to whole sequences, not to their tokens.
             let by_sequence = rule.is_state() || !shape.iter().any(|dim| dim.is(Size::T) || dim.is(Size::S));
-            let (expected, from) = match (batch, n_sequences) {
-                (true, _) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
-                (true, Some(n)) if by_sequence => (Some(n), "the number of sequences in cu_seqlens"),
-                (true, Some(_)) => (Some(1), "the batch of packed sequences"),
+            let (expected, from) = match (batch, n_sequences, self.pool_extent(role, dim)) {
+                (.., Some((expected, from))) => (Some(expected), from),
+                (true, ..) if rule.is_state() && self.get(Role::STATE_INDEX).is_some() => continue,
+                (true, Some(n), _) if by_sequence => (Some(n), "the number of sequences in cu_seqlens"),
+                (true, Some(_), _) => (Some(1), "the batch of packed sequences"),
                 _ => (dim.value(sizes), dim.source()),
             };
             match (expected, dim) {
@@ -403,6 +414,11 @@ impl Bound {
     /// The sizes of the call.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
+    }
+
+    /// Gives a size of the call its value.
+    pub fn set_size(&mut self, size: Size, value: i64) {
+        self.sizes.set(size, value);
     }
 
     /// A size of the call; 0 where no tensor has it.

@@ -29,7 +29,7 @@ impl Bound {
                 "the next multiple of parameter ranks",
             ));
         }
-        if plan.settings.is_windowed() && t > s {
+        if plan.settings.is_windowed() && t > s && !self.counts_keys() {
             return Err(self.wrong_length(plan, Size::T, t, s, "the key length, where there is a window"));
         }
         match mode {

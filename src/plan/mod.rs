@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod backward;
+mod caches;
 mod check;
 mod lengths;
 mod memory;
@@ -191,6 +192,13 @@ impl Plan {
     /// a call of that many tokens alone would carry out. Sequences are cut where one is taken: if that is at multiples
     /// of [`PlanInfo::chunk`] only, neither it nor anything else has other bits, otherwise they round differently.
     /// *Cost*: a store of the state each, and shorter chunks.
+    ///
+    /// **Caches.** In modes step and causal, mechanisms of softmax attention that take `key_len` read keys and values from a
+    /// pool of pages ([`Role::PAGE_TABLE`], with `k` as `[P, Hk, page, D]`) or from rings ([`Role::KEY_START`]) as well. A
+    /// sequence then has `key_len[b]` keys, the queries are the last of them, and the result has the bits that it has
+    /// with these keys alone, one after the other. `bias` and `g` go by the number of a key, 0 the oldest; with pages `S` is
+    /// `n · page`. *Cost*: none where 64 keys follow each other in memory, otherwise a copy of them.
+    /// `docs/spec/softmax.md` 1.8 has the details and an example.
     ///
     /// # Errors
     /// Names the tensor that is missing, unknown, of the wrong type or shape, misaligned or overlapping, or

@@ -424,6 +424,46 @@ static void snapshots(void) {
     subquad_plan_destroy(plan);
 }
 
+/* Keys that are all alike: a step gives the mean of the values that it sees. */
+static void caches(void) {
+    static const float q[1] = {1}, zero[6] = {0, 0, 0, 0, 0, 0};
+    static const float pool[6] = {6, 7, -1, -1, 1, 2}, ring[3] = {2, 3, 1};
+    static const int32_t table[3] = {2, 0, -1}, lengths[2] = {3, 4}, start[1] = {2};
+    static const double means[2] = {3, 4}, mean[1] = {2.5};
+    subquad_param window = int_param("window_left", 1);
+    subquad_plan *plan = make("softmax", SUBQUAD_MODE_STEP, 1, 1, 1, NULL, 0);
+    subquad_in in[5];
+    subquad_out out[1];
+    float o[2];
+    size_t i;
+    CHECK(subquad_role_id("page_table") == SUBQUAD_ROLE_PAGE_TABLE);
+    CHECK(subquad_role_id("key_start") == SUBQUAD_ROLE_KEY_START);
+    /* Pages of 2 rows: the keys are those of page 2, then of page 0. */
+    in[0] = input(SUBQUAD_ROLE_Q, q, 4, 1, 1, 1, 1);
+    in[1] = input(SUBQUAD_ROLE_K, zero, 4, 3, 1, 2, 1);
+    in[2] = input(SUBQUAD_ROLE_V, pool, 4, 3, 1, 2, 1);
+    in[3] = input(SUBQUAD_ROLE_PAGE_TABLE, table, 2, 1, 3, 0, 0);
+    in[3].dtype = SUBQUAD_DTYPE_I32;
+    for (i = 0; i < 2; i++) {
+        in[4] = input(SUBQUAD_ROLE_KEY_LEN, lengths + i, 1, 1, 0, 0, 0);
+        in[4].dtype = SUBQUAD_DTYPE_I32;
+        out[0] = output(SUBQUAD_ROLE_OUT, o + i, 4, 1, 1, 1, 1);
+        run(plan, SUBQUAD_MODE_STEP, in, 5, out, 1);
+    }
+    CHECK_CLOSE(o, means);
+    subquad_plan_destroy(plan);
+    /* A ring whose oldest key is the last row, and a window of the last two keys. */
+    plan = make("softmax", SUBQUAD_MODE_STEP, 1, 1, 1, &window, 1);
+    in[1] = input(SUBQUAD_ROLE_K, zero, 4, 1, 1, 3, 1);
+    in[2] = input(SUBQUAD_ROLE_V, ring, 4, 1, 1, 3, 1);
+    in[3] = input(SUBQUAD_ROLE_KEY_START, start, 1, 1, 0, 0, 0);
+    in[3].dtype = SUBQUAD_DTYPE_I32;
+    out[0] = output(SUBQUAD_ROLE_OUT, o, 4, 1, 1, 1, 1);
+    run(plan, SUBQUAD_MODE_STEP, in, 4, out, 1);
+    CHECK_CLOSE(o, mean);
+    subquad_plan_destroy(plan);
+}
+
 /* o_t = q_t (S_in + ...): what S_in gives is added to outputs of the segment run from nothing. */
 static void correction(void) {
     static const float state[4] = {1, 0, 0, 10};
@@ -472,6 +512,7 @@ int main(void) {
     transposition();
     ragged();
     snapshots();
+    caches();
     correction();
     in_one_call();
     subquad_context_destroy(context);

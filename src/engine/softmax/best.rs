@@ -57,7 +57,7 @@ impl Tile<'_> {
                     *to.address(&[s.batch, head, token]) = best[r].map_or(-1, |key| key as i32);
                 }
                 let (Some(v), Some(key)) = (&unit.call.v, best[r]) else { continue };
-                let value = buffers.copy_of(v, unit.head, &(key..key + 1), unit.engine.e, unit.engine.at.v);
+                let value = buffers.copy_of(&unit.values_of(v), &(key..key + 1));
                 let poison = if self.running[0].max[r].is_nan() { f32::NAN } else { 0.0 };
                 for e in 0..unit.engine.e {
                     let (to, value) = (buffers.sum(acc, r, e), *value.at.add(e));

@@ -1,8 +1,9 @@
 //! One call as the softmax engine sees it: its tensors by name.
 
+use super::cache::Keys;
 use super::columns::Columns;
 use crate::catalog::{Mode, Role};
-use crate::engine::call::{self, Sequences};
+use crate::engine::call::{self, Sequence, Sequences};
 use crate::tensor::{Index, Tensor};
 
 /// Affine maps that make rows of queries and of keys from a shared one: `weight[i] ⊙ z + bias[i]`.
@@ -32,6 +33,8 @@ pub struct Call {
     pub sink: Option<Tensor>,
     pub g: Option<Tensor>,
     pub key_len: Option<Index>,
+    /// Where the keys and values of a sequence lie.
+    pub keys: Keys,
     /// What makes queries and keys of `q` and `k`.
     pub base: Option<Base>,
     /// The bias is that of a block, `[1, 1, C, C]`, and the same in all.
@@ -102,6 +105,7 @@ impl Call {
             sink: get(Role::SINK),
             g: get(Role::G),
             key_len: get(Role::KEY_LEN).map(Index),
+            keys: Keys::new(get(Role::K).as_ref(), get(Role::PAGE_TABLE), get(Role::KEY_START)),
             base: None,
             bias_of_block: false,
             gate: None,
@@ -122,6 +126,15 @@ impl Call {
                 out: get(Role::FAM_OUT),
             }),
             asks_memory: false,
+        }
+    }
+
+    /// Sequence `i`, or `None` if it is skipped.
+    pub fn sequence(&self, i: usize) -> Option<Sequence> {
+        let sequence = self.sequences.get(i)?;
+        match self.key_len.filter(|_| self.keys.are_counted()) {
+            Some(lengths) => Some(Sequence { n_k: lengths.get(i) as usize, ..sequence }),
+            None => Some(sequence),
         }
     }
 

@@ -35,6 +35,7 @@
 mod backward;
 mod base;
 mod best;
+mod cache;
 mod call;
 mod columns;
 mod dape;
@@ -178,6 +179,12 @@ impl Attention {
     /// Most keys of a sequence, where sums over the queries are kept.
     pub fn most_keys(&self) -> Option<i64> {
         (self.form == Form::Blend).then_some(columns::TABLE as i64)
+    }
+
+    /// Whether keys are found by [`cache`], and may lie in pages or in a ring.
+    pub fn maps_keys(&self) -> bool {
+        use Form::{Best, Difference, Local, Plain, Probe};
+        matches!(self.form, Plain | Difference | Probe | Best { .. } | Local(_))
     }
 
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.

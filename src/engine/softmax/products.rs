@@ -1,10 +1,10 @@
 //! The two products of a tile, and what brings their operands in and out, for both layouts: queries across the lanes,
 //! or channels.
 
+use super::cache::HeadOf;
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
 use crate::kernel::{dots, elementwise, matmul, products, weigh};
-use crate::simd::prefetch;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -84,74 +84,51 @@ impl Buffers<'_> {
         }
     }
 
-    /// A tile of keys or values: in place where the products can read it, else as a copy in `buffer`.
+    /// A tile of keys or values: in place where they are one run of rows that the products can read, else as a copy.
     ///
     /// # Safety
-    /// `tensor` has the rows `keys` of the sequence and the head; `buffer` is that of the keys or of the values.
-    pub unsafe fn rows_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-        whole_vectors: bool,
-    ) -> Operand {
-        let s = &self.unit.sequence;
-        let row = tensor.stride(2);
+    /// The tensor has the head, and rows for these keys, at most 64.
+    pub unsafe fn rows_of(&self, of: &HeadOf<'_>, keys: &Range<usize>, whole_vectors: bool) -> Operand {
+        let (tensor, row) = (of.tensor, of.tensor.stride(2));
         let plain = tensor.dtype == DType::F32 && tensor.stride(3) == 1 && row >= 0;
-        if plain && (!whole_vectors || channels.is_multiple_of(16)) {
-            let ahead = if self.unit.rows.wide { 0 } else { KEYS as isize * row * size_of::<f32>() as isize };
-            let at = tensor.f32_at(&[s.batch, head, s.k0 + keys.start]);
-            return Operand { at, ld: row as usize, ahead };
+        if plain && (!whole_vectors || of.channels.is_multiple_of(16)) {
+            let run = self.unit.run(keys);
+            if run.n == keys.len() {
+                let at = of.row(&run);
+                return Operand { at: at.cast(), ld: row as usize, ahead: self.unit.ahead(of, at, keys) };
+            }
         }
         // SAFETY: by contract.
-        unsafe { self.copy_of(tensor, head, keys, channels, buffer) }
+        unsafe { self.copy_of(of, keys) }
     }
 
-    /// A tile of keys or values as a copy in `buffer`, zero to whole vectors.
+    /// A tile of keys or values as a copy, zero to whole vectors.
     ///
     /// # Safety
     /// As [`Buffers::rows_of`].
-    pub unsafe fn copy_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-    ) -> Operand {
-        let s = &self.unit.sequence;
-        let at = [s.batch, head, s.k0 + keys.start];
-        let (to, ld) = (self.at(buffer), pitch(channels));
-        let from = Slice::tokens(tensor, &at, (keys.len(), channels));
-        if !self.unit.rows.wide {
-            let next = tensor.at(&[s.batch, head, s.k0 + keys.start + KEYS]).cast_const().cast::<u8>();
-            let (stride, len) =
-                (tensor.stride(2) * tensor.dtype.size() as isize, channels * tensor.dtype.size());
-            (0..keys.len() as isize).for_each(|i| prefetch(next.wrapping_offset(i * stride), len));
+    pub unsafe fn copy_of(&self, of: &HeadOf<'_>, keys: &Range<usize>) -> Operand {
+        let (copy, ld) = (self.at(of.buffer), pitch(of.channels));
+        let mut to = copy;
+        self.unit.fetch_after(of, keys);
+        for run in self.unit.runs(keys.clone()) {
+            let at = [run.entry, of.head, run.row];
+            let from = Slice::tokens(of.tensor, &at, (run.n, of.channels));
+            // SAFETY: at most 64 rows in all, as many as the buffer has.
+            unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
+            to = to.wrapping_add(run.n * ld);
         }
-        // SAFETY: at most 64 rows, as many as the buffer has.
-        unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
-        Operand::new(to, ld)
+        Operand::new(copy, ld)
     }
 
     /// The same, with zeros in place of what is not finite; says which rows have such elements.
     ///
     /// # Safety
     /// As [`Buffers::rows_of`].
-    pub unsafe fn finite_copy_of(
-        &self,
-        tensor: &Tensor,
-        head: usize,
-        keys: &Range<usize>,
-        channels: usize,
-        buffer: usize,
-    ) -> (Operand, u64) {
+    pub unsafe fn finite_copy_of(&self, of: &HeadOf<'_>, keys: &Range<usize>) -> (Operand, u64) {
         // SAFETY: by contract; the copy has this many rows.
         unsafe {
-            let operand = self.copy_of(tensor, head, keys, channels, buffer);
-            (operand, self.take_out(operand, keys.len(), channels))
+            let operand = self.copy_of(of, keys);
+            (operand, self.take_out(operand, keys.len(), of.channels))
         }
     }
 

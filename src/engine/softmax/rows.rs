@@ -90,7 +90,7 @@ impl<'a> Unit<'a> {
     pub fn new(engine: &'a Softmax, call: &'a Call, grid: &Grid, index: usize) -> Option<Unit<'a>> {
         let (outer, tile) = (index / grid.tiles, index % grid.tiles);
         let (index, head) = (outer / grid.heads, outer % grid.heads);
-        let mut sequence = call.sequences.get(index)?;
+        let mut sequence = call.sequence(index)?;
         let block = sequence.n_k - sequence.n_q.min(sequence.n_k)..sequence.n_k;
         if call.asks_memory {
             (sequence.q0, sequence.n_q) = (0, call.queries(0));

@@ -163,8 +163,8 @@ impl Head<'_> {
             let (Some(k), Some(v)) = (&unit.call.k, &unit.call.v) else { return };
             for start in keys.clone().step_by(KEYS) {
                 let keys = start..(start + KEYS).min(keys.end);
-                let k = buffers.copy_of(k, unit.head, &keys, d, engine.at.k);
-                let v = buffers.copy_of(v, unit.head, &keys, d, engine.at.v);
+                let k = buffers.copy_of(&unit.keys_of(k, unit.head), &keys);
+                let v = buffers.copy_of(&unit.values_of(v), &keys);
                 let c = buffers.at(to);
                 (engine.kernels.common.matmul)(&matmul::Args {
                     a: k.at,

@@ -139,7 +139,8 @@ impl<'a> Tile<'a> {
                 let v = source.v.filter(|_| form.reads_values()).map(|v| self.values(&v, &keys, masked));
                 for (stream, terms) in terms.iter_mut().enumerate().take(form.softmaxes()) {
                     let head = unit.head * heads + stream % heads;
-                    let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
+                    let keys_of = unit.keys_of(&source.k, head);
+                    let k = buffers.rows_of(&keys_of, &keys, false);
                     if form != Form::Blend || stream == 0 {
                         buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream]);
                     }
@@ -263,16 +264,16 @@ impl<'a> Tile<'a> {
     /// # Safety
     /// The tensor has these keys.
     pub unsafe fn values(&self, v: &Tensor, keys: &Range<usize>, masked: bool) -> Values {
-        let (engine, buffers) = (self.buffers.unit.engine, self.buffers);
-        let (head, e, wide) = (buffers.unit.head, engine.e, buffers.unit.rows.wide);
+        let (unit, buffers) = (self.buffers.unit, self.buffers);
+        let of = unit.values_of(v);
         let guarded = masked || Terms::may_mask(&buffers);
         // SAFETY: by contract.
         unsafe {
             if !guarded {
-                let operand = buffers.rows_of(v, head, keys, e, engine.at.v, !wide);
+                let operand = buffers.rows_of(&of, keys, !unit.rows.wide);
                 return Values { tensor: *v, operand, poison: 0 };
             }
-            let (operand, poison) = buffers.finite_copy_of(v, head, keys, e, engine.at.v);
+            let (operand, poison) = buffers.finite_copy_of(&of, keys);
             Values { tensor: *v, operand, poison }
         }
     }
@@ -298,11 +299,10 @@ impl<'a> Tile<'a> {
         unsafe {
             buffers.add_values(v.operand, keys.len(), x, acc, first, factor);
             for s in (0..keys.len()).filter(|s| v.poison & 1 << s != 0) {
+                let run = unit.run(&(keys.start + s..keys.end));
                 for e in 0..unit.engine.e {
-                    let value = {
-                        let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
-                        unit.engine.kernels.common.value(&v.tensor, &at)
-                    };
+                    let at = [run.entry, unit.head, run.row, e];
+                    let value = unit.engine.kernels.common.value(&v.tensor, &at);
                     for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {

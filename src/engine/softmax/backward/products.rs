@@ -50,7 +50,7 @@ impl Tile<'_> {
             let guarded = masked || Terms::may_mask(&self.buffers);
             let head = self.unit.head * self.n + map;
             let (rows, taken) = match guarded {
-                true => self.buffers.finite_copy_of(k, head, keys, d, engine.at.k),
+                true => self.buffers.finite_copy_of(&self.unit.keys_of(k, head), keys),
                 false => (rows, 0),
             };
             let wanted = [grads.q.is_some() || grads.scale_bh.is_some(), grads.probe.is_some()];

@@ -254,7 +254,7 @@ impl Tile<'_> {
                 std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), n_maps).without_cap());
             for keys in tiles_of(unit.rows.keys()) {
                 let masked = !unit.rows.see_all(&keys);
-                let values = buffers.rows_of(v, unit.head, &keys, engine.e, engine.at.v, false);
+                let values = buffers.rows_of(&unit.values_of(v), &keys, false);
                 (engine.kernels.common.matmul)(&matmul::Args {
                     a: values.at,
                     lda: values.ld,
@@ -263,8 +263,7 @@ impl Tile<'_> {
                     ..matmul::Args::product(keys.len(), width, engine.e, self.buffer(at.dp), ROWS as isize)
                 });
                 for (map, terms) in terms.iter_mut().enumerate().take(self.n) {
-                    let rows =
-                        buffers.rows_of(k, unit.head * self.n + map, &keys, engine.d, engine.at.k, false);
+                    let rows = buffers.rows_of(&unit.keys_of(k, unit.head * self.n + map), &keys, false);
                     buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
                     if form == Form::Probe {
                         buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1]);

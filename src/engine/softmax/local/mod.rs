@@ -130,7 +130,7 @@ unsafe fn sweep(
         let mut terms = Terms::new(tile, 0, 1);
         for keys in tiles_of(all) {
             let masked = !rows.see_all(&keys);
-            let k = tile.copy_of(k, unit.head, &keys, engine.d, engine.at.k);
+            let k = tile.copy_of(&unit.keys_of(k, unit.head), &keys);
             tile.scores(k, keys.len(), engine.at.q[0], engine.at.x[0]);
             terms.apply(tile, &keys, masked, engine.at.x[0]);
             let (mut factor, mut changed) = ([0.0; ROWS], false);
