@@ -41,6 +41,7 @@ mod dape;
 mod decay;
 mod local;
 mod merge;
+mod pairs;
 mod products;
 mod rows;
 mod segments;
@@ -62,6 +63,7 @@ pub use base::affine;
 pub use call::{Base, Call};
 pub use dape::Convolution;
 pub use local::Local;
+use pairs::Pairs;
 use rows::{KEYS, ROWS, Unit};
 pub use segments::Segments;
 
@@ -254,6 +256,7 @@ struct Offsets {
     matrices: segments::Matrices,
     sums: local::Sums,
     maps: dape::Maps,
+    pairs: pairs::Offsets,
 }
 
 /// Attention with its tiles and buffers.
@@ -267,6 +270,7 @@ pub struct Softmax {
     d: usize,
     e: usize,
     kernels: Kernels,
+    pairs: Pairs,
     backward: backward::Kernels,
     at: Offsets,
     /// Elements of one partial result.
@@ -292,6 +296,7 @@ impl Softmax {
         let workers = context.max_workers();
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let two = settings.form.streams() == 2;
+        let pairs = Pairs::new(context.isa(), &settings, &extents);
         let mut carver = Carver::default();
         let part = settings.form.streams() * ROWS * (e16 + 2);
         let at = Offsets {
@@ -304,6 +309,7 @@ impl Softmax {
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
             folded: carver.take(&[second(settings.base.is_some(), 4), d16]),
             shift: carver.take(&[ROWS]),
+            pairs: pairs::Offsets::new(&mut carver, pairs, d, e),
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
@@ -321,6 +327,7 @@ impl Softmax {
             d,
             e,
             kernels,
+            pairs,
             backward,
             at,
             part,
@@ -376,7 +383,11 @@ impl Softmax {
 
 impl Engine for Softmax {
     fn kernel_name(&self) -> &'static str {
-        "softmax:matmul_f32"
+        match self.pairs {
+            Pairs { values: true, .. } => "softmax:matmul_bf16",
+            Pairs { scores: true, .. } => "softmax:matmul_bf16+matmul_f32",
+            _ => "softmax:matmul_f32",
+        }
     }
 
     fn chunk(&self) -> usize {
@@ -415,6 +426,6 @@ impl Engine for Softmax {
     }
 
     fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        self.run_backward(runner, call, workspace)
+        Softmax { pairs: Pairs::default(), ..self.clone() }.run_backward(runner, call, workspace)
     }
 }

@@ -8,6 +8,7 @@ use super::terms::Terms;
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::{elementwise, products};
 use crate::tensor::Tensor;
+use half::bf16;
 use std::ops::Range;
 use std::ptr;
 
@@ -131,7 +132,9 @@ impl<'a> Tile<'a> {
     unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, form) = (&unit.engine.at, unit.engine.settings.form);
-        let heads = form.score_heads();
+        let (heads, pairs) = (form.score_heads(), buffers.pairs());
+        // SAFETY: by contract; where scores are of pairs, the rows are those of one head.
+        let scale = if pairs.scores { unsafe { unit.scale(unit.rows.set[0]) } } else { 1.0 };
         for keys in tiles_of(source.keys.clone()) {
             let masked = !source.all && !unit.rows.see_all(&keys);
             // SAFETY: by contract.
@@ -139,8 +142,13 @@ impl<'a> Tile<'a> {
                 let v = source.v.filter(|_| form.reads_values()).map(|v| self.values(&v, &keys, masked));
                 for (stream, terms) in terms.iter_mut().enumerate().take(form.softmaxes()) {
                     let head = unit.head * heads + stream % heads;
-                    let k = buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false);
-                    if form != Form::Blend || stream == 0 {
+                    let k = match pairs.scores {
+                        true => buffers.key_pairs(&source.k, head, &keys),
+                        false => buffers.rows_of(&source.k, head, &keys, unit.engine.d, at.k, false),
+                    };
+                    if pairs.scores {
+                        buffers.score_pairs(k, keys.len(), at.q[stream], at.x[stream], scale);
+                    } else if form != Form::Blend || stream == 0 {
                         let next_k = buffers.ahead(&source.k, head, &keys, unit.engine.d);
                         let next_v = v
                             .as_ref()
@@ -175,26 +183,27 @@ impl<'a> Tile<'a> {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
         let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
+        let pairs = buffers.pairs().scores;
         // SAFETY: by contract.
         let scale = |set| unsafe { unit.scale(set) };
         // SAFETY: by contract.
-        unsafe {
-            match (settings.form, call.probe) {
-                (Form::Difference, _) => {
-                    for stream in 0..2 {
-                        let head = |set| 2 * unit.query_head(set) + stream;
-                        buffers.load_queries(&q, head, scale, at.q[stream]);
-                    }
-                }
-                (Form::Probe, Some(probe)) => {
-                    buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]);
-                    buffers.load_queries(&probe, |set| unit.query_head(set), |_| 1.0, at.q[1]);
-                }
-                _ => {
-                    let head = |set| unit.query_head(set) / unit.engine.shared;
-                    buffers.load_queries(&q, head, scale, at.q[0]);
+        let load = |tensor: &Tensor, head: &dyn Fn(usize) -> usize, scale: &dyn Fn(usize) -> f32, to| unsafe {
+            match pairs {
+                true => buffers.load_query_pairs(tensor, head, to),
+                false => buffers.load_queries(tensor, head, scale, to),
+            }
+        };
+        match (settings.form, call.probe) {
+            (Form::Difference, _) => {
+                for stream in 0..2 {
+                    load(&q, &|set| 2 * unit.query_head(set) + stream, &scale, at.q[stream]);
                 }
             }
+            (Form::Probe, Some(probe)) => {
+                load(&q, &|set| unit.query_head(set), &scale, at.q[0]);
+                load(&probe, &|set| unit.query_head(set), &|_| 1.0, at.q[1]);
+            }
+            _ => load(&q, &|set| unit.query_head(set) / unit.engine.shared, &scale, at.q[0]),
         }
     }
 
@@ -244,7 +253,10 @@ impl<'a> Tile<'a> {
         let n = keys.len() * ROWS;
         // SAFETY: by contract.
         unsafe {
-            buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1], &[]);
+            match buffers.pairs().scores {
+                true => buffers.score_pairs(k, keys.len(), engine.at.q[1], engine.at.x[1], 1.0),
+                false => buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1], &[]),
+            }
             if masked || Terms::may_mask(&buffers) {
                 // What is masked has the weight −0, which times 0 stays; its score may not be finite.
                 for i in (0..n).filter(|&i| (*x.add(i)).to_bits() == MASKED) {
@@ -273,6 +285,10 @@ impl<'a> Tile<'a> {
         let guarded = masked || Terms::may_mask(&buffers);
         // SAFETY: by contract.
         unsafe {
+            if buffers.pairs().values {
+                let (operand, poison) = buffers.value_pairs(v, head, keys, guarded);
+                return Values { tensor: *v, operand, poison };
+            }
             if !guarded {
                 let operand = buffers.rows_of(v, head, keys, e, engine.at.v, !wide);
                 return Values { tensor: *v, operand, poison: 0 };
@@ -297,17 +313,21 @@ impl<'a> Tile<'a> {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let at = &unit.engine.at;
         let factor = factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr());
-        let first = std::mem::replace(&mut self.first[acc], false);
+        let (first, rounded) = (std::mem::replace(&mut self.first[acc], false), buffers.pairs().values);
         let (x, acc) = (at.x[x], at.acc[acc]);
         // SAFETY: by contract.
         unsafe {
-            buffers.add_values(v.operand, keys.len(), x, acc, first, factor);
+            match rounded {
+                true => buffers.add_value_pairs(v.operand, keys.len(), x, acc, first, factor),
+                false => buffers.add_values(v.operand, keys.len(), x, acc, first, factor),
+            }
             for s in (0..keys.len()).filter(|s| v.poison & 1 << s != 0) {
                 for e in 0..unit.engine.e {
                     let value = {
                         let at = [unit.sequence.batch, unit.head, unit.sequence.k0 + keys.start + s, e];
                         unit.engine.kernels.common.value(&v.tensor, &at)
                     };
+                    let value = if rounded { bf16::from_f32(value).to_f32() } else { value };
                     for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
