@@ -170,13 +170,28 @@ fn pair_rows() {
         let guarded = Guarded::new(rng, &src);
         let before = vec![u32::MAX; extent(n.div_ceil(2), up(d), ldd)];
         let (mut got, mut want) = (Guarded::new(rng, &before), before.clone());
-        let args = |dst: *mut u32| pair_rows::Args { n, d, src: guarded.as_ptr(), ld, factor, dst, ldd };
+        let wanted = rng.one_in(2);
+        let mut sums = [(); 2].map(|()| Guarded::<f32>::unset(rng, up(d)));
+        let args = |dst: *mut u32, sums: &mut Guarded<f32>| {
+            let sums = if wanted { sums.as_mut_ptr() } else { null_mut() };
+            pair_rows::Args { n, d, src: guarded.as_ptr(), ld, factor, dst, ldd, sums }
+        };
         // SAFETY: the extents above are those that `Args` asks for.
         unsafe {
-            PairRows::reference(&args(want.as_mut_ptr()));
-            run(&args(got.as_mut_ptr()));
+            PairRows::reference(&args(want.as_mut_ptr(), &mut sums[0]));
+            run(&args(got.as_mut_ptr(), &mut sums[1]));
         }
         got.check();
+        sums[1].check();
+        for c in 0..if wanted { up(d) } else { 0 } {
+            let column = (0..n.div_ceil(2)).flat_map(|i| numbers(want[i * ldd + c]));
+            let size: f64 = column.map(|x| f64::from(x.abs())).sum();
+            let (w, g) = (f64::from(sums[0][c]), f64::from(sums[1][c]));
+            let bound = n as f64 * (size * f64::from(f32::EPSILON) + f64::from(f32::MIN_POSITIVE));
+            // Sums of finite numbers may overflow on their way.
+            let fine = !size.is_finite() || size > 3e38 || (w - g).abs() <= bound;
+            assert!(fine && (!w.is_nan() || g.is_nan()), "{n}×{d}, sum of column {c}: {g:e} for {w:e}");
+        }
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             assert!(same(got, want), "{n}×{d}, element {i}: {got:08x} for {want:08x}");
         }

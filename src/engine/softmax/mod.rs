@@ -22,6 +22,9 @@
 //! **What a row sees** is an interval of keys, whatever the mode, window or block rule says ([`rows::Rows`]): the mask
 //! is two comparisons, and a tile of keys is skipped, whole or cut by them.
 //!
+//! **Pairs of `bf16`.** Where the processor multiplies them, scores of `bf16` rows are sums of exact products of pairs, and with a
+//! flag everything else is rounded to such operands (`pairs.rs`).
+//!
 //! *Numerics*: scores, maxima, sums in `f32`, whatever the element type. A `NaN` in a key or value reaches the rows that
 //! see it and no other: a masked score is replaced, and a tile of values that some row does not see is searched for what
 //! is not finite (`tile.rs`). *Order*: keys ascending, in tiles that end at multiples of 64, so that a row's bits depend
@@ -30,7 +33,7 @@
 //! in order (`merge.rs`). All of this is decided by the lengths of a sequence alone: no bit depends on threads, nor on what else is in
 //! the batch. *Cost*: `2(D + E)` FLOPs per pair of
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
-//! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
+//! `32 (2D + 2E) + 64 (D + E + 128)` elements, with pairs up to `32 (D + E + 32)` more, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
 mod backward;
 mod base;

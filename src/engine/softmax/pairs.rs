@@ -8,7 +8,14 @@
 //! `⟨·⟩` rounds to `bf16`. Keys are read where they lie: a row of `bf16` is a row of pairs. Queries are made pairs of channels once for a
 //! tile, without their scale, which multiplies the sums; values pairs of keys for each tile of keys. The error is in `docs/numerics.md`.
 //!
-//! Few queries are left to `f32`: their products wait for memory.
+//! Sums of weights are those of the rounded ones: rounding then moves an output between the values that it weighs; `lse` is of the weights
+//! before. Few queries are left to `f32`: their products wait for memory.
+//!
+//! Measured: AVX512_BF16 on one Zen 4 core that others shared, causal, 4096 tokens, ns of CPU time per token and head, best of 5:
+//!
+//! | | `f32` | `bf16` | flag, `f32` rows | flag, `bf16` rows | `bf16` by way of `f32` |
+//! | --- | --- | --- | --- | --- | --- |
+//! | `D = E = 128` | 11700 | 9000 | 8400 | 6850 | 12600 |
 
 use super::products::{Buffers, Operand, pitch};
 use super::rows::{KEYS, ROWS};
@@ -167,8 +174,8 @@ impl Buffers<'_> {
             } else {
                 (self.rows_of(tensor, head, keys, d, engine.at.v, true), 0)
             };
-            let (src, ld, factor) = (rows.at, rows.ld, ptr::null());
-            (tiles.pair_rows)(&pair_rows::Args { n, d, src, ld, factor, dst: to.cast(), ldd });
+            let (src, ld, factor, sums) = (rows.at, rows.ld, ptr::null(), ptr::null_mut());
+            (tiles.pair_rows)(&pair_rows::Args { n, d, src, ld, factor, dst: to.cast(), ldd, sums });
             (operand, taken)
         }
     }
@@ -195,7 +202,8 @@ impl Buffers<'_> {
         taken
     }
 
-    /// `acc = acc · factor + ⟨V⟩ᵀ ⟨X⟩`; without a factor the sums are kept, and at first there are none.
+    /// `acc = acc · factor + ⟨V⟩ᵀ ⟨X⟩`; without a factor the sums are kept, and at first there are none. Gives the sums of `⟨X⟩` over the
+    /// keys.
     ///
     /// # Safety
     /// `v` has pairs of `n` rows; `factor` is null or has a value for each row.
@@ -207,15 +215,16 @@ impl Buffers<'_> {
         acc: usize,
         first: bool,
         factor: *const f32,
-    ) {
+    ) -> [f32; ROWS] {
         let (engine, d) = (self.unit.engine, self.unit.rows.width);
         let (tiles, src, acc) = (&engine.kernels.common, self.at(x), self.at(acc));
         let x = self.at(engine.at.pairs.x).cast();
         let c0 = if first { ptr::null() } else { acc.cast_const() };
-        let (ld, ldd) = (ROWS, ROWS);
+        let (ld, ldd, mut columns) = (ROWS, ROWS, [0.0; ROWS]);
+        let (sums, ones) = (columns.as_mut_ptr(), ptr::null());
         // SAFETY: by contract; sums are `[E][32]`.
         unsafe {
-            (tiles.pair_rows)(&pair_rows::Args { n, d, src, ld, factor: ptr::null(), dst: x, ldd });
+            (tiles.pair_rows)(&pair_rows::Args { n, d, src, ld, factor: ones, dst: x, ldd, sums });
             (tiles.matmul_bf16)(&matmul_bf16::Args {
                 a: v.at.cast(),
                 lda: v.ld,
@@ -228,5 +237,6 @@ impl Buffers<'_> {
                 ..matmul_bf16::Args::product(engine.e, d, n.div_ceil(2), acc, ROWS as isize)
             });
         }
+        columns
     }
 }

@@ -42,6 +42,8 @@ pub struct Tile<'a> {
     /// The key that each row's maximum came from, where that is asked for.
     pub best: [Option<usize>; ROWS],
     pub beside: Beside,
+    /// Sums of each stream's weights as they were rounded.
+    rounded: [[f32; ROWS]; 2],
     /// Nothing has been summed up yet.
     first: [bool; 2],
 }
@@ -72,7 +74,8 @@ impl<'a> Tile<'a> {
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
         let running = [Running::empty(unit.engine.settings.weights); 2];
         let beside = Beside { missing: f32::NEG_INFINITY, linear: None };
-        Tile { buffers: Buffers { unit, base }, running, best: [None; ROWS], beside, first: [true; 2] }
+        let (best, rounded, first) = ([None; ROWS], [[0.0; ROWS]; 2], [true; 2]);
+        Tile { buffers: Buffers { unit, base }, running, best, beside, rounded, first }
     }
 
     /// Sums have come from elsewhere.
@@ -312,13 +315,18 @@ impl<'a> Tile<'a> {
     ) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let at = &unit.engine.at;
-        let factor = factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr());
+        let (factors, factor) = (factor, factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr()));
         let (first, rounded) = (std::mem::replace(&mut self.first[acc], false), buffers.pairs().values);
-        let (x, acc) = (at.x[x], at.acc[acc]);
+        let (x, stream, acc) = (at.x[x], acc, at.acc[acc]);
         // SAFETY: by contract.
         unsafe {
             match rounded {
-                true => buffers.add_value_pairs(v.operand, keys.len(), x, acc, first, factor),
+                true => {
+                    let sums = buffers.add_value_pairs(v.operand, keys.len(), x, acc, first, factor);
+                    for (r, sum) in self.rounded[stream].iter_mut().enumerate() {
+                        *sum = factors.map_or(*sum, |factors| *sum * factors[r]) + sums[r];
+                    }
+                }
                 false => buffers.add_values(v.operand, keys.len(), x, acc, first, factor),
             }
             for s in (0..keys.len()).filter(|s| v.poison & 1 << s != 0) {
@@ -424,17 +432,24 @@ impl<'a> Tile<'a> {
                 };
             }
         }
-        // SAFETY: vectors of 32.
-        unsafe {
-            (unit.engine.kernels.end)(&online_softmax::EndArgs {
-                w: unit.rows.width,
-                max: running.max.as_ptr(),
-                sum: running.sum.as_ptr(),
-                sink: if sunk { sinks.as_ptr() } else { ptr::null() },
-                factor: factor.as_mut_ptr(),
-                lse: lse.as_mut_ptr(),
-            });
+        let mut end = |sum: &[f32; ROWS], factor: &mut [f32; ROWS]| {
+            // SAFETY: vectors of 32.
+            unsafe {
+                (unit.engine.kernels.end)(&online_softmax::EndArgs {
+                    w: unit.rows.width,
+                    max: running.max.as_ptr(),
+                    sum: sum.as_ptr(),
+                    sink: if sunk { sinks.as_ptr() } else { ptr::null() },
+                    factor: factor.as_mut_ptr(),
+                    lse: lse.as_mut_ptr(),
+                });
+            }
+        };
+        if self.buffers.pairs().values {
+            end(&self.rounded[stream], factor);
+            return end(&running.sum, &mut [0.0; ROWS]);
         }
+        end(&running.sum, factor);
     }
 
     /// Factors of the two sums, of which the second is subtracted.
@@ -463,7 +478,9 @@ impl<'a> Tile<'a> {
             (Form::Probe, _) => {
                 let [first, second] = factor;
                 second.copy_from_slice(first);
-                for (factor, sum) in first.iter_mut().zip(&self.running[1].sum) {
+                let rounded = self.buffers.pairs().values;
+                let sums = if rounded { &self.rounded[1] } else { &self.running[1].sum };
+                for (factor, sum) in first.iter_mut().zip(sums) {
                     *factor *= 1.0 + sum * *factor;
                 }
             }
