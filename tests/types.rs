@@ -13,7 +13,7 @@ use common::types::{PLAIN, TYPES, Types, nearest, rounded, tiny, unit};
 use common::{oracle, types};
 use std::sync::Arc;
 use subquad::catalog::RoleKind;
-use subquad::{Context, ContextOptions, DType, Mode, Role, ThreadPool};
+use subquad::{Context, ContextOptions, DType, Mode, Plan, Role, ThreadPool};
 
 /// Panics unless `got` is `want` rounded to the types; one NaN is as good as another.
 #[track_caller]
