@@ -160,7 +160,7 @@ fn second_output(e: usize, d: usize) -> matmul::Args {
 /// Pairs of `bf16` from numbers between −1 and 1.
 fn pairs(n: usize) -> *mut u32 {
     let (src, dst) = (numbers(2 * n), numbers(n).cast::<u32>());
-    let args = pair_rows::Args { n: 2, d: n, src, ld: n, factor: null(), dst, ldd: n };
+    let args = pair_rows::Args { n: 2, d: n, src, ld: n, factor: null(), dst, ldd: n, sums: null_mut() };
     // SAFETY: `src` has two rows of `n` elements, `dst` one.
     unsafe { pair_rows::PairRows::reference(&args) };
     dst
@@ -169,7 +169,7 @@ fn pairs(n: usize) -> *mut u32 {
 /// Rows with a factor each, to pairs of them.
 fn rows_to_pair(n: usize, d: usize) -> pair_rows::Args {
     let (src, factor, dst) = (numbers(n * d), ones(n).cast_const(), pairs(n / 2 * d));
-    pair_rows::Args { n, d, src, ld: d, factor, dst, ldd: d }
+    pair_rows::Args { n, d, src, ld: d, factor, dst, ldd: d, sums: null_mut() }
 }
 
 /// Rows of `bf16`, the same.

@@ -327,10 +327,10 @@ SUBQUAD_API uint32_t subquad_context_isa(const subquad_context *context);
 #define SUBQUAD_FLAG_BF16_DOT 1              /* Operands of matrix products may be rounded to bf16,
                                                 whatever the tensors' types; sums and the carried state
                                                 stay f32. A permission: used where the processor multiplies
-                                                pairs of bf16, in prefill without gradients, by recurrences
-                                                with a decay per token or head or none, with or without the
-                                                delta rule; elsewhere it changes nothing. The plan's info
-                                                tells by its kernel. */
+                                                pairs of bf16, in prefill without gradients, by exact
+                                                attention and by recurrences with a decay per token or head
+                                                or none, with or without the delta rule; elsewhere it
+                                                changes nothing. The plan's info tells by its kernel. */
 
 #define SUBQUAD_DTYPE_F32 1                  /* IEEE single. */
 #define SUBQUAD_DTYPE_BF16 2                 /* The upper half of an IEEE single. */

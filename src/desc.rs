@@ -62,8 +62,8 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// Operands of matrix products may be rounded to `bf16`, whatever the tensors' types; sums and the carried state
     /// stay `f32`. It is used where the processor multiplies pairs of `bf16` (x86's AVX512_BF16), in prefill without
-    /// gradients, by recurrences with a decay per token or head or none, with or without the delta rule; elsewhere it
-    /// changes nothing. [`crate::PlanInfo::kernel`] tells.
+    /// gradients, by exact attention and by recurrences with a decay per token or head or none, with or without the delta
+    /// rule; elsewhere it changes nothing. [`crate::PlanInfo::kernel`] tells.
     pub const BF16_DOT: Flags = Flags(1);
 
     /// The set of these bits; unknown bits are kept and refused at planning.

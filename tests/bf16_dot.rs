@@ -86,7 +86,9 @@ fn within_the_bound() {
         worst = worst.max(oracle::check(&got, &want, || format!("{types:?}, {p}")));
     });
     println!("{honoured:?}: at most {worst:.2} of the bound");
-    assert_eq!(has_bf16_dot(Isa::best()), honoured.contains("gated_delta_rule"));
+    for name in ["gated_delta_rule", "softmax", "fox", "bswa", "focal", "integral", "diff", "parallax"] {
+        assert_eq!(has_bf16_dot(Isa::best()), honoured.contains(name), "{name}");
+    }
     for name in ["gla", "kda", "rwkv6", "rwkv7", "gsa", "abc"] {
         assert!(!honoured.contains(name), "{name}");
     }
@@ -121,6 +123,7 @@ fn measured_errors() {
         ("linear", false, [1e-3, 6e-4]),
         ("delta_rule", true, [6.5e-3, 7e-3]),
         ("gated_delta_rule", true, [5e-3, 5e-3]),
+        ("softmax", false, [4e-3, 1.5e-3]),
     ];
     for (name, unit_rows, limits) in table {
         let p = Problem::named(name).sized([2, 2, 2], (64, 64), 1, 1024);

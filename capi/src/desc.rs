@@ -22,9 +22,9 @@ pub const SUBQUAD_MODE_DRAW: u32 = 16;
 pub const SUBQUAD_MODE_TRANSFORM: u32 = 32;
 
 /// Operands of matrix products may be rounded to bf16, whatever the tensors' types; sums and the carried state stay f32.
-/// A permission: used where the processor multiplies pairs of bf16, in prefill without gradients, by recurrences with a
-/// decay per token or head or none, with or without the delta rule; elsewhere it changes nothing. The plan's info tells
-/// by its kernel.
+/// A permission: used where the processor multiplies pairs of bf16, in prefill without gradients, by exact attention and by
+/// recurrences with a decay per token or head or none, with or without the delta rule; elsewhere it changes nothing. The
+/// plan's info tells by its kernel.
 pub const SUBQUAD_FLAG_BF16_DOT: u32 = 1;
 
 /// IEEE single.

@@ -42,7 +42,8 @@ fn matmul_bf16() {
     cases::<MatmulBf16>(800, |rng, run| {
         let (m, k) = (small(rng, 40), small(rng, 70));
         let by_columns = rng.one_in(2);
-        let [has_c0, has_pre, has_mid, has_l, has_post, in_place, packs] = [(); 7].map(|()| rng.one_in(2));
+        let [has_c0, has_pre, has_col, has_mid, has_l, has_post, in_place, packs] =
+            [(); 8].map(|()| rng.one_in(2));
         let n = if packs { 16 * rng.below(6) } else { small(rng, 90) };
         let has_u = has_l && m <= C;
         let hostile = rng.one_in(4) && !has_u;
@@ -55,10 +56,11 @@ fn matmul_bf16() {
         let b = pairs(rng, hostile, extent(k, up(n), ldb));
         let mut c0 = rng.values(extent(m, up(n), ldc0), 2.0);
         let [mut pre, mut mid, mut post] = [(); 3].map(|()| rng.values(m, 2.0));
+        let mut col = rng.values(up(n), 2.0);
         let mut l = rng.values(extent(m, m, ldl), 2.0);
         (0..m).for_each(|i| (i + 1..m).for_each(|j| l[i * ldl + j] = 0.0));
         let u = rng.values(extent(m, up(n), ldu), 2.0);
-        for values in [&mut c0, &mut pre, &mut mid, &mut post] {
+        for values in [&mut c0, &mut pre, &mut col, &mut mid, &mut post] {
             poison(rng, hostile, values);
         }
         let before = if has_c0 && in_place {
@@ -66,7 +68,7 @@ fn matmul_bf16() {
         } else {
             vec![f32::NAN; extent(m, n, ldc)]
         };
-        let inputs = [&c0, &pre, &mid, &post, &l, &u].map(|values| Three::new(rng, values));
+        let inputs = [&c0, &pre, &col, &mid, &post, &l, &u].map(|values| Three::new(rng, values));
         let operands =
             [(&a, &b), (&sizes(&a), &sizes(&b))].map(|(a, b)| (Guarded::new(rng, a), Guarded::new(rng, b)));
         let mut c = Three::new(rng, &before);
@@ -74,7 +76,7 @@ fn matmul_bf16() {
         let mut packed = Guarded::<u32>::unset(rng, n_packed);
         let mut scratch = vec![0u32; n_packed];
         let args = |of: fn(&Three) -> &[f32], size: usize, c: *mut f32, packed: *mut u32| {
-            let [c0, pre, mid, post, l, u] = inputs.each_ref().map(|three| of(three).as_ptr());
+            let [c0, pre, col, mid, post, l, u] = inputs.each_ref().map(|three| of(three).as_ptr());
             let (c0, ldc0) = if in_place { (c.cast_const(), ldc) } else { (c0, ldc0) };
             Args {
                 m,
@@ -91,6 +93,7 @@ fn matmul_bf16() {
                 c0: some(has_c0, c0),
                 ldc0: ldc0 as isize,
                 pre: some(has_pre, pre),
+                col: some(has_col, col),
                 l: some(has_u, l),
                 ldl,
                 u: some(has_u, u),
@@ -167,13 +170,28 @@ fn pair_rows() {
         let guarded = Guarded::new(rng, &src);
         let before = vec![u32::MAX; extent(n.div_ceil(2), up(d), ldd)];
         let (mut got, mut want) = (Guarded::new(rng, &before), before.clone());
-        let args = |dst: *mut u32| pair_rows::Args { n, d, src: guarded.as_ptr(), ld, factor, dst, ldd };
+        let wanted = rng.one_in(2);
+        let mut sums = [(); 2].map(|()| Guarded::<f32>::unset(rng, up(d)));
+        let args = |dst: *mut u32, sums: &mut Guarded<f32>| {
+            let sums = if wanted { sums.as_mut_ptr() } else { null_mut() };
+            pair_rows::Args { n, d, src: guarded.as_ptr(), ld, factor, dst, ldd, sums }
+        };
         // SAFETY: the extents above are those that `Args` asks for.
         unsafe {
-            PairRows::reference(&args(want.as_mut_ptr()));
-            run(&args(got.as_mut_ptr()));
+            PairRows::reference(&args(want.as_mut_ptr(), &mut sums[0]));
+            run(&args(got.as_mut_ptr(), &mut sums[1]));
         }
         got.check();
+        sums[1].check();
+        for c in 0..if wanted { up(d) } else { 0 } {
+            let column = (0..n.div_ceil(2)).flat_map(|i| numbers(want[i * ldd + c]));
+            let size: f64 = column.map(|x| f64::from(x.abs())).sum();
+            let (w, g) = (f64::from(sums[0][c]), f64::from(sums[1][c]));
+            let bound = n as f64 * (size * f64::from(f32::EPSILON) + f64::from(f32::MIN_POSITIVE));
+            // Sums of finite numbers may overflow on their way.
+            let fine = !size.is_finite() || size > 3e38 || (w - g).abs() <= bound;
+            assert!(fine && (!w.is_nan() || g.is_nan()), "{n}×{d}, sum of column {c}: {g:e} for {w:e}");
+        }
         for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
             assert!(same(got, want), "{n}×{d}, element {i}: {got:08x} for {want:08x}");
         }

@@ -10,13 +10,19 @@ use subquad::{Mode, Role, Value};
 
 /// The expected outputs, if the problem is of this family.
 pub fn expect(p: &Problem, nudge: Option<Nudge>) -> Option<BTreeMap<Role, Expected>> {
+    expect_rounded(p, nudge, 0.0)
+}
+
+/// The same where so many more roundings are allowed.
+pub fn expect_rounded(p: &Problem, nudge: Option<Nudge>, roundings: f64) -> Option<BTreeMap<Role, Expected>> {
     let names = ["softmax", "focal", "fox", "bswa", "diff", "integral", "parallax"];
-    names.contains(&p.mechanism.name).then(|| Oracle { p, nudge }.run())
+    names.contains(&p.mechanism.name).then(|| Oracle { p, nudge, roundings }.run())
 }
 
 struct Oracle<'a> {
     p: &'a Problem,
     nudge: Option<Nudge>,
+    roundings: f64,
 }
 
 /// Weights of the keys that a row sees, and the log of their normaliser.
@@ -62,7 +68,7 @@ impl Oracle<'_> {
                 lse.push(row.lse);
             }
         }
-        let c = 16.0 + p.d as f64 / 2.0 + p.s as f64 / 4.0;
+        let c = 16.0 + p.d as f64 / 2.0 + p.s as f64 / 4.0 + self.roundings;
         let outputs = [(Role::OUT, out), (Role::LSE, lse)];
         let there = outputs.into_iter().filter(|(role, _)| p.mechanism.role(*role).is_some());
         there.map(|(role, nums)| (role, expected(nums, c))).collect()

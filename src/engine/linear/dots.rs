@@ -75,8 +75,9 @@ impl Unit<'_> {
     /// # Safety
     /// `src` is `[n, d]`, `factor` `[n]` or null, `dst` `[⌈n / 2⌉, d]`; `d` is a multiple of 16.
     unsafe fn pair(&self, src: *const f32, (n, d): (usize, usize), factor: *const f32, dst: *mut u32) {
+        let sums = ptr::null_mut();
         // SAFETY: the caller's contract.
-        unsafe { (self.tiles().pair_rows)(&pair_rows::Args { n, d, src, ld: d, factor, dst, ldd: d }) }
+        unsafe { (self.tiles().pair_rows)(&pair_rows::Args { n, d, src, ld: d, factor, dst, ldd: d, sums }) }
     }
 
     /// Whether queries and keys are rows as they came, so that the query's factors can stand outside the products.

@@ -125,7 +125,7 @@ impl Geometry {
     /// blocks of at most 4 that fill at most half of L2: longer blocks gained nothing measurable and leave less
     /// room for the rows fetched ahead. With a single panel there is nothing to reuse, and a block is one chunk.
     pub fn new(recurrence: &Recurrence, extents: &Extents, caches: Caches) -> Result<Geometry> {
-        let Extents { heads, d, e, dtype_out, bf16_dot } = *extents;
+        let Extents { heads, d, e, dtype_out, bf16_dot, .. } = *extents;
         let normed = dtype_out != DType::F32 && norm::wanted(recurrence);
         let mixes_heads = matches!(recurrence.normaliser, Normaliser::SrmsAll { .. });
         let heads_of_task = if normed && mixes_heads { heads.state } else { 1 };

@@ -152,7 +152,23 @@ impl Tiles {
     /// # Safety
     /// `src` and `dst` have `n` rows of `ld ≥ d` elements.
     pub unsafe fn narrow(&self, src: *const f32, (n, d): (usize, usize), ld: usize, dst: *mut bf16) {
-        let args = store_rows::Args { n, d, src, ld, dst, row_stride: ld as isize, col_stride: 1 };
+        // SAFETY: the caller's contract.
+        unsafe { self.narrow_to(src, (n, d), ld, dst, ld) }
+    }
+
+    /// The same with `ld_dst` elements from row to row.
+    ///
+    /// # Safety
+    /// As [`Tiles::narrow`], each side with its own distance between rows.
+    pub unsafe fn narrow_to(
+        &self,
+        src: *const f32,
+        (n, d): (usize, usize),
+        ld: usize,
+        dst: *mut bf16,
+        ld_dst: usize,
+    ) {
+        let args = store_rows::Args { n, d, src, ld, dst, row_stride: ld_dst as isize, col_stride: 1 };
         // SAFETY: the caller's contract.
         unsafe { (self.store_bf16)(&args) }
     }

@@ -22,6 +22,9 @@
 //! **What a row sees** is an interval of keys, whatever the mode, window or block rule says ([`rows::Rows`]): the mask
 //! is two comparisons, and a tile of keys is skipped, whole or cut by them.
 //!
+//! **Pairs of `bf16`.** Where the processor multiplies them, scores of `bf16` rows are sums of exact products of pairs, and with a
+//! flag everything else is rounded to such operands (`pairs.rs`).
+//!
 //! *Numerics*: scores, maxima, sums in `f32`, whatever the element type. A `NaN` in a key or value reaches the rows that
 //! see it and no other: a masked score is replaced, and a tile of values that some row does not see is searched for what
 //! is not finite (`tile.rs`). *Order*: keys ascending, in tiles that end at multiples of 64, so that a row's bits depend
@@ -30,7 +33,7 @@
 //! in order (`merge.rs`). All of this is decided by the lengths of a sequence alone: no bit depends on threads, nor on what else is in
 //! the batch. *Cost*: `2(D + E)` FLOPs per pair of
 //! a query and a key that it sees, and an exponential. *Workspace*: independent of the lengths, per worker
-//! `32 (2D + 2E) + 64 (D + E + 128)` elements, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
+//! `32 (2D + 2E) + 64 (D + E + 128)` elements, with pairs up to `32 (D + E + 32)` more, and [`PARTS`] partial results of `32 (E + 2)` over all workers.
 
 mod backward;
 mod base;
@@ -42,6 +45,7 @@ mod dape;
 mod decay;
 mod local;
 mod merge;
+mod pairs;
 mod products;
 mod rows;
 mod segments;
@@ -63,6 +67,7 @@ pub use base::affine;
 pub use call::{Base, Call};
 pub use dape::Convolution;
 pub use local::Local;
+use pairs::Pairs;
 use rows::{KEYS, ROWS, Unit};
 pub use segments::Segments;
 
@@ -263,6 +268,7 @@ struct Offsets {
     matrices: segments::Matrices,
     sums: local::Sums,
     maps: dape::Maps,
+    pairs: pairs::Offsets,
 }
 
 /// Attention with its tiles and buffers.
@@ -276,6 +282,7 @@ pub struct Softmax {
     d: usize,
     e: usize,
     kernels: Kernels,
+    pairs: Pairs,
     backward: backward::Kernels,
     at: Offsets,
     /// Elements of one partial result.
@@ -301,6 +308,7 @@ impl Softmax {
         let workers = context.max_workers();
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let two = settings.form.streams() == 2;
+        let pairs = Pairs::new(context.isa(), &settings, &extents);
         let mut carver = Carver::default();
         let part = settings.form.streams() * ROWS * (e16 + 2);
         let at = Offsets {
@@ -313,6 +321,7 @@ impl Softmax {
             acc: [carver.take(&[e16, ROWS]), carver.take(&[second(two, e16), ROWS])],
             folded: carver.take(&[second(settings.base.is_some(), 4), d16]),
             shift: carver.take(&[ROWS]),
+            pairs: pairs::Offsets::new(&mut carver, pairs, d, e),
             parts: carver.take(&[PARTS.div_ceil(workers), part]),
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
@@ -330,6 +339,7 @@ impl Softmax {
             d,
             e,
             kernels,
+            pairs,
             backward,
             at,
             part,
@@ -385,7 +395,11 @@ impl Softmax {
 
 impl Engine for Softmax {
     fn kernel_name(&self) -> &'static str {
-        "softmax:matmul_f32"
+        match self.pairs {
+            Pairs { values: true, .. } => "softmax:matmul_bf16",
+            Pairs { scores: true, .. } => "softmax:matmul_bf16+matmul_f32",
+            _ => "softmax:matmul_f32",
+        }
     }
 
     fn chunk(&self) -> usize {
@@ -424,6 +438,6 @@ impl Engine for Softmax {
     }
 
     fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        self.run_backward(runner, call, workspace)
+        Softmax { pairs: Pairs::default(), ..self.clone() }.run_backward(runner, call, workspace)
     }
 }

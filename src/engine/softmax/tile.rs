@@ -8,6 +8,7 @@ use super::terms::Terms;
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::{elementwise, products};
 use crate::tensor::Tensor;
+use half::bf16;
 use std::ops::Range;
 use std::ptr;
 
@@ -41,6 +42,8 @@ pub struct Tile<'a> {
     /// The key that each row's maximum came from, where that is asked for.
     pub best: [Option<usize>; ROWS],
     pub beside: Beside,
+    /// Sums of each stream's weights as they were rounded.
+    rounded: [[f32; ROWS]; 2],
     /// Nothing has been summed up yet.
     first: [bool; 2],
 }
@@ -71,7 +74,8 @@ impl<'a> Tile<'a> {
     pub fn empty(unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
         let running = [Running::empty(unit.engine.settings.weights); 2];
         let beside = Beside { missing: f32::NEG_INFINITY, linear: None };
-        Tile { buffers: Buffers { unit, base }, running, best: [None; ROWS], beside, first: [true; 2] }
+        let (best, rounded, first) = ([None; ROWS], [[0.0; ROWS]; 2], [true; 2]);
+        Tile { buffers: Buffers { unit, base }, running, best, beside, rounded, first }
     }
 
     /// Sums have come from elsewhere.
@@ -131,7 +135,9 @@ impl<'a> Tile<'a> {
     unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, form) = (&unit.engine.at, unit.engine.settings.form);
-        let heads = form.score_heads();
+        let (heads, pairs) = (form.score_heads(), buffers.pairs());
+        // SAFETY: by contract; where scores are of pairs, the rows are those of one head.
+        let scale = if pairs.scores { unsafe { unit.scale(unit.rows.set[0]) } } else { 1.0 };
         for keys in tiles_of(source.keys.clone()) {
             let masked = !source.all && !unit.rows.see_all(&keys);
             // SAFETY: by contract.
@@ -140,8 +146,13 @@ impl<'a> Tile<'a> {
                 for (stream, terms) in terms.iter_mut().enumerate().take(form.softmaxes()) {
                     let head = unit.head * heads + stream % heads;
                     let keys_of = unit.keys_of(&source.k, head);
-                    let k = buffers.rows_of(&keys_of, &keys, false);
-                    if form != Form::Blend || stream == 0 {
+                    let k = match pairs.scores {
+                        true => buffers.key_pairs(&keys_of, &keys),
+                        false => buffers.rows_of(&keys_of, &keys, false),
+                    };
+                    if pairs.scores {
+                        buffers.score_pairs(k, keys.len(), at.q[stream], at.x[stream], scale);
+                    } else if form != Form::Blend || stream == 0 {
                         buffers.scores(k, keys.len(), at.q[stream % heads], at.x[stream]);
                     }
                     if form == Form::Blend && stream == 0 {
@@ -171,26 +182,27 @@ impl<'a> Tile<'a> {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (at, call, settings) = (&unit.engine.at, unit.call, &unit.engine.settings);
         let Some(q) = call.q.map(|q| unit.queries(&q)) else { return };
+        let pairs = buffers.pairs().scores;
         // SAFETY: by contract.
         let scale = |set| unsafe { unit.scale(set) };
         // SAFETY: by contract.
-        unsafe {
-            match (settings.form, call.probe) {
-                (Form::Difference, _) => {
-                    for stream in 0..2 {
-                        let head = |set| 2 * unit.query_head(set) + stream;
-                        buffers.load_queries(&q, head, scale, at.q[stream]);
-                    }
-                }
-                (Form::Probe, Some(probe)) => {
-                    buffers.load_queries(&q, |set| unit.query_head(set), scale, at.q[0]);
-                    buffers.load_queries(&probe, |set| unit.query_head(set), |_| 1.0, at.q[1]);
-                }
-                _ => {
-                    let head = |set| unit.query_head(set) / unit.engine.shared;
-                    buffers.load_queries(&q, head, scale, at.q[0]);
+        let load = |tensor: &Tensor, head: &dyn Fn(usize) -> usize, scale: &dyn Fn(usize) -> f32, to| unsafe {
+            match pairs {
+                true => buffers.load_query_pairs(tensor, head, to),
+                false => buffers.load_queries(tensor, head, scale, to),
+            }
+        };
+        match (settings.form, call.probe) {
+            (Form::Difference, _) => {
+                for stream in 0..2 {
+                    load(&q, &|set| 2 * unit.query_head(set) + stream, &scale, at.q[stream]);
                 }
             }
+            (Form::Probe, Some(probe)) => {
+                load(&q, &|set| unit.query_head(set), &scale, at.q[0]);
+                load(&probe, &|set| unit.query_head(set), &|_| 1.0, at.q[1]);
+            }
+            _ => load(&q, &|set| unit.query_head(set) / unit.engine.shared, &scale, at.q[0]),
         }
     }
 
@@ -240,7 +252,10 @@ impl<'a> Tile<'a> {
         let n = keys.len() * ROWS;
         // SAFETY: by contract.
         unsafe {
-            buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1]);
+            match buffers.pairs().scores {
+                true => buffers.score_pairs(k, keys.len(), engine.at.q[1], engine.at.x[1], 1.0),
+                false => buffers.scores(k, keys.len(), engine.at.q[1], engine.at.x[1]),
+            }
             if masked || Terms::may_mask(&buffers) {
                 // What is masked has the weight −0, which times 0 stays; its score may not be finite.
                 for i in (0..n).filter(|&i| (*x.add(i)).to_bits() == MASKED) {
@@ -269,6 +284,10 @@ impl<'a> Tile<'a> {
         let guarded = masked || Terms::may_mask(&buffers);
         // SAFETY: by contract.
         unsafe {
+            if buffers.pairs().values {
+                let (operand, poison) = buffers.value_pairs(&of, keys, guarded);
+                return Values { tensor: *v, operand, poison };
+            }
             if !guarded {
                 let operand = buffers.rows_of(&of, keys, !unit.rows.wide);
                 return Values { tensor: *v, operand, poison: 0 };
@@ -292,17 +311,26 @@ impl<'a> Tile<'a> {
     ) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let at = &unit.engine.at;
-        let factor = factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr());
-        let first = std::mem::replace(&mut self.first[acc], false);
-        let (x, acc) = (at.x[x], at.acc[acc]);
+        let (factors, factor) = (factor, factor.as_ref().map_or(ptr::null(), |factor| factor.as_ptr()));
+        let (first, rounded) = (std::mem::replace(&mut self.first[acc], false), buffers.pairs().values);
+        let (x, stream, acc) = (at.x[x], acc, at.acc[acc]);
         // SAFETY: by contract.
         unsafe {
-            buffers.add_values(v.operand, keys.len(), x, acc, first, factor);
+            match rounded {
+                true => {
+                    let sums = buffers.add_value_pairs(v.operand, keys.len(), x, acc, first, factor);
+                    for (r, sum) in self.rounded[stream].iter_mut().enumerate() {
+                        *sum = factors.map_or(*sum, |factors| *sum * factors[r]) + sums[r];
+                    }
+                }
+                false => buffers.add_values(v.operand, keys.len(), x, acc, first, factor),
+            }
             for s in (0..keys.len()).filter(|s| v.poison & 1 << s != 0) {
                 let run = unit.run(&(keys.start + s..keys.end));
                 for e in 0..unit.engine.e {
                     let at = [run.entry, unit.head, run.row, e];
                     let value = unit.engine.kernels.common.value(&v.tensor, &at);
+                    let value = if rounded { bf16::from_f32(value).to_f32() } else { value };
                     for r in (0..unit.rows.n).filter(|_| !value.is_finite()) {
                         let weight = *buffers.at(x).add(s * ROWS + r);
                         if weight.to_bits() != MASKED {
@@ -399,17 +427,24 @@ impl<'a> Tile<'a> {
                 };
             }
         }
-        // SAFETY: vectors of 32.
-        unsafe {
-            (unit.engine.kernels.end)(&online_softmax::EndArgs {
-                w: unit.rows.width,
-                max: running.max.as_ptr(),
-                sum: running.sum.as_ptr(),
-                sink: if sunk { sinks.as_ptr() } else { ptr::null() },
-                factor: factor.as_mut_ptr(),
-                lse: lse.as_mut_ptr(),
-            });
+        let mut end = |sum: &[f32; ROWS], factor: &mut [f32; ROWS]| {
+            // SAFETY: vectors of 32.
+            unsafe {
+                (unit.engine.kernels.end)(&online_softmax::EndArgs {
+                    w: unit.rows.width,
+                    max: running.max.as_ptr(),
+                    sum: sum.as_ptr(),
+                    sink: if sunk { sinks.as_ptr() } else { ptr::null() },
+                    factor: factor.as_mut_ptr(),
+                    lse: lse.as_mut_ptr(),
+                });
+            }
+        };
+        if self.buffers.pairs().values {
+            end(&self.rounded[stream], factor);
+            return end(&running.sum, &mut [0.0; ROWS]);
         }
+        end(&running.sum, factor);
     }
 
     /// Factors of the two sums, of which the second is subtracted.
@@ -438,7 +473,9 @@ impl<'a> Tile<'a> {
             (Form::Probe, _) => {
                 let [first, second] = factor;
                 second.copy_from_slice(first);
-                for (factor, sum) in first.iter_mut().zip(&self.running[1].sum) {
+                let rounded = self.buffers.pairs().values;
+                let sums = if rounded { &self.rounded[1] } else { &self.running[1].sum };
+                for (factor, sum) in first.iter_mut().zip(sums) {
                     *factor *= 1.0 + sum * *factor;
                 }
             }

@@ -1,7 +1,7 @@
 //! The matrix tile with `bf16` operands and `f32` sums.
 //!
 //! ```text
-//! C[i, :] = post[i] · ( pre[i] · C0[i, :]  +  mid[i] · Σ_k A[i, k] B[k, :]  +  Σ_{j ≤ i} L[i, j] U[j, :] )
+//! C[i, :] = post[i] · ( pre[i] · col ⊙ C0[i, :]  +  mid[i] · Σ_k A[i, k] B[k, :]  +  Σ_{j ≤ i} L[i, j] U[j, :] )
 //! ```
 //!
 //! `A` is `[m, 2·pairs]` and `B` `[2·pairs, n]`, both in pairs along the product ([`crate::simd`]): `A` is rows of `bf16`
@@ -31,7 +31,7 @@ use crate::simd::bf16::Widened;
 use pulp::Simd;
 
 /// Operands of one call. Strides are in elements (pairs, where operands are pairs). `n` rounded up to 16 columns of `b`,
-/// `u` and `c0` must be readable; exactly `n` columns of `c` are written.
+/// `u`, `c0` and `col` must be readable; exactly `n` columns of `c` are written.
 #[derive(Clone, Copy)]
 pub struct Args {
     /// Rows of `C`.
@@ -62,6 +62,8 @@ pub struct Args {
     pub ldc0: isize,
     /// Factor of each row of `C0`; null: 1.
     pub pre: *const f32,
+    /// Factor of each column of `C0`; null: 1.
+    pub col: *const f32,
     /// `L`; null: no triangular part. Zeros above its diagonal.
     pub l: *const f32,
     /// Elements between rows of `L`.
@@ -97,6 +99,7 @@ impl Args {
             c0: std::ptr::null(),
             ldc0: 0,
             pre: std::ptr::null(),
+            col: std::ptr::null(),
             l: std::ptr::null(),
             ldl: 0,
             u: std::ptr::null(),

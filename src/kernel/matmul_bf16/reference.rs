@@ -15,7 +15,8 @@ pub unsafe fn matmul(t: &Args) {
         for j in 0..t.n {
             // SAFETY: every index is below the extents that the contract of `Args` gives.
             unsafe {
-                let factor = |p: *const f32| if p.is_null() { 1.0 } else { f64::from(*p.add(i)) };
+                let at = |p: *const f32, at: usize| if p.is_null() { 1.0 } else { f64::from(*p.add(at)) };
+                let factor = |p: *const f32| at(p, i);
                 let mut sum = 0.0;
                 for k in 0..t.pairs {
                     let a = numbers(*t.a.add(if t.a_by_columns { k * t.lda + i } else { i * t.lda + k }));
@@ -24,7 +25,8 @@ pub unsafe fn matmul(t: &Args) {
                 }
                 sum *= factor(t.mid);
                 if !t.c0.is_null() {
-                    sum += factor(t.pre) * f64::from(*t.c0.offset(i as isize * t.ldc0 + j as isize));
+                    let c0 = f64::from(*t.c0.offset(i as isize * t.ldc0 + j as isize));
+                    sum += factor(t.pre) * at(t.col, j) * c0;
                 }
                 for k in 0..if t.l.is_null() { 0 } else { i + 1 } {
                     sum += f64::from(*t.l.add(i * t.ldl + k)) * f64::from(*t.u.add(k * t.ldu + j));

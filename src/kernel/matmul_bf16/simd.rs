@@ -187,7 +187,7 @@ unsafe fn block<S: Simd, P: Pairs<S>, const MR: usize, const NR: usize, const BY
     }
 }
 
-/// Calls `f(row, vector, pre, C0)` for every vector of a block.
+/// Calls `f(row, vector, pre, col ⊙ C0)` for every vector of a block.
 ///
 /// # Safety
 /// The contract of [`block`], and there is a `C0`.
@@ -204,7 +204,11 @@ unsafe fn past<S: Simd, const MR: usize, const NR: usize>(
             let row = t.c0.offset((i + r) as isize * t.ldc0).add(j);
             let pre = simd.splat_f32s(if t.pre.is_null() { 1.0 } else { *t.pre.add(i + r) });
             for v in 0..NR {
-                f(r, v, pre, load(simd, row.add(v * S::F32_LANES)));
+                let mut c0 = load(simd, row.add(v * S::F32_LANES));
+                if !t.col.is_null() {
+                    c0 = simd.mul_f32s(c0, load(simd, t.col.add(j + v * S::F32_LANES)));
+                }
+                f(r, v, pre, c0);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Packed `f32` rows to pairs of rows in `bf16`, an operand of [`super::matmul_bf16`].
 //!
 //! ```text
-//! dst[p][c] = (factor[2p] · src[2p][c], factor[2p+1] · src[2p+1][c])
+//! dst[p][c] = (factor[2p] · src[2p][c], factor[2p+1] · src[2p+1][c])      sums[c] = Σ_p dst[p][c]₀ + dst[p][c]₁
 //! ```
 //!
 //! * **Shapes.** `src [n][ld]`, `dst [⌈n/2⌉][ldd]`, `d` columns rounded up to 16 of both. They don't overlap.
 //! * **Numerics.** The product is rounded to `f32`, then to `bf16`, both to nearest, ties to even. Beyond 3.39e38 it is
-//!   infinite; NaN stays NaN; denormals may become zero. The partner of an odd last row is zero.
+//!   infinite; NaN stays NaN; denormals may become zero. The partner of an odd last row is zero. Sums of columns, if they are wanted, are
+//!   those of the rounded numbers, in `f32`: every fourth pair into one of four, then these.
 //! * **Cost.** 6 bytes per element.
 //!
 //! [`ZipRows`] does the same to rows that are `bf16` already.
@@ -19,7 +20,7 @@ use super::Kernel;
 #[cfg(target_arch = "x86_64")]
 use super::Row;
 use crate::simd::bf16::{Pairs, Widened};
-use crate::simd::mem::load;
+use crate::simd::mem::{load, store};
 use half::bf16;
 use pulp::Simd;
 
@@ -40,6 +41,8 @@ pub struct Args {
     pub dst: *mut u32,
     /// Elements between their rows.
     pub ldd: usize,
+    /// Sums of the columns; null: not wanted.
+    pub sums: *mut f32,
 }
 
 /// The kernel.
@@ -52,17 +55,24 @@ impl Kernel for PairRows {
     const ROWS: &'static [Row<Args>] = &super::pairs::rows::<PairRows>();
 
     unsafe fn reference(t: &Args) {
-        for i in (0..t.n).step_by(2) {
-            for c in 0..t.d.next_multiple_of(16) {
+        for c in 0..t.d.next_multiple_of(16) {
+            let mut sum = 0.0;
+            for i in (0..t.n).step_by(2) {
                 // SAFETY: `i < n`, `c` is below `d` rounded up; the contract of `Args` makes both exist.
                 unsafe {
-                    let bits = |i: usize| {
+                    let number = |i: usize| {
                         let factor = if t.factor.is_null() { 1.0 } else { *t.factor.add(i) };
-                        u32::from(bf16::from_f32(factor * *t.src.add(i * t.ld + c)).to_bits())
+                        bf16::from_f32(factor * *t.src.add(i * t.ld + c))
                     };
-                    let second = if i + 1 < t.n { bits(i + 1) } else { 0 };
-                    *t.dst.add(i / 2 * t.ldd + c) = bits(i) | second << 16;
+                    let (first, second) = (number(i), if i + 1 < t.n { number(i + 1) } else { bf16::ZERO });
+                    sum += first.to_f64() + second.to_f64();
+                    *t.dst.add(i / 2 * t.ldd + c) =
+                        u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16;
                 }
+            }
+            if !t.sums.is_null() {
+                // SAFETY: as many sums as columns, rounded up.
+                unsafe { *t.sums.add(c) = sum as f32 };
             }
         }
     }
@@ -88,21 +98,45 @@ impl super::pairs::PairKernel for PairRows {
 #[inline(always)]
 unsafe fn pair_rows<S: Simd, P: Pairs<S>>(simd: S, t: &Args) {
     let columns = t.d.next_multiple_of(16);
-    for i in (0..t.n).step_by(2) {
-        // SAFETY: `i < n`; a vector never leaves the 16-column group it starts in.
-        unsafe {
-            let factor = |i: usize| simd.splat_f32s(if t.factor.is_null() { 1.0 } else { *t.factor.add(i) });
-            let dst = t.dst.add(i / 2 * t.ldd);
-            let first = (t.src.add(i * t.ld), factor(i));
-            // Without a partner: the same row times zero would keep a NaN.
-            let second = if i + 1 < t.n { Some((t.src.add((i + 1) * t.ld), factor(i + 1))) } else { None };
-            for c in (0..columns).step_by(S::F32_LANES) {
-                let row =
-                    |(src, factor): (*const f32, S::f32s)| simd.mul_f32s(factor, load(simd, src.add(c)));
-                let second = second.map_or(simd.splat_f32s(0.0), row);
-                let pair = P::pair(simd, row(first), second);
-                dst.add(c).cast::<S::u32s>().write_unaligned(pair);
+    // SAFETY: `i < n`; a vector never leaves the 16-column group it starts in.
+    unsafe {
+        if t.sums.is_null() {
+            for i in (0..t.n).step_by(2) {
+                for c in (0..columns).step_by(S::F32_LANES) {
+                    one::<S, P>(simd, t, i, c);
+                }
             }
+            return;
         }
+        let ones = P::pair(simd, simd.splat_f32s(1.0), simd.splat_f32s(1.0));
+        for c in (0..columns).step_by(S::F32_LANES) {
+            let mut sums = [simd.splat_f32s(0.0); 4];
+            for i in (0..t.n).step_by(2) {
+                let sum = &mut sums[i / 2 % 4];
+                *sum = P::dot(simd, *sum, one::<S, P>(simd, t, i, c), ones);
+            }
+            let [first, second] = [[0, 1], [2, 3]].map(|[i, j]| simd.add_f32s(sums[i], sums[j]));
+            store(simd, t.sums.add(c), simd.add_f32s(first, second));
+        }
+    }
+}
+
+/// Pairs of a vector of columns, from an even row.
+///
+/// # Safety
+/// As [`pair_rows`]; the row is there, and the columns.
+#[inline(always)]
+unsafe fn one<S: Simd, P: Pairs<S>>(simd: S, t: &Args, i: usize, c: usize) -> S::u32s {
+    // SAFETY: by contract.
+    unsafe {
+        let row = |i: usize| {
+            let factor = simd.splat_f32s(if t.factor.is_null() { 1.0 } else { *t.factor.add(i) });
+            simd.mul_f32s(factor, load(simd, t.src.add(i * t.ld + c)))
+        };
+        // Without a partner: the same row times zero would keep a NaN.
+        let second = if i + 1 < t.n { row(i + 1) } else { simd.splat_f32s(0.0) };
+        let pair = P::pair(simd, row(i), second);
+        t.dst.add(i / 2 * t.ldd + c).cast::<S::u32s>().write_unaligned(pair);
+        pair
     }
 }

@@ -39,7 +39,7 @@ impl Kernel for ZipRows {
         }
     }
 
-    // A loop that the compiler vectorises.
+    // A loop that the compiler vectorises. Two permutations of 32 columns by hand were no faster where rows come from L2.
     #[inline(always)]
     unsafe fn simd<S: Simd>(_: S, t: &ZipArgs) {
         for i in (0..t.n).step_by(2) {
