@@ -1,6 +1,7 @@
 //! One call as the softmax engine sees it: its tensors by name.
 
 use super::columns::Columns;
+use super::prune::Norms;
 use crate::catalog::{Mode, Role};
 use crate::engine::call::{self, Sequences};
 use crate::tensor::{Index, Tensor};
@@ -31,6 +32,8 @@ pub struct Call {
     pub bias: Option<Tensor>,
     pub sink: Option<Tensor>,
     pub g: Option<Tensor>,
+    /// Norms that say which keys rows do without.
+    pub norms: Option<Norms>,
     pub key_len: Option<Index>,
     /// What makes queries and keys of `q` and `k`.
     pub base: Option<Base>,
@@ -101,6 +104,7 @@ impl Call {
             bias: get(Role::BIAS),
             sink: get(Role::SINK),
             g: get(Role::G),
+            norms: None,
             key_len: get(Role::KEY_LEN).map(Index),
             base: None,
             bias_of_block: false,
