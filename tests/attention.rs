@@ -214,9 +214,9 @@ fn infinite_bias() {
             let bias = p.values(&mut rng, Role::BIAS);
             p.inputs.insert(Role::BIAS, bias);
             let want = p.run(&context()).remove(&Role::OUT).unwrap();
-            // Of the first head: a key of row 2 that it sees, one of row 3 that it does not.
+            // Of the first head: the key of row 2, and one that row 3 does not see.
             let bias = &mut p.inputs.get_mut(&Role::BIAS).unwrap().data;
-            (bias[2 * t as usize + 1], bias[3 * t as usize + 4]) = (f32::INFINITY, f32::INFINITY);
+            (bias[2 * t as usize + 2], bias[3 * t as usize + 4]) = (f32::INFINITY, f32::INFINITY);
             let got = p.run(&context()).remove(&Role::OUT).unwrap();
             let row = p.e as usize;
             for (i, (got, want)) in got.data.chunks(row).zip(want.data.chunks(row)).enumerate() {

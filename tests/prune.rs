@@ -11,8 +11,8 @@ use std::sync::Arc;
 use subquad::{Context, ContextOptions, Mode, Role, ThreadPool};
 
 /// Queries, keys, values and gates.
-fn problem(heads: [i64; 3], b: i64, (t, s): (i64, i64)) -> Problem {
-    let mut p = Problem::named("fox").sized(heads, (24, 20), b, t);
+fn problem(heads: [i64; 3], d: i64, b: i64, (t, s): (i64, i64)) -> Problem {
+    let mut p = Problem::named("fox").sized(heads, (d, 20), b, t);
     (p.mode, p.s) = (if t == 1 { Mode::Step } else { Mode::Causal }, s);
     let mut p = p.fill(&mut Rng::new(seed()), false);
     p.inputs.retain(|role, _| [Role::Q, Role::K, Role::V, Role::G].contains(role));
@@ -39,7 +39,7 @@ fn problems() -> Vec<Problem> {
     for (heads, lengths) in
         [([4, 2, 2], (700, 700)), ([2, 2, 2], (70, 900)), ([3, 1, 1], (5, 600)), ([4, 1, 1], (1, 1200))]
     {
-        let p = gated(problem(heads, 2, lengths), 0.6);
+        let p = gated(problem(heads, if heads[0] == 2 { 32 } else { 24 }, 2, lengths), 0.6);
         let sinks: Vec<f32> = (0..heads[0]).map(|h| h as f32 - 1.0).collect();
         all.push(p.clone().param("softcap", 2.0));
         all.push(p.clone().param("window_left", 333));
@@ -62,8 +62,8 @@ struct Cliff {
 const OLD: usize = 128;
 
 impl Cliff {
-    fn new((t, s): (i64, i64), tol: f64) -> Cliff {
-        let mut p = problem([2, 1, 1], 1, (t, s)).param("prune_log_tol", tol).param("scale", 0.5);
+    fn new(d: i64, (t, s): (i64, i64), tol: f64) -> Cliff {
+        let mut p = problem([2, 1, 1], d, 1, (t, s)).param("prune_log_tol", tol).param("scale", 0.5);
         let (d, s) = (p.d as usize, s as usize);
         // Queries of norm 2, keys of norm 4, along one axis; the values of old keys are not numbers.
         let axis = |n: usize, norm: &dyn Fn(usize) -> f32| -> Vec<f32> {
@@ -97,9 +97,9 @@ impl Cliff {
 /// Values of keys that are left out are not read, and those of all others are.
 #[test]
 fn the_limit() {
-    for lengths in [(190, 190), (40, 180), (3, 150), (1, 256), (1, 200)] {
+    for (d, lengths) in [(24, (190, 190)), (32, (40, 180)), (80, (3, 150)), (24, (1, 256)), (32, (1, 200))] {
         for tol in [-10.0, -20.0, 0.0] {
-            let mut cliff = Cliff::new(lengths, tol);
+            let mut cliff = Cliff::new(d, lengths, tol);
             let s = lengths.1 as usize;
             let first = OLD.max(s - lengths.0 as usize) + 1;
             let (all, none) = (|x: &f32| !x.is_nan(), |x: &f32| x.is_nan());
@@ -128,7 +128,7 @@ fn the_limit() {
 fn shifted_scores() {
     for role in [Role::BIAS, Role::ALIBI_SLOPES] {
         for lengths in [(190, 190), (1, 200)] {
-            let mut cliff = Cliff::new(lengths, -10.0);
+            let mut cliff = Cliff::new(24, lengths, -10.0);
             cliff.gate(lengths.1 as usize, 3.0);
             assert!(cliff.rows().iter().all(|x| !x.is_nan()));
             let n = cliff.p.shape(role).iter().product::<i64>() as usize;
@@ -143,7 +143,7 @@ fn shifted_scores() {
 fn keys_without_a_bound() {
     for key in [f32::NAN, -f32::NAN, f32::INFINITY, 1e30] {
         for (at, cap) in [(5, 0.0), (OLD + 3, 0.0), (5, 1.5)] {
-            let mut cliff = Cliff::new((190, 190), -10.0);
+            let mut cliff = Cliff::new(if at < OLD { 24 } else { 32 }, (190, 190), -10.0);
             cliff.p = cliff.p.param("softcap", cap);
             cliff.gate(190, 3.0);
             let d = cliff.p.d as usize;
@@ -219,7 +219,7 @@ fn gradients_within_the_tolerance() {
 #[test]
 fn gradients_of_what_is_left_out() {
     for (t, s) in [(190, 190), (50, 180)] {
-        let mut cliff = Cliff::new((t, s), -10.0);
+        let mut cliff = Cliff::new(24, (t, s), -10.0);
         cliff.gate(s as usize, 0.1);
         let mut b = Backward::new(&mut Rng::new(seed()), cliff.p);
         b.given.retain(|&role, _| role == Role::OUT.grad());
@@ -260,7 +260,7 @@ fn same_bits() {
 /// More heads than norms are kept of at a time.
 #[test]
 fn many_heads() {
-    let mut cliff = Cliff::new((1, 200), -10.0);
+    let mut cliff = Cliff::new(32, (1, 200), -10.0);
     cliff.gate(200, 0.1);
     let n = 1500;
     cliff.p = cliff.p.batch(&vec![0; n]);

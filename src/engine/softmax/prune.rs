@@ -24,7 +24,7 @@ use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::products;
 use crate::parallel::{self, Runner};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::workspace::Workspace;
 use std::ops::Range;
 use std::ptr;
@@ -103,6 +103,16 @@ unsafe fn largest(engine: &Softmax, call: &Call, head: usize, keys: Range<usize>
 unsafe fn squares(engine: &Softmax, tensor: &Tensor, at: [usize; 3], n: usize) -> [f32; KEYS] {
     const CHUNK: usize = 64;
     let (mut squares, mut rows) = ([0.0; KEYS], [0.0; KEYS * CHUNK]);
+    let plain = tensor.dtype == DType::F32 && tensor.stride(3) == 1 && tensor.stride(2) >= 0;
+    if plain && engine.d.is_multiple_of(16) {
+        let (a, lda) = (tensor.f32_at(&at).cast_const(), tensor.stride(2) as usize);
+        let (row, col) = (squares.as_mut_ptr(), ptr::null_mut());
+        // SAFETY: by contract; rows are whole vectors.
+        unsafe {
+            (engine.kernels.sums)(&products::Args { n, d: engine.d, a, lda, b: a, ldb: lda, row, col })
+        };
+        return squares;
+    }
     let [batch, head, token] = at;
     for channel in (0..engine.d).step_by(CHUNK) {
         let (d, at) = ((engine.d - channel).min(CHUNK), [batch, head, token, channel]);
