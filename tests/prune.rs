@@ -264,7 +264,7 @@ fn many_heads() {
     cliff.gate(200, 0.1);
     let n = 1500;
     cliff.p = cliff.p.batch(&vec![0; n]);
-    let is_large = |sequence: usize| sequence * 37 % 101 % 2 == 0;
+    let is_large = |sequence: usize| (sequence * 37 % 101).is_multiple_of(2);
     let keys = &mut cliff.p.inputs.get_mut(&Role::K).unwrap().data;
     let per_sequence = keys.len() / n;
     for (sequence, keys) in keys.chunks_mut(per_sequence).enumerate() {

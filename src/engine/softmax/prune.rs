@@ -153,7 +153,7 @@ pub unsafe fn limits(unit: &Unit<'_>) -> [f64; ROWS] {
         let set = rows.set[run.start];
         let at = [s.batch, unit.query_head(set), s.q0 + rows.token[run.start]];
         // SAFETY: rows of the tile, by contract.
-        let (squares, scale) = unsafe { (squares(engine, &q, at, run.len()), unit.scale(set)) };
+        let (squares, scale) = unsafe { (squares(engine, q, at, run.len()), unit.scale(set)) };
         for (i, &square) in run.zip(&squares) {
             let score = f64::from(scale) * norm(square, engine.d) * keys;
             if score.is_finite() {
