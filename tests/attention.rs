@@ -203,6 +203,32 @@ fn masks_in_the_bias() {
     }
 }
 
+/// A bias of `+inf` makes the rows that see it NaN, and no other.
+#[test]
+fn infinite_bias() {
+    let causal = mechanisms().filter(|m| m.modes.contains(&Mode::Causal));
+    for mechanism in causal.filter(|m| m.role(Role::BIAS).is_some()) {
+        for t in [5, 40] {
+            let mut rng = Rng::new(seed());
+            let mut p = problem(mechanism, Mode::Causal, [2, 2, 2], (t, t)).fill(&mut rng, false);
+            let bias = p.values(&mut rng, Role::BIAS);
+            p.inputs.insert(Role::BIAS, bias);
+            let want = p.run(&context()).remove(&Role::OUT).unwrap();
+            // Of the first head: the key of row 2, and one that row 3 does not see.
+            let bias = &mut p.inputs.get_mut(&Role::BIAS).unwrap().data;
+            (bias[2 * t as usize + 2], bias[3 * t as usize + 4]) = (f32::INFINITY, f32::INFINITY);
+            let got = p.run(&context()).remove(&Role::OUT).unwrap();
+            let row = p.e as usize;
+            for (i, (got, want)) in got.data.chunks(row).zip(want.data.chunks(row)).enumerate() {
+                match i {
+                    2 => assert!(got.iter().all(|x| x.is_nan()), "{p}"),
+                    _ => assert_eq!(got, want, "row {i}: {p}"),
+                }
+            }
+        }
+    }
+}
+
 /// A forget gate of −inf hides all that came before, at any place of a tile.
 #[test]
 fn gates_that_hide() {
@@ -257,6 +283,7 @@ fn refused() {
     let causal = Mode::Causal | Mode::Bidirectional;
     refuse_plan(Desc::new("softmax").modes(causal).param("window_right", 3), &["window_right", "is 3", "-1"]);
     refuse_plan(Desc::new("fox").param("prune_log_tol", 0.5), &["prune_log_tol", "0.5", "at most 0"]);
+    refuse_plan(Desc::new("fox").param("prune_log_tol", f64::NAN), &["prune_log_tol", "NaN", "finite"]);
     refuse_plan(Desc::new("integral").dims(10, 8).param("signals", 4), &["signals", "is 4", "dim_qk = 10"]);
     let refuse =
         |mode: Mode, params: &[(&'static str, i64)], (t, s): (i64, i64), len: i32, words: &[&str]| {

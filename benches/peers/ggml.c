@@ -1,6 +1,7 @@
 /*
- * ggml's operators: gated_delta_net (gated_delta_rule with a gate per token, kda with one per channel) and
- * gated_linear_attn (gla; simple_gla too, its gate repeated over the channels: ggml has no operator for it).
+ * ggml's operators: gated_delta_net (gated_delta_rule with a gate per token, kda with one per channel),
+ * gated_linear_attn (gla; simple_gla too, its gate repeated over the channels: ggml has no operator for it) and
+ * rwkv_wkv7 (rwkv7).
  *
  *   ggml_driver [--seconds S] PROBLEM...     one JSON object per problem
  *   ggml_driver --check                      small cases against a token loop in double
@@ -20,8 +21,8 @@
 #include <string.h>
 #include <time.h>
 
-enum mechanism { GATED_DELTA_RULE, KDA, SIMPLE_GLA, GLA, N_MECHANISMS };
-static const char *const names[N_MECHANISMS] = {"gated_delta_rule", "kda", "simple_gla", "gla"};
+enum mechanism { GATED_DELTA_RULE, KDA, SIMPLE_GLA, GLA, RWKV7, N_MECHANISMS };
+static const char *const names[N_MECHANISMS] = {"gated_delta_rule", "kda", "simple_gla", "gla", "rwkv7"};
 
 struct problem {
     const char *text;
@@ -36,12 +37,24 @@ struct operator_call {
     struct ggml_cgraph *graph;
     struct ggml_cplan plan;
     struct ggml_threadpool *pool;
-    struct ggml_tensor *q, *k, *v, *g, *beta, *state, *result;
+    struct ggml_tensor *q, *k, *v, *g, *beta, *a, *b, *state, *result;
     float *results[2];      /* take turns as `result` */
     float *first_state;
     int64_t output_len;     /* floats of output in front of the state */
     int turn;
 };
+
+/* By gated_delta_net: log decays, the tokens of each sequence in a dimension of their own. */
+static bool is_delta(enum mechanism mechanism)
+{
+    return mechanism == GATED_DELTA_RULE || mechanism == KDA;
+}
+
+/* The state of a head is [E, D], else [D, E]. */
+static bool is_transposed(enum mechanism mechanism)
+{
+    return is_delta(mechanism) || mechanism == RWKV7;
+}
 
 static void fail(const char *what)
 {
@@ -117,7 +130,7 @@ static void unit_rows(struct ggml_tensor *t)
     }
 }
 
-/* Log decays -0.1|N(0,1)|; gated_linear_attn takes the decays themselves. */
+/* Log decays -0.1|N(0,1)|; gated_linear_attn and rwkv_wkv7 take the decays themselves. */
 static void fill_gate(struct ggml_tensor *t, enum mechanism mechanism, int64_t d)
 {
     float *p = t->data;
@@ -127,22 +140,51 @@ static void fill_gate(struct ggml_tensor *t, enum mechanism mechanism, int64_t d
             continue;
         }
         const double g = -0.1 * fabs(normal());
-        p[i] = (float)(mechanism == SIMPLE_GLA || mechanism == GLA ? exp(g) : g);
+        p[i] = (float)(is_delta(mechanism) ? g : exp(g));
     }
 }
 
 /* ---- the operator ---- */
 
+/* RWKV-7 takes out of the state what it reads along a unit vector u: a = -u, b = u times rates in (0, 1). */
+static void fill_removal(struct operator_call *c)
+{
+    c->a = ggml_dup_tensor(c->ctx, c->k);
+    c->b = ggml_dup_tensor(c->ctx, c->k);
+    give_memory(c->a);
+    give_memory(c->b);
+    fill_normal(c->a, 1);
+    unit_rows(c->a);
+    const float *a = c->a->data;
+    float *b = c->b->data;
+    for (int64_t i = 0; i < ggml_nelements(c->b); i++) {
+        b[i] = (float)(-a[i] / (1 + exp(-normal())));
+    }
+}
+
+static struct ggml_tensor *result_of(const struct operator_call *c, const struct problem *p)
+{
+    switch (p->mechanism) {
+    case GATED_DELTA_RULE:
+    case KDA:
+        return ggml_gated_delta_net(c->ctx, c->q, c->k, c->v, c->g, c->beta, c->state, 1);
+    case RWKV7:
+        return ggml_rwkv_wkv7(c->ctx, c->q, c->g, c->k, c->v, c->a, c->b, c->state);
+    default:
+        return ggml_gated_linear_attn(c->ctx, c->k, c->v, c->q, c->g, c->state, 1 / sqrtf((float)p->d));
+    }
+}
+
 static struct operator_call create(const struct problem *p)
 {
     struct operator_call c = {0};
-    const bool delta = p->mechanism == GATED_DELTA_RULE || p->mechanism == KDA;
+    const bool delta = is_delta(p->mechanism);
     const struct ggml_init_params params = {64 * ggml_tensor_overhead() + ggml_graph_overhead(), NULL, true};
     c.ctx = ggml_init(params);
     if (c.ctx == NULL) {
         fail("ggml_init failed");
     }
-    /* gated_linear_attn has the tokens of all sequences in one dimension. */
+    /* gated_linear_attn and rwkv_wkv7 have the tokens of all sequences in one dimension. */
     const int64_t t = delta ? p->t : p->t * p->b, b = delta ? p->b : 1;
     const int64_t gate = p->mechanism == GATED_DELTA_RULE ? 1 : p->d;
     c.q = ggml_new_tensor_4d(c.ctx, GGML_TYPE_F32, p->d, p->h, t, b);
@@ -158,6 +200,9 @@ static struct operator_call create(const struct problem *p)
     unit_rows(c.k);
     fill_normal(c.v, 1);
     fill_gate(c.g, p->mechanism, p->d);
+    if (p->mechanism == RWKV7) {
+        fill_removal(&c);
+    }
     if (delta) {
         c.beta = ggml_new_tensor_4d(c.ctx, GGML_TYPE_F32, 1, p->h, t, b);
         give_memory(c.beta);
@@ -172,8 +217,7 @@ static struct operator_call create(const struct problem *p)
     give_memory(c.state);
     fill_normal(c.state, 0.1);
     c.first_state = c.state->data;
-    c.result = delta ? ggml_gated_delta_net(c.ctx, c.q, c.k, c.v, c.g, c.beta, c.state, 1)
-                     : ggml_gated_linear_attn(c.ctx, c.k, c.v, c.q, c.g, c.state, 1 / sqrtf((float)p->d));
+    c.result = result_of(&c, p);
     c.output_len = p->d * p->h * p->t * p->b;
     for (int i = 0; i < 2; i++) {
         c.results[i] = allocate(ggml_nelements(c.result));
@@ -202,7 +246,7 @@ static void call(struct operator_call *c, bool carry)
 
 static void destroy(struct operator_call *c)
 {
-    struct ggml_tensor *const owners[] = {c->q, c->k, c->v, c->g, c->beta};
+    struct ggml_tensor *const owners[] = {c->q, c->k, c->v, c->g, c->beta, c->a, c->b};
     for (size_t i = 0; i < sizeof owners / sizeof owners[0]; i++) {
         free(owners[i] ? owners[i]->data : NULL);
     }
@@ -221,29 +265,31 @@ static void token_loop(const struct problem *p, const struct operator_call *c, i
                        double *y)
 {
     const int64_t d = p->d;
-    const bool delta = p->mechanism == GATED_DELTA_RULE || p->mechanism == KDA;
+    const bool delta = is_delta(p->mechanism), removes = p->mechanism == RWKV7;
+    const double scale = removes ? 1 : 1 / sqrt((double)d);
     for (int64_t t = 0; t < p->t; t++, y += d) {
         const int64_t row = (b * p->t + t) * p->h + h;
         const float *q = (const float *)c->q->data + row * d, *k = (const float *)c->k->data + row * d;
         const float *v = (const float *)c->v->data + row * d;
         const float *g = (const float *)c->g->data + row * c->g->ne[0];
+        const float *from = removes ? (const float *)c->a->data + row * d : NULL;
+        const float *to = removes ? (const float *)c->b->data + row * d : NULL;
         const double beta = delta ? ((const float *)c->beta->data)[row] : 1;
-        for (int64_t i = 0; i < d; i++) {
-            const double gate = g[p->mechanism == GATED_DELTA_RULE ? 0 : i];
-            for (int64_t e = 0; e < d; e++) {
-                state[i * d + e] *= delta ? exp(gate) : gate;
-            }
-        }
         for (int64_t e = 0; e < d; e++) {
             double read = 0, out = 0;
-            for (int64_t i = 0; delta && i < d; i++) {
-                read += state[i * d + e] * k[i];
+            for (int64_t i = 0; i < d; i++) {
+                const double gate = g[p->mechanism == GATED_DELTA_RULE ? 0 : i];
+                double *s = state + i * d + e;
+                read += removes ? *s * from[i] : 0; /* before the decay, the delta rule after it */
+                *s *= delta ? exp(gate) : gate;
+                read += delta ? *s * k[i] : 0;
             }
             for (int64_t i = 0; i < d; i++) {
-                state[i * d + e] += k[i] * beta * (v[e] - read);
-                out += state[i * d + e] * q[i];
+                double *s = state + i * d + e;
+                *s += removes ? k[i] * v[e] + to[i] * read : k[i] * beta * (v[e] - read);
+                out += *s * q[i];
             }
-            y[e] = out / sqrt((double)d);
+            y[e] = scale * out;
         }
     }
 }
@@ -252,7 +298,7 @@ static void check_one(enum mechanism mechanism, bool step)
 {
     const struct problem p = {names[mechanism], mechanism, step, step ? 1 : 2, 2, 64, step ? 1 : 40, 1};
     const int64_t d = p.d, calls = step ? 3 : 1;
-    const bool transposed = mechanism == GATED_DELTA_RULE || mechanism == KDA;
+    const bool transposed = is_transposed(mechanism);
     struct operator_call c = create(&p);
     double *states = malloc((size_t)(p.b * p.h * d * d) * sizeof(double));
     double *y = malloc((size_t)(p.t * d) * sizeof(double));
@@ -346,6 +392,9 @@ static const char *parse(const char *text, struct problem *p)
     field(text, "dtype", "f32", value);
     if (strcmp(value, "f32") != 0 || grouped) {
         return "only dtype=f32 and Hk=H";
+    }
+    if (p->mechanism == RWKV7 && p->d % 64 != 0) {
+        return "rwkv_wkv7 works on 64 channels at a time: only D a multiple of 64";
     }
     if (p->b < 1 || p->h < 1 || p->d < 1 || p->t < 1 || p->threads < 1 || (p->step && p->t != 1)) {
         return "sizes must be at least 1, and T=1 in a step";

@@ -68,7 +68,7 @@ def parse(text):
     step = fields["mode"] == "step"
     fields.setdefault("T", "1" if step else "2048")
     if fields["mechanism"] not in MECHANISMS:
-        raise Unsupported(f"mechanism={fields['mechanism']}: no peer measured")
+        raise Unsupported(f"no operator or form of {fields['mechanism']} here")
     exact = fields["mechanism"] == "softmax"
     modes = ("causal", "bidirectional") if exact else ("causal", "step")
     if fields["mode"] not in modes or (step and fields["T"] != "1"):

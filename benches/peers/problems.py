@@ -20,13 +20,22 @@ def softmax(mode, aim, d=128, dtype="f32"):
     return entry("softmax", mode, {"torch": aim}, shape=f"B=1,H=16,D={d},E={d},dtype={dtype}", tokens=4096)
 
 
+def rwkv7(mode, d, aim=None):
+    """Heads of 64 channels are those of the published models."""
+    return entry("rwkv7", mode, {"ggml": aim} if aim else {}, bound=8 if mode == "causal" else None,
+                 shape=f"B=1,H=16,D={d},E={d}")
+
+
 PROBLEMS = [
     entry("gated_delta_rule", "causal", {"ort": 2.5, "ggml": 6.0}, {"ort": 1.3}, 6, 1.5),
     entry("simple_gla", "causal", {"ggml": 6.0}, bound=4, bound_aim=1.35),
     entry("gla", "causal", {"ggml": 5.0}, bound=4),
+    rwkv7("causal", 64, 5.0),
+    rwkv7("causal", 128, 5.0),
     entry("gated_delta_rule", "step", {"ort": 1.0}),
     entry("simple_gla", "step"),
     entry("gla", "step"),
+    rwkv7("step", 64),
     softmax("causal", 2.5),
     softmax("causal", 4.0, dtype="bf16"),
     softmax("bidirectional", 2.0),

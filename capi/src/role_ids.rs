@@ -146,7 +146,7 @@ pub const SUBQUAD_ROLE_AFFINE_WEIGHT: u32 = 56;
 /// offsets that make heads of `qk`
 pub const SUBQUAD_ROLE_AFFINE_BIAS: u32 = 57;
 
-/// added to the scores; −∞ masks
+/// added to the scores; −∞ masks, a visible +∞ makes rows of a softmax NaN
 pub const SUBQUAD_ROLE_BIAS: u32 = 58;
 
 /// adds `−slope · distance`

@@ -407,7 +407,7 @@ pub static ROLE_MEANINGS: &[(&str, &str)] = &[
     ("qk", "shared base of queries and keys"),
     ("affine_weight", "scales that make heads of `qk`"),
     ("affine_bias", "offsets that make heads of `qk`"),
-    ("bias", "added to the scores; −∞ masks"),
+    ("bias", "added to the scores; −∞ masks, a visible +∞ makes rows of a softmax NaN"),
     ("alibi_slopes", "adds `−slope · distance`"),
     ("sink", "one logit per head in the denominator, no value"),
     ("scale_bh", "scale per batch entry and head"),

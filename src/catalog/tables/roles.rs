@@ -90,7 +90,7 @@ impl Role {
     pub const AFFINE_WEIGHT: Role = Role(56);
     /// offsets that make heads of `qk`
     pub const AFFINE_BIAS: Role = Role(57);
-    /// added to the scores; −∞ masks
+    /// added to the scores; −∞ masks, a visible +∞ makes rows of a softmax NaN
     pub const BIAS: Role = Role(58);
     /// adds `−slope · distance`
     pub const ALIBI_SLOPES: Role = Role(59);

@@ -2,6 +2,7 @@
 
 use super::cache::Keys;
 use super::columns::Columns;
+use super::prune::Norms;
 use crate::catalog::{Mode, Role};
 use crate::engine::call::{self, Sequence, Sequences};
 use crate::tensor::{Index, Tensor};
@@ -32,6 +33,8 @@ pub struct Call {
     pub bias: Option<Tensor>,
     pub sink: Option<Tensor>,
     pub g: Option<Tensor>,
+    /// Norms that say which keys rows do without.
+    pub norms: Option<Norms>,
     pub key_len: Option<Index>,
     /// Where the keys and values of a sequence lie.
     pub keys: Keys,
@@ -104,6 +107,7 @@ impl Call {
             bias: get(Role::BIAS),
             sink: get(Role::SINK),
             g: get(Role::G),
+            norms: None,
             key_len: get(Role::KEY_LEN).map(Index),
             keys: Keys::new(get(Role::K).as_ref(), get(Role::PAGE_TABLE), get(Role::KEY_START)),
             base: None,

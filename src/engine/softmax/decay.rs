@@ -41,24 +41,43 @@ unsafe fn gates(unit: &Unit<'_>, g: &Tensor, set: usize, keys: &Range<usize>) ->
     gates
 }
 
-/// Rows see nothing before the last gate of `−inf` up to their own position.
+/// Rows see nothing before the last gate of `−inf` up to their own position, and no tile of keys whose decay since the last
+/// key that they see is below their limit, nor what comes before it.
 ///
 /// # Safety
 /// `g` is `[B, H, S]` of the call.
-pub unsafe fn hide(unit: &mut Unit<'_>, g: &Tensor) {
+pub unsafe fn hide(unit: &mut Unit<'_>, g: &Tensor, limits: &[f64; ROWS]) {
     let keys = unit.rows.keys();
-    let runs: [Range<usize>; ROWS] = collect(&unit.rows);
-    for run in runs {
-        for tile in tiles_of(keys.clone()) {
+    for run in collect(&unit.rows) {
+        let (set, least) = (unit.rows.set[run.start], run.clone().map(|i| unit.rows.end[i]).min());
+        // Backwards: the sum of the gates behind a key, and of those behind the last key of each row.
+        let (mut end, mut sum, mut last) = (keys.end, 0.0, [0.0; ROWS]);
+        while end > keys.start {
+            let rows = &mut unit.rows;
+            for i in run.clone().filter(|&i| sum - last[i] < limits[i]) {
+                if end < rows.end[i] {
+                    rows.first[i] = rows.first[i].max(end);
+                }
+            }
+            if run.clone().all(|i| end <= rows.first[i]) {
+                break;
+            }
+            let tile = ((end - 1) / KEYS * KEYS).max(keys.start)..end;
             // SAFETY: by contract.
-            let gates = unsafe { gates(unit, g, unit.rows.set[run.start], &tile) };
-            for (s, &gate) in tile.zip(&gates) {
+            let gates = unsafe { gates(unit, g, set, &tile) };
+            let rows = &mut unit.rows;
+            for (s, &gate) in tile.clone().zip(&gates).rev() {
+                if least <= Some(s + 1) {
+                    run.clone().filter(|&i| rows.end[i] == s + 1).for_each(|i| last[i] = sum);
+                }
+                sum += finite(gate);
                 for i in run.clone().filter(|_| gate == f32::NEG_INFINITY) {
-                    if s as i64 <= unit.rows.position[i] {
-                        unit.rows.first[i] = unit.rows.first[i].max(s).min(unit.rows.end[i]);
+                    if s as i64 <= rows.position[i] {
+                        rows.first[i] = rows.first[i].max(s).min(rows.end[i]);
                     }
                 }
             }
+            end = tile.start;
         }
     }
 }

@@ -20,7 +20,8 @@
 //! along the channels (`kernel::dots`), sums are kept by rows, values are the vector operand.
 //!
 //! **What a row sees** is an interval of keys, whatever the mode, window or block rule says ([`rows::Rows`]): the mask
-//! is two comparisons, and a tile of keys is skipped, whole or cut by them.
+//! is two comparisons, and a tile of keys is skipped, whole or cut by them. Keys that a forget gate has made light may be
+//! cut off as well (`prune.rs`).
 //!
 //! **Pairs of `bf16`.** Where the processor multiplies them, scores of `bf16` rows are sums of exact products of pairs, and with a
 //! flag everything else is rounded to such operands (`pairs.rs`).
@@ -47,6 +48,7 @@ mod local;
 mod merge;
 mod pairs;
 mod products;
+mod prune;
 mod rows;
 mod segments;
 mod terms;
@@ -68,6 +70,7 @@ pub use call::{Base, Call};
 pub use dape::Convolution;
 pub use local::Local;
 use pairs::Pairs;
+use prune::Norms;
 use rows::{KEYS, ROWS, Unit};
 pub use segments::Segments;
 
@@ -154,6 +157,8 @@ pub struct Attention {
     pub reach: Reach,
     pub form: Form,
     pub weights: Weights,
+    /// Logarithm of the share of its weight that a row may lose where a gate has made keys light ([`prune`]).
+    pub prune: Option<f64>,
     /// Queries and keys are affine maps of one tensor: by these rows of [`Base`] ([`Form::Plain`] only).
     pub base: Option<[usize; 2]>,
 }
@@ -163,7 +168,7 @@ impl Attention {
     pub fn new(scale: f32) -> Attention {
         let reach = Reach::Window { left: None, right: None };
         let (form, weights) = (Form::Plain, Weights::Softmax);
-        Attention { scale, softcap: 0.0, reach, form, weights, base: None }
+        Attention { scale, softcap: 0.0, reach, form, weights, prune: None, base: None }
     }
 
     /// The fit, if there is one.
@@ -363,9 +368,17 @@ impl Softmax {
         let grid = rows::Grid::new(self, call);
         let (units, splits) = (grid.units(), grid.splits);
         // As many units at a time as there is memory for their partial results: all, where there are none.
-        let wave = if splits == 1 { units.max(1) } else { PARTS / splits };
+        let wave = match splits {
+            // Largest norms of keys lie in the place of one.
+            1 if self.settings.prune.is_some() => self.part * grid.tiles.max(1),
+            1 => units.max(1),
+            _ => PARTS / splits,
+        };
         for start in (0..units).step_by(wave) {
             let n = wave.min(units - start);
+            let heads = start / grid.tiles..(start + n) / grid.tiles;
+            let norms = Norms::new(self, runner, call, (workspace, self.at.parts), heads)?;
+            let call = &Call { norms, ..*call };
             let part = |unit: usize, split| self.part(workspace, unit * splits + split);
             parallel::run(runner, n * splits, &|task, worker| {
                 // The tiles with the most keys first.

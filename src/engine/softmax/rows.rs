@@ -1,9 +1,9 @@
 //! The queries of a tile: which they are, and which keys each of them sees.
 
 use super::call::Call;
-use super::decay;
 use super::products::WIDE;
 use super::{Form, Reach, SPLIT_KEYS, SPLITS, Softmax};
+use super::{decay, prune};
 use crate::engine::call::Sequence;
 use crate::tensor::Tensor;
 use std::ops::Range;
@@ -18,7 +18,7 @@ pub const KEYS: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
     /// Most tiles of queries of one sequence and key head.
-    tiles: usize,
+    pub tiles: usize,
     /// Sequences, key heads.
     n: usize,
     heads: usize,
@@ -118,11 +118,14 @@ impl<'a> Unit<'a> {
         Some(Unit { engine, call, sequence, index, head, splits, rows }.gated())
     }
 
-    /// The same, with gates of −inf heeded.
+    /// The same, without the keys before a gate of −inf, and those that rows do without.
     fn gated(mut self) -> Unit<'a> {
         if let Some(g) = &self.call.g {
-            // SAFETY: a gate for each query head and key, as `plan::check` made sure.
-            unsafe { decay::hide(&mut self, g) };
+            // SAFETY: tensors have the shapes that `plan::check` made sure of.
+            unsafe {
+                let limits = prune::limits(&self);
+                decay::hide(&mut self, g, &limits);
+            }
         }
         self
     }

@@ -32,7 +32,8 @@
 //! 2048, where `dK` and `dV` leave L2; with AVX2 2.4 and 3.3 at either length; `D = E = 64`, four query heads to a key head,
 //! 1024 tokens: 2.4 and 3.3. `diff` 3.3 and `parallax` 3.1 at 1024. *Workspace*: per worker the buffers of forward,
 //! `64 (D + E + 64)` elements (`64 D` more for `diff` and `parallax`), `S (D + E)` for `dK` and `dV` (`S (2D + E)` for
-//! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12.
+//! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12, and 1 per sequence
+//! and key head where keys may be left out (`prune.rs`).
 
 mod bias;
 mod products;
@@ -41,6 +42,7 @@ mod tile;
 
 use super::call::Call;
 use super::products::pitch;
+use super::prune::Norms;
 use super::rows::{KEYS, ROWS, Unit};
 use super::{Form, Softmax};
 use crate::engine::call as shared;
@@ -115,8 +117,10 @@ impl Offsets {
 /// Where things lie in the workspace of a call.
 struct Regions {
     at: Offsets,
-    /// Elements before those of the workers: the sums of each sequence and query head.
-    sums: usize,
+    /// Where the largest norms of keys begin, behind the sums of each sequence and query head.
+    norms: usize,
+    /// Elements before those of the workers.
+    shared: usize,
     len: usize,
 }
 
@@ -125,9 +129,11 @@ impl Regions {
         let at = Offsets::new(engine, n_k)?;
         let mut carver = Carver::default();
         carver.take(&[sequences, engine.heads.0, SUMS, 2]);
-        let sums = carver.finish()?;
+        let pruned = if engine.settings.prune.is_some() { sequences } else { 0 };
+        let norms = carver.take(&[pruned, engine.heads.1]);
+        let shared = carver.finish()?;
         carver.take(&[workers, at.len]);
-        Ok(Regions { at, sums, len: carver.finish()? })
+        Ok(Regions { at, norms, shared, len: carver.finish()? })
     }
 }
 
@@ -157,6 +163,8 @@ impl Softmax {
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
         let n = call.sequences.len();
         let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
+        let norms = Norms::new(self, runner, call, (workspace, regions.norms), 0..n * self.heads.1)?;
+        let call = &Call { norms, ..*call };
         let run = Run { engine: self, call, grads, regions, workspace };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
@@ -177,7 +185,7 @@ impl Softmax {
 impl Run<'_> {
     /// Memory of a worker.
     fn worker(&self, worker: usize) -> *mut f32 {
-        self.workspace.worker(0).wrapping_add(self.regions.sums + worker * self.regions.at.len)
+        self.workspace.worker(0).wrapping_add(self.regions.shared + worker * self.regions.at.len)
     }
 
     /// Gradients of a key head of a sequence, and of its query heads.
