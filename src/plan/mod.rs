@@ -7,6 +7,7 @@
 
 mod backward;
 mod check;
+mod chosen;
 mod lengths;
 mod memory;
 mod params;

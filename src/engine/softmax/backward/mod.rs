@@ -34,6 +34,7 @@
 //! `64 (D + E + 64)` elements (`64 D` more for `diff` and `parallax`), `S (D + E)` for `dK` and `dV` (`S (2D + E)` for
 //! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12.
 
+mod best;
 mod bias;
 mod products;
 mod sums;
@@ -139,6 +140,8 @@ struct Run<'a> {
     grads: &'a Call,
     regions: Regions,
     workspace: &'a Workspace,
+    /// What finds the key whose value is a query's output, where that is one.
+    best: Option<&'a Softmax>,
 }
 
 impl Softmax {
@@ -155,9 +158,11 @@ impl Softmax {
         workspace: &Workspace,
     ) -> Result<()> {
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
+        let retrieval = self.retrieval();
+        let (engine, best) = retrieval.as_ref().map_or((self, None), |(softmax, best)| (softmax, Some(best)));
         let n = call.sequences.len();
-        let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
-        let run = Run { engine: self, call, grads, regions, workspace };
+        let regions = Regions::new(engine, n, call.sequences.longest().1, runner.max_workers())?;
+        let run = Run { engine, call, grads, regions, workspace, best };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
         run.clear_bias(runner)?;

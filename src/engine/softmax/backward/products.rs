@@ -33,7 +33,7 @@ impl Tile<'_> {
         let probe = engine.settings.form == Form::Probe;
         // SAFETY: by contract.
         unsafe {
-            if grads.v.is_some() {
+            if grads.v.is_some() && self.run.best.is_none() {
                 let dv = self.buffer(at.dv + keys.start * pitch(e));
                 self.over_queries(keys.len(), x, at.dout, e, dv);
                 self.over_taken_queries(keys.len(), self.taken[2], (x, seen), at.dout_t, e, dv);

@@ -62,6 +62,7 @@ pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32) {
     // SAFETY: by contract.
     unsafe {
         tile.load();
+        tile.give_to_best();
         tile.softmaxes();
         tile.sweep();
         tile.finish();
@@ -74,7 +75,7 @@ impl Tile<'_> {
         self.buffers.at(offset)
     }
 
-    fn query_head(&self) -> usize {
+    pub fn query_head(&self) -> usize {
         self.unit.query_head(self.unit.rows.set[0])
     }
 
