@@ -13,7 +13,7 @@ use std::sync::Arc;
 use subquad::catalog::{self, RoleKind};
 use subquad::{Args, Context, ContextOptions, Error, Mode, Plan, Role, Status, ThreadPool, View};
 
-const MECHANISMS: [&str; 1] = ["hard_retrieval"];
+const MECHANISMS: [&str; 2] = ["hard_retrieval", "fam_block"];
 
 /// Most products of a case: differences take them some hundred times.
 const WORK: usize = 400_000;
@@ -37,6 +37,9 @@ impl Backward {
         let mut case = Case::random(rng, name);
         while case.mode == Mode::Step || case.work() > WORK {
             case = Case::random(rng, name);
+        }
+        if name == "fam_block" && rng.one_in(2) {
+            case.params.push(("F", case.inputs[&Role::FAM_K].shape[2].into()));
         }
         let mechanism = catalog::find(name).unwrap();
         let differentiable = |role: &Role| mechanism.role(*role).is_some_and(|spec| spec.differentiable);
@@ -204,7 +207,10 @@ impl Case {
 
     fn backward_workspace(&self, plan: &Plan) -> Result<usize, Error> {
         let most = |of: fn(&(usize, usize)) -> usize| self.lengths.iter().map(of).max().unwrap_or(0);
-        plan.backward_workspace_size(self.lengths.len(), most(|length| length.0), most(|length| length.1))
+        // The memory's rows are keys, unless the plan knows them.
+        let unknown = self.inputs.get(&Role::FAM_K).filter(|_| self.real("F").is_none());
+        let n_k = most(|length| length.1) + unknown.map_or(0, |memory| memory.shape[2] as usize);
+        plan.backward_workspace_size(self.lengths.len(), most(|length| length.0), n_k)
     }
 }
 
@@ -275,7 +281,7 @@ fn hidden_nan() {
             let (role, at) =
                 [Role::K, Role::V].into_iter().find_map(|role| Some((role, place(role)?))).unwrap();
             let at = index_of(at, &spoilt.inputs[&role].shape);
-            let hurt = own.case.rows_seeing([at[0], at[1], at[2]]);
+            let hurt = own.rows_seeing([at[0], at[1], at[2]]);
             let (plain, got) = (own.run(&context(), None).unwrap(), Backward { case: spoilt, ..own.clone() });
             let got = got.run(&context(), None).unwrap();
             for (&role, want) in &plain {
@@ -286,7 +292,7 @@ fn hidden_nan() {
                     if !hurt.contains(&(role.base(), [at[0], at[1], at[2]])) {
                         let same = got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * (1.0 + w.abs()));
                         assert!(same, "{role}{at:?} is {got:?} for {want:?}: {:?}", own.case);
-                    } else if role == Role::Q.grad() {
+                    } else if [Role::Q, Role::FAM_Q].contains(&role.base()) {
                         assert!(got.iter().all(|x| x.is_nan()), "{role}{at:?} is {got:?}: {:?}", own.case);
                     }
                 }
@@ -295,28 +301,46 @@ fn hidden_nan() {
     }
 }
 
-impl Case {
+impl Backward {
     /// Rows of inputs that the gradients of a row of keys or values `[batch, head, token]` may reach: queries that see it, and
     /// what these see.
     fn rows_seeing(&self, [batch, head, token]: [usize; 3]) -> BTreeSet<(Role, [usize; 3])> {
-        let mut all = BTreeSet::new();
-        for [sequence, of, t] in self.queries() {
-            let (own, q0, k0) = self.start(sequence);
-            let keys = self.visible(sequence, t);
-            let sees = (k0 + keys.start..k0 + keys.end).contains(&token);
-            if own != batch || self.key_head(of) != head || !sees {
-                continue;
+        let (case, mut all) = (&self.case, BTreeSet::new());
+        let mut hurt = |query: (Role, [usize; 3]), sequence: usize, keys: std::ops::Range<usize>| {
+            let k0 = case.start(sequence).2;
+            if !(k0 + keys.start..k0 + keys.end).contains(&token) {
+                return;
             }
-            all.insert((Role::Q, [batch, of, q0 + t]));
+            all.insert(query);
             for key in keys {
                 all.extend([Role::K, Role::V].map(|role| (role, [batch, head, k0 + key])));
+            }
+            let memory = case.inputs.get(&Role::FAM_K).map_or(0, |memory| memory.shape[2] as usize);
+            for row in 0..memory {
+                all.extend([Role::FAM_K, Role::FAM_V].map(|role| (role, [sequence, head, row])));
+            }
+        };
+        for [sequence, of, t] in case.queries() {
+            let (own, q0, _) = case.start(sequence);
+            if (own, case.key_head(of)) == (batch, head) {
+                hurt((Role::Q, [batch, of, q0 + t]), sequence, case.visible(sequence, t));
+            }
+        }
+        let Some(dout) = self.given.get(&Role::FAM_OUT) else { return all };
+        for (sequence, &(n_q, n_k)) in case.lengths.iter().enumerate() {
+            for (of, row) in
+                (0..case.heads.0).flat_map(|of| (0..dout.shape[2] as usize).map(move |row| (of, row)))
+            {
+                if (case.start(sequence).0, case.key_head(of)) == (batch, head) {
+                    hurt((Role::FAM_Q, [sequence, of, row]), sequence, n_k - n_q..n_k);
+                }
             }
         }
         all
     }
 }
 
-/// A row of a query that sees a hidden one: `dout` that is not finite reaches what its query sees.
+/// A gradient of an output that is not finite reaches its query and what that sees.
 #[test]
 fn poison_of_outputs() {
     for name in MECHANISMS {

@@ -409,8 +409,10 @@ impl Engine for Softmax {
 
     fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
         let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
-        let form =
-            matches!(self.settings.form, Form::Plain | Form::Difference | Form::Probe | Form::Best { .. });
+        let form = matches!(
+            self.settings.form,
+            Form::Plain | Form::Memory | Form::Difference | Form::Probe | Form::Best { .. }
+        );
         // Queries and keys of a base belong to an engine of their own.
         let own = known && form && self.settings.base.is_none();
         own.then(|| self.backward_workspace(sequences, n_k, workers)).flatten()

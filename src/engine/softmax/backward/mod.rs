@@ -36,6 +36,7 @@
 
 mod best;
 mod bias;
+mod memory;
 mod products;
 mod sums;
 mod tile;
@@ -44,7 +45,7 @@ use super::call::Call;
 use super::products::pitch;
 use super::rows::{KEYS, ROWS, Unit};
 use super::{Form, Softmax};
-use crate::engine::call as shared;
+use crate::engine::call::{self as shared, Sequence};
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::{KernelFn, score_grad, select};
@@ -114,6 +115,7 @@ impl Offsets {
 }
 
 /// Where things lie in the workspace of a call.
+#[derive(Clone, Copy)]
 struct Regions {
     at: Offsets,
     /// Elements before those of the workers: the sums of each sequence and query head.
@@ -133,6 +135,7 @@ impl Regions {
 }
 
 /// A call in reverse.
+#[derive(Clone, Copy)]
 struct Run<'a> {
     engine: &'a Softmax,
     call: &'a Call,
@@ -142,6 +145,7 @@ struct Run<'a> {
     workspace: &'a Workspace,
     /// What finds the key whose value is a query's output, where that is one.
     best: Option<&'a Softmax>,
+    memory: memory::Gradients,
 }
 
 impl Softmax {
@@ -157,12 +161,14 @@ impl Softmax {
         call: &shared::Call,
         workspace: &Workspace,
     ) -> Result<()> {
+        let memory = memory::Gradients::new(call);
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
         let retrieval = self.retrieval();
         let (engine, best) = retrieval.as_ref().map_or((self, None), |(softmax, best)| (softmax, Some(best)));
         let n = call.sequences.len();
-        let regions = Regions::new(engine, n, call.sequences.longest().1, runner.max_workers())?;
-        let run = Run { engine, call, grads, regions, workspace, best };
+        let keys = call.sequences.longest().1 + call.memory.map_or(0, |memory| memory.len());
+        let regions = Regions::new(engine, n, keys, runner.max_workers())?;
+        let run = Run { engine, call, grads, regions, workspace, best, memory };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
         run.clear_bias(runner)?;
@@ -192,23 +198,22 @@ impl Run<'_> {
         let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
         let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
         let gates: *mut f64 = base.wrapping_add(at.gates).cast();
+        let keys = sequence.n_k + self.call.memory.map_or(0, |memory| memory.len());
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
         // and the rows of these heads are this task's.
         unsafe {
             for dk in at.dk.into_iter().take(maps) {
-                ptr::write_bytes(base.add(dk), 0, sequence.n_k * ldd);
+                ptr::write_bytes(base.add(dk), 0, keys * ldd);
             }
-            ptr::write_bytes(base.add(at.dv), 0, sequence.n_k * lde);
+            ptr::write_bytes(base.add(at.dv), 0, keys * lde);
             for set in 0..engine.sets() {
                 if self.grads.g.is_some() {
                     ptr::write_bytes(gates, 0, sequence.n_k);
                 }
-                for first in (0..sequence.n_q).step_by(ROWS) {
-                    let unit = Unit::of_head(engine, self.call, (index, sequence), (head, set), first);
-                    tile::run(self, &unit, base);
-                }
+                self.tiles((index, sequence), (head, set), base);
                 self.store_gates(&sequence, head * engine.sets() + set, gates);
             }
+            self.of_memory((index, sequence), head, base);
             let store = |to: &Option<Tensor>, head, from: usize, ld, channels| {
                 let Some(to) = to else { return };
                 let first = [sequence.batch, head, sequence.k0];
@@ -219,6 +224,18 @@ impl Run<'_> {
                 store(&self.grads.k, head * maps + map, dk, ldd, engine.d);
             }
             store(&self.grads.v, head, at.dv, lde, engine.e);
+        }
+    }
+
+    /// All tiles of a query head.
+    ///
+    /// # Safety
+    /// As [`tile::run`].
+    unsafe fn tiles(&self, (index, sequence): (usize, Sequence), of: (usize, usize), base: *mut f32) {
+        for first in (0..self.call.queries(sequence.n_q)).step_by(ROWS) {
+            let unit = Unit::of_head(self.engine, self.call, (index, sequence), of, first);
+            // SAFETY: by contract.
+            unsafe { tile::run(self, &unit, base) };
         }
     }
 }

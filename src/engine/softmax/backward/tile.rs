@@ -29,6 +29,18 @@ pub struct Tile<'a> {
     pub taken: [u64; 3],
 }
 
+/// Keys that a sweep takes, and their values.
+pub struct Source {
+    pub k: Tensor,
+    pub v: Tensor,
+    pub keys: Range<usize>,
+    /// Every row sees all of them.
+    pub all: bool,
+    /// Which of the rows of gradients is that of key 0, and whether those of keys and of values are wanted.
+    pub first: usize,
+    pub wanted: [bool; 2],
+}
+
 /// A softmax of each row, as `score_grad` takes it: `P = factor · e^{X − shift}`.
 #[derive(Clone, Copy)]
 struct Map {
@@ -98,7 +110,8 @@ impl Tile<'_> {
         to: usize,
     ) -> Operand {
         let (place, ld) = (self.place(head), channels.next_multiple_of(16));
-        let from = Slice::tokens(tensor, &place, (self.unit.rows.n, channels));
+        let tensor = self.unit.queries(tensor);
+        let from = Slice::tokens(&tensor, &place, (self.unit.rows.n, channels));
         let to = self.buffer(to);
         // SAFETY: by contract.
         unsafe { self.unit.engine.kernels.common.load(&from, scale, ptr::null(), to, ld) };
@@ -198,7 +211,7 @@ impl Tile<'_> {
             tile.sum_up(self.unit.rows.keys(), true);
             tile.clear_unsummed();
             let sums = [0, 1].map(|i| match (i, engine.settings.form) {
-                (1, Form::Plain) => [0.0; ROWS],
+                (1, form) if form.streams() == 1 => [0.0; ROWS],
                 _ => self.with_dout(engine.at.acc[i]),
             });
             for (i, map) in self.maps.iter_mut().enumerate().take(self.n) {
@@ -242,9 +255,8 @@ impl Tile<'_> {
     /// As [`run`]; the maps are there.
     unsafe fn sweep(&mut self) {
         let (unit, buffers, at) = (self.unit, self.buffers, self.at);
-        let (engine, call) = (unit.engine, unit.call);
-        let (Some(k), Some(v)) = (&call.k, &call.v) else { return };
-        let (form, width) = (engine.settings.form, unit.rows.width);
+        let (engine, call, form) = (unit.engine, unit.call, unit.engine.settings.form);
+        let (Some(k), Some(v)) = (call.k, call.v) else { return };
         // SAFETY: by contract.
         unsafe {
             for dq in at.dq.into_iter().take(form.streams()) {
@@ -253,8 +265,28 @@ impl Tile<'_> {
             let n_maps = self.n;
             let mut terms: [Terms; 2] =
                 std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), n_maps).without_cap());
-            for keys in tiles_of(unit.rows.keys()) {
-                let masked = !unit.rows.see_all(&keys);
+            let wanted = [self.run.grads.k, self.run.grads.v].map(|to| to.is_some());
+            let wanted = [wanted[0], wanted[1] && self.run.best.is_none()];
+            let own = Source { k, v, keys: unit.rows.keys(), all: false, first: 0, wanted };
+            self.walk(&own, &mut terms);
+            if let Some(memory) = self.memory() {
+                self.walk(&memory, &mut terms);
+            }
+        }
+    }
+
+    /// The keys of a source.
+    ///
+    /// # Safety
+    /// As [`Tile::sweep`].
+    unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
+        let (unit, buffers, at) = (self.unit, self.buffers, self.at);
+        let (engine, Source { k, v, .. }) = (unit.engine, source);
+        let (form, width) = (engine.settings.form, unit.rows.width);
+        // SAFETY: by contract.
+        unsafe {
+            for keys in tiles_of(source.keys.clone()) {
+                let masked = !source.all && !unit.rows.see_all(&keys);
                 let values = buffers.rows_of(v, unit.head, &keys, engine.e, engine.at.v, false);
                 (engine.kernels.common.matmul)(&matmul::Args {
                     a: values.at,
@@ -277,7 +309,7 @@ impl Tile<'_> {
                     self.add_bias(map, self.n, &keys, self.buffer(dx));
                     self.add_gates(&keys, self.buffer(dx));
                     let dy = if engine.settings.softcap > 0.0 { at.y } else { dx };
-                    self.products(map, k, &keys, rows, masked, dy);
+                    self.products(map, source, &keys, rows, masked, dy);
                 }
             }
         }
@@ -448,7 +480,7 @@ impl Tile<'_> {
                 let columns = (d - c).min(16);
                 tiles.transpose_to(sums.add(c * ROWS), (columns, n), ROWS, staging.add(c), d16);
             }
-            tiles.store(staging, d16, &Slice::tokens(to, &place, (n, d)));
+            tiles.store(staging, d16, &Slice::tokens(&self.unit.queries(to), &place, (n, d)));
         }
     }
 }
