@@ -38,6 +38,7 @@ mod best;
 mod bias;
 mod memory;
 mod products;
+mod segments;
 mod sums;
 mod tile;
 
@@ -87,17 +88,19 @@ struct Offsets {
     dk: [usize; 2],
     dv: usize,
     gates: usize,
+    segments: segments::Offsets,
     /// Elements of a worker.
     len: usize,
 }
 
 impl Offsets {
-    fn new(engine: &Softmax, n_k: usize) -> Result<Offsets> {
+    fn new(engine: &Softmax, (n_q, n_k): (usize, usize)) -> Result<Offsets> {
         let (d16, e16) = (engine.d.next_multiple_of(16), engine.e.next_multiple_of(16));
         let form = engine.settings.form;
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let mut carver = Carver::default();
-        carver.take(&[engine.at.parts]);
+        // The matrices of segments are forward's last buffers, and are in use.
+        carver.take(&[if matches!(form, Form::Segments(_)) { engine.len } else { engine.at.parts }]);
         let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
         let q = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
         let (dout, dout_t) = (carver.take(&[ROWS, e16]), carver.take(&[e16, ROWS]));
@@ -110,7 +113,8 @@ impl Offsets {
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
         let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
-        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, len: carver.finish()? })
+        let segments = segments::Offsets::new(&mut carver, engine, (n_q, n_k));
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, segments, len: carver.finish()? })
     }
 }
 
@@ -118,19 +122,22 @@ impl Offsets {
 #[derive(Clone, Copy)]
 struct Regions {
     at: Offsets,
-    /// Elements before those of the workers: the sums of each sequence and query head.
-    sums: usize,
+    /// Elements before gradients of weights that all share, after the sums of each sequence and query head.
+    weights: usize,
+    /// Elements before those of the workers.
+    workers: usize,
     len: usize,
 }
 
 impl Regions {
-    fn new(engine: &Softmax, sequences: usize, n_k: usize, workers: usize) -> Result<Regions> {
-        let at = Offsets::new(engine, n_k)?;
+    fn new(engine: &Softmax, sequences: usize, lengths: (usize, usize), workers: usize) -> Result<Regions> {
+        let at = Offsets::new(engine, lengths)?;
         let mut carver = Carver::default();
         carver.take(&[sequences, engine.heads.0, SUMS, 2]);
-        let sums = carver.finish()?;
-        carver.take(&[workers, at.len]);
-        Ok(Regions { at, sums, len: carver.finish()? })
+        let d = if matches!(engine.settings.form, Form::Segments(_)) { engine.d } else { 0 };
+        let weights = carver.take(&[sequences, engine.heads.0, d, d.next_multiple_of(16)]);
+        let workers = carver.take(&[workers, at.len]);
+        Ok(Regions { at, weights, workers, len: carver.finish()? })
     }
 }
 
@@ -150,8 +157,13 @@ struct Run<'a> {
 
 impl Softmax {
     /// Elements of workspace for all workers together.
-    pub fn backward_workspace(&self, sequences: usize, n_k: usize, workers: usize) -> Option<usize> {
-        Regions::new(self, sequences, n_k, workers).ok().map(|regions| regions.len)
+    pub fn backward_workspace(
+        &self,
+        sequences: usize,
+        lengths: (usize, usize),
+        workers: usize,
+    ) -> Option<usize> {
+        Regions::new(self, sequences, lengths, workers).ok().map(|regions| regions.len)
     }
 
     /// Runs a checked backward call.
@@ -166,11 +178,15 @@ impl Softmax {
         let retrieval = self.retrieval();
         let (engine, best) = retrieval.as_ref().map_or((self, None), |(softmax, best)| (softmax, Some(best)));
         let n = call.sequences.len();
-        let keys = call.sequences.longest().1 + call.memory.map_or(0, |memory| memory.len());
-        let regions = Regions::new(engine, n, keys, runner.max_workers())?;
+        let (queries, keys) = call.sequences.longest();
+        let keys = keys + call.memory.map_or(0, |memory| memory.len());
+        let regions = Regions::new(engine, n, (queries, keys), runner.max_workers())?;
         let run = Run { engine, call, grads, regions, workspace, best, memory };
         // SAFETY: the first region of the workspace, before any task runs.
-        unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
+        unsafe {
+            ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS);
+            run.clear_weights();
+        }
         run.clear_bias(runner)?;
         let groups = run.groups();
         parallel::run(runner, groups.0 * groups.1, &|task, worker| {
@@ -181,14 +197,14 @@ impl Softmax {
             }
         })?;
         run.store_sums();
-        Ok(())
+        run.store_weights(runner)
     }
 }
 
 impl Run<'_> {
     /// Memory of a worker.
     fn worker(&self, worker: usize) -> *mut f32 {
-        self.workspace.worker(0).wrapping_add(self.regions.sums + worker * self.regions.at.len)
+        self.workspace.worker(0).wrapping_add(self.regions.workers + worker * self.regions.at.len)
     }
 
     /// Gradients of a key head of a sequence, and of its query heads.
@@ -197,7 +213,6 @@ impl Run<'_> {
         let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
         let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
         let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
-        let gates: *mut f64 = base.wrapping_add(at.gates).cast();
         let keys = sequence.n_k + self.call.memory.map_or(0, |memory| memory.len());
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
         // and the rows of these heads are this task's.
@@ -206,12 +221,10 @@ impl Run<'_> {
                 ptr::write_bytes(base.add(dk), 0, keys * ldd);
             }
             ptr::write_bytes(base.add(at.dv), 0, keys * lde);
-            for set in 0..engine.sets() {
-                if self.grads.g.is_some() {
-                    ptr::write_bytes(gates, 0, sequence.n_k);
-                }
-                self.tiles((index, sequence), (head, set), base);
-                self.store_gates(&sequence, head * engine.sets() + set, gates);
+            if let Form::Segments(settings) = &engine.settings.form {
+                self.segments(settings, (index, sequence), head, base);
+            } else {
+                self.query_heads((index, sequence), head, base);
             }
             self.of_memory((index, sequence), head, base);
             let store = |to: &Option<Tensor>, head, from: usize, ld, channels| {
@@ -224,6 +237,24 @@ impl Run<'_> {
                 store(&self.grads.k, head * maps + map, dk, ldd, engine.d);
             }
             store(&self.grads.v, head, at.dv, lde, engine.e);
+        }
+    }
+
+    /// The query heads of a key head.
+    ///
+    /// # Safety
+    /// As [`tile::run`].
+    unsafe fn query_heads(&self, (index, sequence): (usize, Sequence), head: usize, base: *mut f32) {
+        let gates: *mut f64 = base.wrapping_add(self.regions.at.gates).cast();
+        for set in 0..self.engine.sets() {
+            // SAFETY: by contract; there is a sum for each key.
+            unsafe {
+                if self.grads.g.is_some() {
+                    ptr::write_bytes(gates, 0, sequence.n_k);
+                }
+                self.tiles((index, sequence), (head, set), base);
+                self.store_gates(&sequence, head * self.engine.sets() + set, gates);
+            }
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Tile<'a> {
     maps: [Map; 2],
     /// How many maps there are.
     pub n: usize,
+    /// One more logit without a value.
+    pub missing: f32,
     /// Of a probe, the mean of its scores, and `do·v` averaged.
     mean: [f32; ROWS],
     along: [f32; ROWS],
@@ -58,26 +60,45 @@ struct Map {
 /// # Safety
 /// Tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
 pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32) {
-    let empty = [0.0; ROWS];
-    let map = Map { shift: [f32::MAX; ROWS], factor: empty, delta: empty, lse: empty, distance: empty };
-    let mut tile = Tile {
-        run,
-        unit,
-        buffers: Buffers { unit, base },
-        at: &run.regions.at,
-        maps: [map; 2],
-        n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
-        mean: empty,
-        along: empty,
-        taken: [0; 3],
-    };
+    let mut tile = Tile::new(run, unit, base);
     // SAFETY: by contract.
     unsafe {
-        tile.load();
-        tile.give_to_best();
-        tile.softmaxes();
-        tile.sweep();
+        tile.through_softmax();
         tile.finish();
+    }
+}
+
+impl<'a> Tile<'a> {
+    /// A tile that nothing is known of.
+    pub fn new(run: &'a Run<'a>, unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
+        let empty = [0.0; ROWS];
+        let map = Map { shift: [f32::MAX; ROWS], factor: empty, delta: empty, lse: empty, distance: empty };
+        Tile {
+            run,
+            unit,
+            buffers: Buffers { unit, base },
+            at: &run.regions.at,
+            maps: [map; 2],
+            n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
+            missing: f32::NEG_INFINITY,
+            mean: empty,
+            along: empty,
+            taken: [0; 3],
+        }
+    }
+
+    /// Everything but the gradients of queries, and what is summed over them.
+    ///
+    /// # Safety
+    /// As [`run`].
+    pub unsafe fn through_softmax(&mut self) {
+        // SAFETY: by contract.
+        unsafe {
+            self.load();
+            self.give_to_best();
+            self.softmaxes();
+            self.sweep();
+        }
     }
 }
 
@@ -159,6 +180,25 @@ impl Tile<'_> {
         }
     }
 
+    /// Queries and gradients of outputs again, with what was taken out.
+    ///
+    /// # Safety
+    /// As [`run`].
+    pub unsafe fn load_whole(&self) {
+        let (engine, at, head) = (self.unit.engine, self.at, self.query_head());
+        let (Some(q), Some(dout)) = (&self.unit.call.q, &self.run.grads.out) else { return };
+        // SAFETY: by contract.
+        unsafe {
+            let scale = self.unit.scale(self.unit.rows.set[0]);
+            if self.taken[0] != 0 {
+                self.load_rows(q, head, scale, engine.d, at.q[0]);
+            }
+            if self.taken[2] != 0 {
+                self.load_rows(dout, head, 1.0, engine.e, at.dout);
+            }
+        }
+    }
+
     /// For each row the sum over channels of a buffer `[E][32]` times the gradients of outputs.
     ///
     /// # Safety
@@ -208,6 +248,7 @@ impl Tile<'_> {
                 map.delta = delta;
                 return;
             }
+            tile.beside.missing = self.missing;
             tile.sum_up(self.unit.rows.keys(), true);
             tile.clear_unsummed();
             let sums = [0, 1].map(|i| match (i, engine.settings.form) {
@@ -411,7 +452,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`run`]; the sweep is over.
-    unsafe fn finish(&self) {
+    pub unsafe fn finish(&self) {
         let (engine, call, grads) = (self.unit.engine, self.unit.call, self.run.grads);
         let (head, n) = (self.query_head(), self.unit.rows.n);
         let total = |sums: &[f32; ROWS]| -> f64 { sums[..n].iter().map(|&x| f64::from(x)).sum() };
