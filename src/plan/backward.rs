@@ -21,7 +21,8 @@ impl Plan {
     /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
     /// of `M` as well: two for each query that reads a state, four or six for each key; with softmax attention each worker
     /// keeps the gradients of the keys and values of a head instead. In `fam_block` the rows of the memory count among the
-    /// keys, unless parameter `F` says how many they are.
+    /// keys, unless parameter `F` says how many they are; `srformer` needs matrices `[D, D]`: for each worker one for every
+    /// segment that a query is in, and one for each sequence and head.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -56,7 +57,8 @@ impl Plan {
     ///
     /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
     /// anew. One exception: mechanisms of one softmax (`softmax`, `focal`, `fox`, `bswa`, `integral`) take `out` and
-    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
+    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. `hard_retrieval` takes `index`: −1 or a
+    /// key that the query sees, sampled perhaps, in place of that of the best key. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
     /// before as `dstate_out`.
     ///
     /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text

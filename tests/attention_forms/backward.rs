@@ -148,11 +148,11 @@ impl Backward {
 
     /// Compares gradients with differences at some elements of each; gives the worst error as a fraction of its tolerance.
     #[track_caller]
-    fn compare(&self, rng: &mut Rng, got: &Tensors, samples: usize) -> f64 {
+    fn compare(&self, rng: &mut Rng, got: &Tensors, samples: usize) -> (usize, f64) {
         const STEP: f64 = 1e-6;
-        let mut worst = 0.0f64;
+        let (mut compared, mut worst) = (0, 0.0f64);
         if self.loss(Role::OUT).is_nan() {
-            return worst;
+            return (compared, worst);
         }
         for (&role, got) in got {
             assert!(got.data.iter().all(|x| x.is_finite()), "{role} is not finite: {:?}", self.case);
@@ -179,9 +179,10 @@ impl Backward {
                     self.case
                 );
                 worst = worst.max((given - want).abs() / tolerance);
+                compared += usize::from(want != 0.0);
             }
         }
-        worst
+        (compared, worst)
     }
 }
 
@@ -194,6 +195,16 @@ impl Case {
             None => 0,
         });
         self.heads.0 * (pairs * (self.d + self.e) + segments.sum::<usize>() * self.d.pow(3))
+    }
+
+    /// Keys whose scores a query has.
+    fn sees(&self, sequence: usize, t: usize) -> std::ops::Range<usize> {
+        let Some(block) = self.real("block") else { return self.visible(sequence, t) };
+        let ((n_q, n_k), block) = (self.lengths[sequence], block as usize);
+        let m = n_k.div_ceil(block);
+        let length = self.real("gen_len").map_or(n_q, |length| length as usize);
+        let first = (t * m / length).min(m.saturating_sub(1)) * block;
+        first.min(n_k)..(first + block).min(n_k)
     }
 
     /// Sequence, query head and token of every query.
@@ -241,7 +252,7 @@ fn same_bits(got: &Array, want: &Array, what: impl std::fmt::Debug) {
 #[test]
 fn differences() {
     for name in MECHANISMS {
-        let mut worst = 0.0f64;
+        let (mut compared, mut worst) = (0, 0.0f64);
         for number in 0..cases() / 2 {
             let mut rng = Rng::new(seed() ^ (number as u64) << 36);
             let own = Backward::random(&mut rng, name);
@@ -250,11 +261,13 @@ fn differences() {
                 for isa in isas() {
                     let context = Context::new(ContextOptions::new().max_isa(isa)).unwrap();
                     let got = one.run(&context, Some(&mut rng)).unwrap();
-                    worst = worst.max(one.compare(&mut rng, &got, 4));
+                    let (n, error) = one.compare(&mut rng, &got, 4);
+                    (compared, worst) = (compared + n, worst.max(error));
                 }
             }
         }
-        println!("{name}: worst error {worst:.3} of the tolerance");
+        println!("{name}: {compared} compared, worst error {worst:.3} of the tolerance");
+        assert!(compared >= 4 * cases(), "only {compared} elements of {name} are not 0");
     }
 }
 
@@ -358,11 +371,12 @@ impl Backward {
 #[test]
 fn poison_of_outputs() {
     for name in MECHANISMS {
+        let mut arrived = 0;
         for number in 0..cases() / 3 {
             let mut rng = Rng::new(seed() ^ (number as u64) << 39);
             let own = Backward::random(&mut rng, name);
             let Some(&[sequence, head, t]) = own.case.queries().first() else { continue };
-            let ((batch, q0, k0), seen) = (own.case.start(sequence), own.case.visible(sequence, t));
+            let ((batch, q0, k0), seen) = (own.case.start(sequence), own.case.sees(sequence, t));
             let mut hurt = own.clone();
             let row = (batch * own.case.heads.0 + head) * own.case.outputs[&Role::OUT][2] as usize + q0 + t;
             hurt.given.get_mut(&Role::OUT).unwrap().data[row * own.case.e] = f32::INFINITY;
@@ -383,9 +397,14 @@ fn poison_of_outputs() {
                     };
                     let same = got.iter().zip(want).all(|(g, w)| (g - w).abs() <= 1e-5 * (1.0 + w.abs()));
                     assert!(same || reached, "{role}{at:?} is {got:?} for {want:?}: {:?}", own.case);
+                    // Through the memory, to keys of other segments.
+                    let far = name != "srformer" || !(k0 + seen.start..k0 + seen.end).contains(&at[2]);
+                    arrived +=
+                        usize::from(role == Role::K.grad() && far && got.iter().any(|x| !x.is_finite()));
                 }
             }
         }
+        assert!(arrived > 0, "{name}: nothing arrives");
     }
 }
 

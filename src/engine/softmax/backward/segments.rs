@@ -4,7 +4,7 @@
 //! for each segment that a query is in, in order:
 //!     P                                         the memory, as forward makes it
 //!     H = scale qᵀ do                           of its queries; their softmax by tile.rs, with dq += scale (P / n) do
-//!     n·dn −= P H / n      dP = H / n where P > 0
+//!     n dn −= P H / n      dP = H / n where P > 0
 //! and in reverse:
 //!     dVm = dP / θ + λ dVm                      what a threshold takes away is a constant
 //!     dw += dVmᵀ Y         dY = dVm w           Y = clamp(Kᵀ V) − clamp(K_jᵀ V_j)
@@ -12,8 +12,9 @@
 //! dK += V d(Kᵀ V)ᵀ + K dn / n                   dV += K d(Kᵀ V)
 //! ```
 //!
-//! *Cost*: beside the softmax `6 S D E` FLOPs, `2 D E` per query twice, and per segment `8 D E²` with forward's part. *Workspace*:
-//! a matrix `[D, E]` for each segment that a query is in, and one for each sequence and head.
+//! *Cost*: beside the softmax `16 S D E` FLOPs where every segment has queries, `4 D E` per query, and `6 D E²` per segment.
+//! *Workspace*: per worker the matrices of forward, two more, and one for each segment that a query is in; one for each
+//! sequence and head.
 
 use super::Run;
 use super::tile::Tile;
@@ -37,7 +38,7 @@ pub struct Offsets {
     /// Gradient of `Kᵀ V`, and the transpose of such a one.
     all: usize,
     turned: usize,
-    /// `n·dn`, `f64`.
+    /// `n dn`, `f64`.
     norms: usize,
 }
 
