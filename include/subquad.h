@@ -643,7 +643,8 @@ subquad_status subquad_plan_execute(const subquad_plan *plan,
  * CU_SEQLENS) with so many queries and keys in each; of sequences that differ, the longest counts.
  *
  * Unlike subquad_plan_workspace_size it grows with the length: each worker of the context keeps the state of a
- * head at every 256th token.
+ * head at every 256th token. In fam_block the rows of the memory count among the keys, unless parameter F says how
+ * many they are.
  *
  * Returns NULL_POINTER, INVALID_ARGUMENT (a negative number), UNSUPPORTED (the plan has no gradient, or so much
  * can't be), INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
@@ -666,7 +667,8 @@ subquad_status subquad_plan_backward_workspace_size(const subquad_plan *plan,
  * it, if what was carried out has a gradient, that of STATE_OUT and the other parts of the state (absent: zero).
  * `out` binds the gradients that are wanted, of any inputs that are bound and of STATE_IN. OUT and STATE_OUT
  * themselves are not bound: what is needed of the forward pass is computed anew. Only softmax, focal, fox, bswa and
- * integral take OUT and LSE of subquad_plan_execute in `in`, both or none, and do without that work.
+ * integral take OUT and LSE of subquad_plan_execute in `in`, both or none, and do without that work; hard_retrieval
+ * takes INDEX, -1 or a key that the query sees, in place of that of the best key.
  *
  * Gradients are written, not added to. Those of shared heads, and of what all sequences share, are sums over
  * those who share. Those of a state are addressed by STATE_INDEX where states are. A long sequence can be

@@ -188,6 +188,55 @@ fn backward_of_segments_allocates_nothing() {
     }
 }
 
+/// A mechanism with inputs besides `q`, `k`, `v`.
+type OtherForm = (&'static str, Mode, &'static [(Role, &'static [i64])]);
+
+/// Mechanisms that are not those of `mechanisms`: with rows beside the sequence, an index, a memory of segments.
+#[test]
+fn backward_of_other_forms_allocates_nothing() {
+    const ROWS: [i64; 4] = [2, 2, 40, 13];
+    let forms: [OtherForm; 3] = [
+        ("hard_retrieval", Mode::Causal, &[]),
+        (
+            "fam_block",
+            Mode::Causal,
+            &[(Role::FAM_Q, &[2, 2, 5, 13]), (Role::FAM_K, &[2, 2, 5, 13]), (Role::FAM_V, &[2, 2, 5, 13])],
+        ),
+        ("srformer", Mode::Cross, &[(Role::W_MEM, &[13, 13])]),
+    ];
+    let _turn = TURN.lock();
+    let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
+    for (runner, (name, mode, more)) in runners.iter().flat_map(|runner| forms.map(|one| (runner, one))) {
+        let context = Context::new(ContextOptions::new().runner(Arc::clone(runner))).unwrap();
+        let desc = subquad::Desc::new(name).modes(mode).heads(2, 2, 2).dims(13, 13);
+        let desc = if name == "srformer" { desc.param("block", 7) } else { desc };
+        let plan = Plan::new(&context, &desc).unwrap();
+        let own = [Role::Q, Role::K, Role::V].map(|role| (role, &ROWS[..]));
+        let all = || own.into_iter().chain(more.iter().copied());
+        let tensor = |shape: &[i64]| {
+            let data = Rng::new(1).values(shape.iter().product::<i64>() as usize, 1.0);
+            Array { shape: shape.to_vec(), data }
+        };
+        let mut given: Vec<_> = all().map(|(role, shape)| (role, tensor(shape))).collect();
+        given.push((Role::OUT.grad(), tensor(&ROWS)));
+        let mut wanted: Vec<_> = all().map(|(role, shape)| (role.grad(), shape, tensor(shape))).collect();
+        let mut memory = vec![0; plan.backward_workspace_size(2, 40, 45).unwrap()];
+        let mut once = || {
+            allocations(|| {
+                let mut args = Args::new();
+                for (role, array) in &given {
+                    args = args.input(*role, View::new(&array.data, &array.shape).unwrap());
+                }
+                for (role, shape, array) in &mut wanted {
+                    args = args.output(*role, ViewMut::new(&mut array.data, shape).unwrap());
+                }
+                plan.backward(mode, &args, &mut memory).unwrap();
+            })
+        };
+        assert_eq!((0..5).map(|_| once()).min(), Some(0), "{} workers: {name}", context.max_workers());
+    }
+}
+
 /// Nor do other element types, with or without norms that wait for their rows.
 #[test]
 fn other_types_allocate_nothing() {

@@ -3,6 +3,8 @@
 
 mod common;
 
+#[path = "attention_forms/backward.rs"]
+mod backward;
 #[path = "attention_forms/case.rs"]
 mod case;
 #[path = "attention_forms/oracle.rs"]

@@ -139,6 +139,11 @@ impl Settings {
         matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Plain)
     }
 
+    /// Whether queries see rows besides the keys of their sequence.
+    pub fn has_memory(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Memory)
+    }
+
     /// Whether distances of queries and keys count, so that there may not be more queries than keys in any mode.
     pub fn is_windowed(&self) -> bool {
         match self {

@@ -1,6 +1,7 @@
 //! Gradients: which calls have them, how much workspace they need, and the call itself.
 
 use super::check::{self, Bound, Pass};
+use super::shape::{Size, Sizes};
 use super::{Inner, Plan, other_type};
 use crate::args::Args;
 use crate::catalog::Mode;
@@ -19,7 +20,9 @@ impl Plan {
     /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
     /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
     /// of `M` as well: two for each query that reads a state, four or six for each key; with softmax attention each worker
-    /// keeps the gradients of the keys and values of a head instead.
+    /// keeps the gradients of the keys and values of a head instead. In `fam_block` the rows of the memory count among the
+    /// keys, unless parameter `F` says how many they are; `srformer` needs matrices `[D, D]`: for each worker one for every
+    /// segment that a query is in, and one for each sequence and head.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -30,7 +33,8 @@ impl Plan {
         {
             return Err(self.inner.unsupported(mode));
         }
-        Ok(workspace::bytes(1, self.inner.backward_len(sequences, n_q, n_k)?))
+        let keys = n_k.saturating_add(self.inner.memory_rows(&self.inner.sizes));
+        Ok(workspace::bytes(1, self.inner.backward_len(sequences, n_q, keys)?))
     }
 
     /// Computes gradients of inputs from gradients of outputs.
@@ -53,7 +57,8 @@ impl Plan {
     ///
     /// `out` and `state_out` are neither read nor written: what backward needs of the forward pass it computes
     /// anew. One exception: mechanisms of one softmax (`softmax`, `focal`, `fox`, `bswa`, `integral`) take `out` and
-    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
+    /// `lse` of [`Plan::execute`] as inputs, both or none, and do without that work. `hard_retrieval` takes `index`: −1 or a
+    /// key that the query sees, sampled perhaps, in place of that of the best key. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
     /// before as `dstate_out`.
     ///
     /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text
@@ -72,6 +77,7 @@ impl Plan {
         bound.bind(inner, Pass::Backward, mode, args)?;
         let call = bound.call(mode);
         let (n_q, n_k) = call.sequences.longest();
+        let n_k = n_k.saturating_add(inner.memory_rows(bound.sizes()));
         let len = inner.backward_len(call.sequences.len(), n_q, n_k)?;
         let workspace = Workspace::new(workspace, 1, len)?;
         inner.engine.backward(inner.context.runner(), &call, &workspace)
@@ -99,6 +105,12 @@ impl Inner {
             what += &format!(" with desc.{name} = {dtype}");
         }
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
+    }
+
+    /// Rows that belong to whole sequences and are keys besides theirs.
+    fn memory_rows(&self, sizes: &Sizes) -> usize {
+        let rows = sizes.get(Size::F).filter(|_| self.settings.has_memory());
+        rows.map_or(0, |rows| rows as usize)
     }
 
     /// Elements of workspace.

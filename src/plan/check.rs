@@ -75,6 +75,7 @@ impl Bound {
         self.check_index(plan, mode, n_sequences)?;
         self.check_snapshots(plan, n_sequences)?;
         self.check_positions(plan)?;
+        self.check_chosen(pass, mode)?;
         self.check_overlap()
     }
 }
@@ -180,6 +181,7 @@ fn side_of(pass: Pass, spec: &RoleSpec, role: Role) -> std::result::Result<Side,
         (Pass::Forward, false, GradOutput) => Err("it belongs to backward"),
         (_, true, _) if pass != Pass::Backward => Err("it belongs to backward"),
         (Pass::Backward, true, _) if !spec.differentiable => Err("it has no gradient"),
+        (Pass::Backward, false, Output) if spec.also_input => Ok(Side::In),
         (Pass::Backward, false, Output | StateOut) => Err("backward takes its gradient in its place"),
         (_, false, Input | StateIn) | (Pass::Backward, true, Output | StateOut) => Ok(Side::In),
         _ => Ok(Side::Out),

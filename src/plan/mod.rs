@@ -8,6 +8,7 @@
 mod backward;
 mod caches;
 mod check;
+mod chosen;
 mod lengths;
 mod memory;
 mod params;

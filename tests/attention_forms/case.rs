@@ -24,6 +24,8 @@ pub struct Case {
     pub inputs: BTreeMap<Role, Array>,
     pub indices: Vec<(Role, Vec<i32>)>,
     pub outputs: BTreeMap<Role, Vec<i64>>,
+    /// What an element of an input is more than the calls say, for those who read rows of it.
+    pub nudge: Option<(Role, usize, f64)>,
 }
 
 impl std::fmt::Debug for Case {
@@ -89,8 +91,9 @@ impl Case {
         let e = if name == "srformer" { d } else { e };
         let params = vec![];
         let (inputs, outputs) = (BTreeMap::new(), BTreeMap::new());
+        let (indices, nudge) = (vec![], None);
         let mut case =
-            Case { name, params, mode, heads, d, e, lengths, ragged, inputs, indices: vec![], outputs };
+            Case { name, params, mode, heads, d, e, lengths, ragged, inputs, indices, outputs, nudge };
         case.fill(rng);
         case
     }
@@ -221,10 +224,15 @@ impl Case {
 
     /// A row of an input `[B, H, tokens, channels]`.
     pub fn row(&self, role: Role, at: [usize; 3]) -> Vec<f64> {
-        let Array { shape, data } = &self.inputs[&role];
-        let n = |axis: usize| shape[axis] as usize;
+        let n = |axis: usize| self.inputs[&role].shape[axis] as usize;
         let first = ((at[0] * n(1) + at[1]) * n(2) + at[2]) * n(3);
-        data[first..first + n(3)].iter().map(|&x| x.into()).collect()
+        (first..first + n(3)).map(|i| self.element(role, i)).collect()
+    }
+
+    /// An element of an input.
+    pub fn element(&self, role: Role, i: usize) -> f64 {
+        let by = self.nudge.filter(|&(own, at, _)| (own, at) == (role, i)).map_or(0.0, |(.., by)| by);
+        f64::from(self.inputs[&role].data[i]) + by
     }
 
     /// A length of a sequence that has `n`.

@@ -41,12 +41,12 @@ impl Case {
         self.real("scale").unwrap_or((self.d as f64).sqrt().recip())
     }
 
-    fn key_head(&self, head: usize) -> usize {
+    pub fn key_head(&self, head: usize) -> usize {
         head / (self.heads.0 / self.heads.1)
     }
 
     /// Rows `[tokens][channels]` of a sequence and a head.
-    fn rows(&self, role: Role, sequence: usize, head: usize) -> Vec<Vec<f64>> {
+    pub fn rows(&self, role: Role, sequence: usize, head: usize) -> Vec<Vec<f64>> {
         let (batch, q0, k0) = self.start(sequence);
         let (n_q, n_k) = self.lengths[sequence];
         let (first, n) = if role == Role::Q { (q0, n_q) } else { (k0, n_k) };
@@ -143,6 +143,22 @@ fn with_memory(
         all.extend((0..rows).map(|row| case.row(memory, [sequence, head, row])));
         all
     })
+}
+
+/// The softmax whose gradients the scores of `hard_retrieval` have.
+pub fn soft_retrieval(case: &Case, [sequence, head, t]: [usize; 3]) -> Vec<f64> {
+    let query = Query { case, sequence, head, t, columns: &[] };
+    let seen = case.visible(sequence, t);
+    let [k, v] =
+        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[seen.clone()].to_vec());
+    attend(case, &query.q(), &k, &v).iter().map(|element| element.value).collect()
+}
+
+/// Scores of the keys that a query sees.
+pub fn scores(case: &Case, [sequence, head, t]: [usize; 3]) -> Vec<f64> {
+    let query = Query { case, sequence, head, t, columns: &[] };
+    let keys = case.rows(Role::K, sequence, case.key_head(head));
+    case.visible(sequence, t).map(|s| dot(&query.q(), &keys[s])).collect()
 }
 
 fn fam_block(query: &Query<'_>) -> Vec<Element> {
@@ -332,7 +348,7 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
     let norm = |e: usize| k.iter().map(|k| k[e] * k[e]).sum::<f64>().sqrt();
     let norms: Vec<f64> = (0..d).map(norm).collect();
     let m = n_k.div_ceil(block);
-    let w = |e: usize, f: usize| f64::from(case.inputs[&Role::W_MEM].data[e * d + f]);
+    let w = |e: usize, f: usize| case.element(Role::W_MEM, e * d + f);
     let rounding = 6e-8 * (20.0 + n_k as f64 / 4.0 + d as f64 / 4.0);
     let (mut membrane, mut size) = (vec![0.0; d * d], vec![0.0; d * d]);
     let (mut memory, mut last, mut fragile) = (vec![0.0; d * d], None, false);

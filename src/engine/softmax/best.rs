@@ -34,6 +34,13 @@ impl Tile<'_> {
         None
     }
 
+    /// The best key of a row when it has seen all of its keys.
+    pub fn best_of(&self, row: usize) -> Option<usize> {
+        let rows = &self.buffers.unit.rows;
+        // Scores that are all −∞ are alike.
+        self.best[row].or((rows.first[row] < rows.end[row]).then_some(rows.first[row]))
+    }
+
     /// Values of the best keys with their share of the others.
     ///
     /// # Safety
@@ -45,8 +52,7 @@ impl Tile<'_> {
         for r in 0..rows.n {
             let seen = rows.end[r] - rows.first[r];
             share[r] = smoothing / (seen.max(2) - 1) as f32;
-            // Scores that are all −∞ are alike.
-            best[r] = self.best[r].or((seen > 0).then_some(rows.first[r]));
+            best[r] = self.best_of(r);
         }
         // SAFETY: by contract; a best key is one of the sequence.
         unsafe {

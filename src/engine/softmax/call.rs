@@ -144,8 +144,13 @@ impl Call {
 
     /// The call with the memory's queries in place of its own, if they are wanted.
     pub fn of_memory(&self) -> Option<Call> {
-        let Memory { q, out: Some(out), .. } = self.memory? else { return None };
-        Some(Call { asks_memory: true, causal: false, q, out: Some(out), lse: None, ..*self })
+        self.asking_memory().filter(|call| call.out.is_some())
+    }
+
+    /// The same, wanted or not.
+    pub fn asking_memory(&self) -> Option<Call> {
+        let Memory { q, out, .. } = self.memory?;
+        Some(Call { asks_memory: true, causal: false, q, out, lse: None, ..*self })
     }
 
     /// The call with keys for queries and queries for keys, which sums up to `columns`.

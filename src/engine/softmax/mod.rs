@@ -94,8 +94,9 @@ pub enum Form {
     Difference,
     /// One softmax, and a second score that weighs the values of a second sum (`parallax`).
     Probe,
-    /// The value of the best key, with this share of the others' (`hard_retrieval`).
-    Best { smoothing: f32 },
+    /// The value of the best key, with this share of the others' (`hard_retrieval`). Gradients are those of a softmax with
+    /// this scale.
+    Best { smoothing: f32, scale: f32 },
     /// Softmaxes over the same scores, less their sums over the queries and as they are, blended (`dnas`).
     Blend,
     /// One softmax over the keys of the query's segment, and a memory of the others (`srformer`).
@@ -125,7 +126,7 @@ impl Form {
 
     /// Whether values are summed up.
     fn reads_values(self) -> bool {
-        !matches!(self, Form::Best { smoothing: 0.0 })
+        !matches!(self, Form::Best { smoothing: 0.0, .. })
     }
 
     /// Heads of scores for each head of values.
@@ -442,12 +443,20 @@ impl Engine for Softmax {
         }
     }
 
-    fn backward_len(&self, sequences: usize, _n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
+    fn backward_len(&self, sequences: usize, n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
         let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
-        let form = matches!(self.settings.form, Form::Plain | Form::Difference | Form::Probe);
+        let form = matches!(
+            self.settings.form,
+            Form::Plain
+                | Form::Memory
+                | Form::Difference
+                | Form::Probe
+                | Form::Best { .. }
+                | Form::Segments(_)
+        );
         // Queries and keys of a base belong to an engine of their own.
         let own = known && form && self.settings.base.is_none();
-        own.then(|| self.backward_workspace(sequences, n_k, workers)).flatten()
+        own.then(|| self.backward_workspace(sequences, (n_q, n_k), workers)).flatten()
     }
 
     fn backward(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {

@@ -72,6 +72,14 @@ pub fn tiles_of(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
+/// The sequence with the queries that the call asks; the memory's see no key before the block of its own.
+fn asked(call: &Call, s: Sequence) -> (Sequence, Option<usize>) {
+    match call.asks_memory {
+        true => (Sequence { q0: 0, n_q: call.queries(0), ..s }, Some(s.n_k - s.n_q.min(s.n_k))),
+        false => (s, None),
+    }
+}
+
 /// A tile of queries with what it needs.
 pub struct Unit<'a> {
     pub engine: &'a Softmax,
@@ -90,11 +98,7 @@ impl<'a> Unit<'a> {
     pub fn new(engine: &'a Softmax, call: &'a Call, grid: &Grid, index: usize) -> Option<Unit<'a>> {
         let (outer, tile) = (index / grid.tiles, index % grid.tiles);
         let (index, head) = (outer / grid.heads, outer % grid.heads);
-        let mut sequence = call.sequence(index)?;
-        let block = sequence.n_k - sequence.n_q.min(sequence.n_k)..sequence.n_k;
-        if call.asks_memory {
-            (sequence.q0, sequence.n_q) = (0, call.queries(0));
-        }
+        let (sequence, block) = asked(call, call.sequence(index)?);
         let (n_q, sets) = (sequence.n_q, engine.sets());
         let wide = n_q >= WIDE;
         // Sums over the queries belong to heads.
@@ -108,8 +112,8 @@ impl<'a> Unit<'a> {
         }
         let lanes = wide || engine.settings.local().is_some();
         let mut rows = Rows::of(engine, call, (index, &sequence), first..end, lanes);
-        if call.asks_memory {
-            rows.first[..rows.n].fill(block.start);
+        if let Some(block) = block {
+            rows.first[..rows.n].fill(block);
         }
         if let Some(queries) = call.query_len {
             rows.end_after(queries.get(index) as usize);
@@ -154,9 +158,13 @@ impl<'a> Unit<'a> {
         (head, set): (usize, usize),
         first: usize,
     ) -> Unit<'a> {
+        let (sequence, block) = asked(call, sequence);
         let n_q = sequence.n_q;
         let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
-        let rows = Rows::of(engine, call, (index, &sequence), range, true);
+        let mut rows = Rows::of(engine, call, (index, &sequence), range, true);
+        if let Some(block) = block {
+            rows.first[..rows.n].fill(block);
+        }
         Unit { engine, call, sequence, index, head, splits: 1, rows }.gated()
     }
 

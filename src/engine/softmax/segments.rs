@@ -16,6 +16,7 @@ use super::call::Call;
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Rows, Unit};
 use super::tile::{Beside, Tile};
+use crate::engine::call::Sequence;
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::{matmul, products};
@@ -41,15 +42,56 @@ pub struct Segments {
     pub gen_len: Option<usize>,
 }
 
+impl Segments {
+    /// How many segments there are.
+    pub fn count(&self, s: &Sequence) -> usize {
+        s.n_k.div_ceil(self.block)
+    }
+
+    /// Keys of a segment.
+    pub fn keys(&self, s: &Sequence, segment: usize) -> Range<usize> {
+        let first = (segment * self.block).min(s.n_k);
+        first..(first + self.block).min(s.n_k)
+    }
+
+    /// Queries of a segment.
+    pub fn queries(&self, s: &Sequence, segment: usize) -> Range<usize> {
+        let (m, length) = (self.count(s), self.gen_len.unwrap_or(s.n_q).max(1));
+        // The first `t` with `⌊t m / length⌋ ≥ segment`.
+        let first = |segment: usize| segment.saturating_mul(length).div_ceil(m).min(s.n_q);
+        first(segment)..if segment + 1 < m { first(segment + 1) } else { s.n_q }
+    }
+
+    /// Segments that a query is in, in order.
+    pub fn visited(&self, s: &Sequence) -> impl DoubleEndedIterator<Item = usize> {
+        (0..self.count(s)).filter(|&segment| !self.queries(s, segment).is_empty())
+    }
+
+    /// The logarithm of how many keys a segment lacks that count.
+    pub fn missing(&self, keys: &Range<usize>) -> f32 {
+        let missing = if self.zero_keys { self.block - keys.len() } else { 0 };
+        (missing as f32).ln()
+    }
+
+    /// Queries of a tile, which see the keys of their segment.
+    pub fn rows(&self, engine: &Softmax, s: &Sequence, queries: Range<usize>, keys: &Range<usize>) -> Rows {
+        let mut rows = Rows::new(&engine.settings.reach, false, s, s.n_k, queries, true);
+        let n = rows.n;
+        rows.first[..n].fill(keys.start);
+        rows.end[..n].fill(keys.end);
+        rows
+    }
+}
+
 /// Offsets of a worker's matrices, `[D, D]` padded; the norms are one row.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrices {
-    all: usize,
-    part: usize,
-    weight: usize,
-    membrane: usize,
-    memory: usize,
-    norms: usize,
+    pub all: usize,
+    pub part: usize,
+    pub weight: usize,
+    pub membrane: usize,
+    pub memory: usize,
+    pub norms: usize,
 }
 
 impl Matrices {
@@ -74,25 +116,27 @@ pub fn run(
     parallel::run(runner, call.sequences.len() * heads, &|task, worker| {
         let (index, head) = (task / heads, task % heads);
         let Some(sequence) = call.sequences.get(index) else { return };
-        let keys = sequence.n_k;
-        let rows = Rows::new(&engine.settings.reach, false, &sequence, keys, 0..0, true);
+        let rows = settings.rows(engine, &sequence, 0..0, &(0..0));
         let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
-        let base = workspace.worker(worker);
         // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Matrices` names.
-        unsafe { Head { buffers: Buffers { unit: &unit, base }, settings, base }.run() }
+        unsafe { Head::new(&unit, settings, workspace.worker(worker)).run() }
     })
 }
 
 /// One head of a sequence.
-struct Head<'a> {
+pub struct Head<'a> {
     buffers: Buffers<'a>,
     settings: &'a Segments,
-    base: *mut f32,
 }
 
-impl Head<'_> {
+impl<'a> Head<'a> {
+    /// The head of a unit without rows.
+    pub fn new(unit: &'a Unit<'a>, settings: &'a Segments, base: *mut f32) -> Head<'a> {
+        Head { buffers: Buffers { unit, base }, settings }
+    }
+
     /// Elements between rows of the matrices.
-    fn ld(&self) -> usize {
+    pub fn ld(&self) -> usize {
         self.buffers.unit.engine.d.next_multiple_of(16)
     }
 
@@ -100,7 +144,7 @@ impl Head<'_> {
     ///
     /// # Safety
     /// Nothing else uses it as long as the borrow is.
-    unsafe fn matrix<'m>(&self, at: usize) -> &'m mut [f32] {
+    pub unsafe fn matrix<'m>(&self, at: usize) -> &'m mut [f32] {
         let len = self.buffers.unit.engine.d * self.ld();
         // SAFETY: buffers of a worker have this many elements.
         unsafe { slice::from_raw_parts_mut(self.buffers.at(at), len) }
@@ -111,45 +155,75 @@ impl Head<'_> {
     unsafe fn run(&self) {
         let unit = self.buffers.unit;
         let (at, s, d) = (&unit.engine.at.matrices, &unit.sequence, unit.engine.d);
-        let tiles = &unit.engine.kernels.common;
-        let m = s.n_k.div_ceil(self.settings.block);
-        let length = self.settings.gen_len.unwrap_or(s.n_q).max(1);
-        let segment_of = |t: usize| (t * m / length).min(m.saturating_sub(1));
         // SAFETY: by contract.
         unsafe {
-            self.matrix(at.membrane).fill(0.0);
-            if let Some(w) = unit.call.w_mem.filter(|_| m > 0 && s.n_q > 0) {
-                let from = Slice { tensor: &w, at: &[0, 0], rows: 1, columns: 0, n: d, d };
-                tiles.load(&from, 1.0, ptr::null(), self.buffers.at(at.weight), self.ld());
-                self.products(0..s.n_k, at.all, true);
+            self.begin();
+            for segment in self.settings.visited(s) {
+                let keys = self.settings.keys(s, segment);
+                self.visit(&keys);
+                self.queries(self.settings.queries(s, segment), &keys, true);
             }
-            let (mut start, mut last) = (0, None);
-            while start < s.n_q {
-                let segment = segment_of(start);
-                let keys = (segment * self.settings.block).min(s.n_k);
-                let keys = keys..(keys + self.settings.block).min(s.n_k);
-                if m > 0 && last != Some(segment) {
-                    self.visit(&keys);
-                    last = Some(segment);
-                }
-                let most = (start + ROWS).min(s.n_q);
-                let end = (start..most).find(|&t| segment_of(t) != segment).unwrap_or(most);
-                self.queries(start..end, &keys, m > 0);
-                start = end;
+            if s.n_k == 0 {
+                self.queries(0..s.n_q, &(0..0), false);
             }
             if let Some(to) = &unit.call.state_out {
                 let head = [s.slot, unit.head];
                 let to = Slice::tokens(to, &head, (d, d));
-                tiles.store(self.buffers.at(at.membrane), self.ld(), &to);
+                unit.engine.kernels.common.store(self.buffers.at(at.membrane), self.ld(), &to);
             }
         }
     }
 
-    /// `clamp(Kᵀ V)` of some keys, and the inverse norms of the channels of the keys if they are wanted.
+    /// An empty memory, and what it is made of.
     ///
     /// # Safety
     /// As [`Head::run`].
-    unsafe fn products(&self, keys: Range<usize>, to: usize, norms: bool) {
+    pub unsafe fn begin(&self) {
+        let (at, s) = (&self.buffers.unit.engine.at.matrices, &self.buffers.unit.sequence);
+        // SAFETY: by contract.
+        unsafe {
+            self.matrix(at.membrane).fill(0.0);
+            if s.n_k > 0 && s.n_q > 0 {
+                self.load_weight(true);
+                self.products(0..s.n_k, at.all, true);
+                self.clamp(at.all);
+            }
+        }
+    }
+
+    /// `w_mem`, or its transpose.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    pub unsafe fn load_weight(&self, transposed: bool) {
+        let (unit, at) = (self.buffers.unit, &self.buffers.unit.engine.at.matrices);
+        let (d, Some(w)) = (unit.engine.d, &unit.call.w_mem) else { return };
+        let rows = usize::from(transposed);
+        let from = Slice { tensor: w, at: &[0, 0], rows, columns: 1 - rows, n: d, d };
+        // SAFETY: by contract.
+        unsafe {
+            let to = self.buffers.at(at.weight);
+            unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, self.ld());
+        }
+    }
+
+    /// Entries within the limit.
+    ///
+    /// # Safety
+    /// The matrix is there.
+    pub unsafe fn clamp(&self, at: usize) {
+        let limit = self.settings.limit;
+        if limit > 0.0 {
+            // SAFETY: by contract.
+            unsafe { self.matrix(at) }.iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
+        }
+    }
+
+    /// `Kᵀ V` of some keys, and the inverse norms of the channels of the keys if they are wanted.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    pub unsafe fn products(&self, keys: Range<usize>, to: usize, norms: bool) {
         let (unit, buffers) = (self.buffers.unit, self.buffers);
         let (engine, d, ld) = (unit.engine, unit.engine.d, self.ld());
         let norm = self.buffers.at(engine.at.matrices.norms);
@@ -182,10 +256,6 @@ impl Head<'_> {
                     (engine.kernels.sums)(&products::Args { n: keys.len(), d, a, lda, b, ldb, row, col });
                 }
             }
-            let limit = self.settings.limit;
-            if limit > 0.0 {
-                self.matrix(to).iter_mut().for_each(|x| *x = x.clamp(-limit, limit));
-            }
             if norms {
                 // A channel that is zero in all keys has no part in the memory.
                 norm.iter_mut().for_each(|x| *x = if *x == 0.0 { 0.0 } else { x.sqrt().recip() });
@@ -197,13 +267,14 @@ impl Head<'_> {
     ///
     /// # Safety
     /// As [`Head::run`]; the products of all keys are there.
-    unsafe fn visit(&self, keys: &Range<usize>) {
+    pub unsafe fn visit(&self, keys: &Range<usize>) {
         let unit = self.buffers.unit;
         let (at, d, ld) = (&unit.engine.at.matrices, unit.engine.d, self.ld());
         let Segments { threshold, leak, normed, .. } = *self.settings;
         // SAFETY: by contract; the matrices differ.
         unsafe {
             self.products(keys.clone(), at.part, false);
+            self.clamp(at.part);
             for (part, all) in self.matrix(at.part).iter_mut().zip(self.matrix(at.all)) {
                 *part = *all - *part;
             }
@@ -235,25 +306,24 @@ impl Head<'_> {
         }
     }
 
-    /// Some queries of a segment.
+    /// Queries of a segment.
     ///
     /// # Safety
     /// As [`Head::run`].
-    unsafe fn queries(&self, tokens: Range<usize>, keys: &Range<usize>, memory: bool) {
+    unsafe fn queries(&self, queries: Range<usize>, keys: &Range<usize>, memory: bool) {
         let Unit { engine, call, sequence, index, head, .. } = *self.buffers.unit;
-        let mut rows = Rows::new(&engine.settings.reach, false, &sequence, sequence.n_k, tokens, true);
-        let n = rows.n;
-        rows.first[..n].fill(keys.start);
-        rows.end[..n].fill(keys.end);
-        let missing = if self.settings.zero_keys { self.settings.block - keys.len() } else { 0 };
         let linear = memory.then(|| Operand::new(self.buffers.at(engine.at.matrices.memory), self.ld()));
-        let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
-        let mut tile = Tile::empty(&unit, self.base);
-        tile.beside = Beside { missing: (missing as f32).ln(), linear };
-        // SAFETY: by contract.
-        unsafe {
-            tile.sum_up(keys.clone(), true);
-            tile.finish();
+        for first in queries.clone().step_by(ROWS) {
+            let of = first..(first + ROWS).min(queries.end);
+            let rows = self.settings.rows(engine, &sequence, of, keys);
+            let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
+            let mut tile = Tile::empty(&unit, self.buffers.base);
+            tile.beside = Beside { missing: self.settings.missing(keys), linear };
+            // SAFETY: by contract.
+            unsafe {
+                tile.sum_up(keys.clone(), true);
+                tile.finish();
+            }
         }
     }
 }

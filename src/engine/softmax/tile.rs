@@ -373,7 +373,7 @@ impl<'a> Tile<'a> {
         // SAFETY: by contract.
         unsafe {
             self.clear_unsummed();
-            if let Form::Best { smoothing } = form {
+            if let Form::Best { smoothing, .. } = form {
                 return self.finish_best(smoothing);
             }
             if unit.engine.settings.weights == Weights::Softmax {

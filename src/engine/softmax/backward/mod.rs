@@ -17,7 +17,9 @@
 //! Tiles, layouts, masks and decays are those of forward, queries across the lanes, so the two passes see the same
 //! scores. What is summed over queries (`dK`, `dV`) lies in the workspace, 64 rows of it beside each tile; `dq`, `lse` and
 //! `Δ` live no longer than a tile. `diff` has two streams, the weights of the second times `−lam`; `parallax` one, with
-//! a second score whose gradient goes to the keys and the probe.
+//! a second score whose gradient goes to the keys and the probe. `hard_retrieval` gives `do` to the value that each query
+//! chose in place of `P do` to all (best.rs); `fam_block` sweeps the rows of its memory too, and has queries of theirs
+//! (memory.rs); `srformer` has a sweep for each segment, with a recurrence beside it (segments.rs).
 //!
 //! *Masked pairs* have a weight of −0 and a gradient of 0, selected, and a number of a query, key or output's gradient that
 //! is not finite takes no part in the sums of what does not see it (products.rs). *Rows that see nothing* have gradients
@@ -32,11 +34,14 @@
 //! 2048, where `dK` and `dV` leave L2; with AVX2 2.4 and 3.3 at either length; `D = E = 64`, four query heads to a key head,
 //! 1024 tokens: 2.4 and 3.3. `diff` 3.3 and `parallax` 3.1 at 1024. *Workspace*: per worker the buffers of forward,
 //! `64 (D + E + 64)` elements (`64 D` more for `diff` and `parallax`), `S (D + E)` for `dK` and `dV` (`S (2D + E)` for
-//! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12, and 1 per sequence
-//! and key head where keys may be left out (`prune.rs`).
+//! `diff`) and `2 S` for gates, rows padded by up to 31 and those of a memory among the `S`; per sequence and query head 12,
+//! and 1 per sequence and key head where keys may be left out (`prune.rs`).
 
+mod best;
 mod bias;
+mod memory;
 mod products;
+mod segments;
 mod sums;
 mod tile;
 
@@ -45,7 +50,7 @@ use super::products::pitch;
 use super::prune::Norms;
 use super::rows::{KEYS, ROWS, Unit};
 use super::{Form, Softmax};
-use crate::engine::call as shared;
+use crate::engine::call::{self as shared, Sequence};
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::{KernelFn, score_grad, select};
@@ -87,17 +92,19 @@ struct Offsets {
     dk: [usize; 2],
     dv: usize,
     gates: usize,
+    segments: segments::Offsets,
     /// Elements of a worker.
     len: usize,
 }
 
 impl Offsets {
-    fn new(engine: &Softmax, n_k: usize) -> Result<Offsets> {
+    fn new(engine: &Softmax, (n_q, n_k): (usize, usize)) -> Result<Offsets> {
         let (d16, e16) = (engine.d.next_multiple_of(16), engine.e.next_multiple_of(16));
         let form = engine.settings.form;
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let mut carver = Carver::default();
-        carver.take(&[engine.at.parts]);
+        // The matrices of segments are forward's last buffers, and are in use.
+        carver.take(&[if matches!(form, Form::Segments(_)) { engine.len } else { engine.at.parts }]);
         let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
         let q = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
         let (dout, dout_t) = (carver.take(&[ROWS, e16]), carver.take(&[e16, ROWS]));
@@ -110,34 +117,40 @@ impl Offsets {
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
         let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
-        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, len: carver.finish()? })
+        let segments = segments::Offsets::new(&mut carver, engine, (n_q, n_k));
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, segments, len: carver.finish()? })
     }
 }
 
 /// Where things lie in the workspace of a call.
+#[derive(Clone, Copy)]
 struct Regions {
     at: Offsets,
     /// Where the largest norms of keys begin, behind the sums of each sequence and query head.
     norms: usize,
+    /// Elements before gradients of weights that all share.
+    weights: usize,
     /// Elements before those of the workers.
-    shared: usize,
+    workers: usize,
     len: usize,
 }
 
 impl Regions {
-    fn new(engine: &Softmax, sequences: usize, n_k: usize, workers: usize) -> Result<Regions> {
-        let at = Offsets::new(engine, n_k)?;
+    fn new(engine: &Softmax, sequences: usize, lengths: (usize, usize), workers: usize) -> Result<Regions> {
+        let at = Offsets::new(engine, lengths)?;
         let mut carver = Carver::default();
         carver.take(&[sequences, engine.heads.0, SUMS, 2]);
         let pruned = if engine.settings.prune.is_some() { sequences } else { 0 };
         let norms = carver.take(&[pruned, engine.heads.1]);
-        let shared = carver.finish()?;
-        carver.take(&[workers, at.len]);
-        Ok(Regions { at, norms, shared, len: carver.finish()? })
+        let d = if matches!(engine.settings.form, Form::Segments(_)) { engine.d } else { 0 };
+        let weights = carver.take(&[sequences, engine.heads.0, d, d.next_multiple_of(16)]);
+        let workers = carver.take(&[workers, at.len]);
+        Ok(Regions { at, norms, weights, workers, len: carver.finish()? })
     }
 }
 
 /// A call in reverse.
+#[derive(Clone, Copy)]
 struct Run<'a> {
     engine: &'a Softmax,
     call: &'a Call,
@@ -145,12 +158,20 @@ struct Run<'a> {
     grads: &'a Call,
     regions: Regions,
     workspace: &'a Workspace,
+    /// What finds the key whose value is a query's output, where that is one.
+    best: Option<&'a Softmax>,
+    memory: memory::Gradients,
 }
 
 impl Softmax {
     /// Elements of workspace for all workers together.
-    pub fn backward_workspace(&self, sequences: usize, n_k: usize, workers: usize) -> Option<usize> {
-        Regions::new(self, sequences, n_k, workers).ok().map(|regions| regions.len)
+    pub fn backward_workspace(
+        &self,
+        sequences: usize,
+        lengths: (usize, usize),
+        workers: usize,
+    ) -> Option<usize> {
+        Regions::new(self, sequences, lengths, workers).ok().map(|regions| regions.len)
     }
 
     /// Runs a checked backward call.
@@ -160,14 +181,22 @@ impl Softmax {
         call: &shared::Call,
         workspace: &Workspace,
     ) -> Result<()> {
+        let memory = memory::Gradients::new(call);
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
+        let retrieval = self.retrieval();
+        let (engine, best) = retrieval.as_ref().map_or((self, None), |(softmax, best)| (softmax, Some(best)));
         let n = call.sequences.len();
-        let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
-        let norms = Norms::new(self, runner, call, (workspace, regions.norms), 0..n * self.heads.1)?;
+        let (queries, keys) = call.sequences.longest();
+        let keys = keys + call.memory.map_or(0, |memory| memory.len());
+        let regions = Regions::new(engine, n, (queries, keys), runner.max_workers())?;
+        let norms = Norms::new(engine, runner, call, (workspace, regions.norms), 0..n * self.heads.1)?;
         let call = &Call { norms, ..*call };
-        let run = Run { engine: self, call, grads, regions, workspace };
+        let run = Run { engine, call, grads, regions, workspace, best, memory };
         // SAFETY: the first region of the workspace, before any task runs.
-        unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
+        unsafe {
+            ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS);
+            run.clear_weights();
+        }
         run.clear_bias(runner)?;
         let groups = run.groups();
         parallel::run(runner, groups.0 * groups.1, &|task, worker| {
@@ -178,14 +207,14 @@ impl Softmax {
             }
         })?;
         run.store_sums();
-        Ok(())
+        run.store_weights(runner)
     }
 }
 
 impl Run<'_> {
     /// Memory of a worker.
     fn worker(&self, worker: usize) -> *mut f32 {
-        self.workspace.worker(0).wrapping_add(self.regions.shared + worker * self.regions.at.len)
+        self.workspace.worker(0).wrapping_add(self.regions.workers + worker * self.regions.at.len)
     }
 
     /// Gradients of a key head of a sequence, and of its query heads.
@@ -194,24 +223,20 @@ impl Run<'_> {
         let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
         let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
         let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
-        let gates: *mut f64 = base.wrapping_add(at.gates).cast();
+        let keys = sequence.n_k + self.call.memory.map_or(0, |memory| memory.len());
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
         // and the rows of these heads are this task's.
         unsafe {
             for dk in at.dk.into_iter().take(maps) {
-                ptr::write_bytes(base.add(dk), 0, sequence.n_k * ldd);
+                ptr::write_bytes(base.add(dk), 0, keys * ldd);
             }
-            ptr::write_bytes(base.add(at.dv), 0, sequence.n_k * lde);
-            for set in 0..engine.sets() {
-                if self.grads.g.is_some() {
-                    ptr::write_bytes(gates, 0, sequence.n_k);
-                }
-                for first in (0..sequence.n_q).step_by(ROWS) {
-                    let unit = Unit::of_head(engine, self.call, (index, sequence), (head, set), first);
-                    tile::run(self, &unit, base);
-                }
-                self.store_gates(&sequence, head * engine.sets() + set, gates);
+            ptr::write_bytes(base.add(at.dv), 0, keys * lde);
+            if let Form::Segments(settings) = &engine.settings.form {
+                self.segments(settings, (index, sequence), head, base);
+            } else {
+                self.query_heads((index, sequence), head, base);
             }
+            self.of_memory((index, sequence), head, base);
             let store = |to: &Option<Tensor>, head, from: usize, ld, channels| {
                 let Some(to) = to else { return };
                 let first = [sequence.batch, head, sequence.k0];
@@ -222,6 +247,36 @@ impl Run<'_> {
                 store(&self.grads.k, head * maps + map, dk, ldd, engine.d);
             }
             store(&self.grads.v, head, at.dv, lde, engine.e);
+        }
+    }
+
+    /// The query heads of a key head.
+    ///
+    /// # Safety
+    /// As [`tile::run`].
+    unsafe fn query_heads(&self, (index, sequence): (usize, Sequence), head: usize, base: *mut f32) {
+        let gates: *mut f64 = base.wrapping_add(self.regions.at.gates).cast();
+        for set in 0..self.engine.sets() {
+            // SAFETY: by contract; there is a sum for each key.
+            unsafe {
+                if self.grads.g.is_some() {
+                    ptr::write_bytes(gates, 0, sequence.n_k);
+                }
+                self.tiles((index, sequence), (head, set), base);
+                self.store_gates(&sequence, head * self.engine.sets() + set, gates);
+            }
+        }
+    }
+
+    /// All tiles of a query head.
+    ///
+    /// # Safety
+    /// As [`tile::run`].
+    unsafe fn tiles(&self, (index, sequence): (usize, Sequence), of: (usize, usize), base: *mut f32) {
+        for first in (0..self.call.queries(sequence.n_q)).step_by(ROWS) {
+            let unit = Unit::of_head(self.engine, self.call, (index, sequence), of, first);
+            // SAFETY: by contract.
+            unsafe { tile::run(self, &unit, base) };
         }
     }
 }

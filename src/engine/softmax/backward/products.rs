@@ -3,14 +3,13 @@
 //! A product over queries takes in rows that do not see the key, with weights of 0, and one over keys likewise: a row or
 //! key that is not finite would make `NaN` of what does not see it. Such rows are zero in the operand and added pair by pair.
 
-use super::tile::Tile;
+use super::tile::{Source, Tile};
 use crate::engine::softmax::Form;
 use crate::engine::softmax::products::{Operand, pitch};
 use crate::engine::softmax::rows::ROWS;
 use crate::engine::softmax::terms::Terms;
 use crate::kernel::matmul;
 use crate::kernel::online_softmax::MASKED;
-use crate::tensor::Tensor;
 use std::ops::Range;
 
 impl Tile<'_> {
@@ -21,20 +20,20 @@ impl Tile<'_> {
     pub unsafe fn products(
         &self,
         map: usize,
-        k: &Tensor,
+        source: &Source,
         keys: &Range<usize>,
         rows: Operand,
         masked: bool,
         dy: usize,
     ) {
         let (engine, grads, at) = (self.unit.engine, self.run.grads, self.at);
-        let (d, e, n) = (engine.d, engine.e, self.unit.rows.n);
+        let (d, e, n, k) = (engine.d, engine.e, self.unit.rows.n, &source.k);
         let (x, seen) = (engine.at.x[map], engine.at.x[map]);
         let probe = engine.settings.form == Form::Probe;
         // SAFETY: by contract.
         unsafe {
-            if grads.v.is_some() {
-                let dv = self.buffer(at.dv + keys.start * pitch(e));
+            if source.wanted[1] {
+                let dv = self.buffer(at.dv + (source.first + keys.start) * pitch(e));
                 self.over_queries(keys.len(), x, at.dout, e, dv);
                 self.over_taken_queries(keys.len(), self.taken[2], (x, seen), at.dout_t, e, dv);
             }
@@ -42,8 +41,8 @@ impl Tile<'_> {
             let second = (engine.at.x[1], at.q[1], engine.at.q[1], self.taken[1], at.dq[1]);
             let first = (dy, at.q[map], engine.at.q[map], self.taken[map], at.dq[map]);
             let pairs = [Some(first), probe.then_some(second)];
-            for (dy, q, q_t, taken, _) in pairs.into_iter().flatten().filter(|_| grads.k.is_some()) {
-                let dk = self.buffer(at.dk[map] + keys.start * pitch(d));
+            for (dy, q, q_t, taken, _) in pairs.into_iter().flatten().filter(|_| source.wanted[0]) {
+                let dk = self.buffer(at.dk[map] + (source.first + keys.start) * pitch(d));
                 self.over_queries(keys.len(), dy, q, d, dk);
                 self.over_taken_queries(keys.len(), taken, (dy, seen), q_t, d, dk);
             }

@@ -21,12 +21,26 @@ pub struct Tile<'a> {
     maps: [Map; 2],
     /// How many maps there are.
     pub n: usize,
+    /// One more logit without a value.
+    pub missing: f32,
     /// Of a probe, the mean of its scores, and `do·v` averaged.
     mean: [f32; ROWS],
     along: [f32; ROWS],
     /// Which rows of queries, of the probe, and of the outputs' gradients have values that are not finite and are zero in
     /// the operand.
     pub taken: [u64; 3],
+}
+
+/// Keys that a sweep takes, and their values.
+pub struct Source {
+    pub k: Tensor,
+    pub v: Tensor,
+    pub keys: Range<usize>,
+    /// Every row sees all of them.
+    pub all: bool,
+    /// Which of the rows of gradients is that of key 0, and whether those of keys and of values are wanted.
+    pub first: usize,
+    pub wanted: [bool; 2],
 }
 
 /// A softmax of each row, as `score_grad` takes it: `P = factor · e^{X − shift}`.
@@ -46,25 +60,45 @@ struct Map {
 /// # Safety
 /// Tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
 pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32) {
-    let empty = [0.0; ROWS];
-    let map = Map { shift: [f32::MAX; ROWS], factor: empty, delta: empty, lse: empty, distance: empty };
-    let mut tile = Tile {
-        run,
-        unit,
-        buffers: Buffers { unit, base },
-        at: &run.regions.at,
-        maps: [map; 2],
-        n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
-        mean: empty,
-        along: empty,
-        taken: [0; 3],
-    };
+    let mut tile = Tile::new(run, unit, base);
     // SAFETY: by contract.
     unsafe {
-        tile.load();
-        tile.softmaxes();
-        tile.sweep();
+        tile.through_softmax();
         tile.finish();
+    }
+}
+
+impl<'a> Tile<'a> {
+    /// A tile that nothing is known of.
+    pub fn new(run: &'a Run<'a>, unit: &'a Unit<'a>, base: *mut f32) -> Tile<'a> {
+        let empty = [0.0; ROWS];
+        let map = Map { shift: [f32::MAX; ROWS], factor: empty, delta: empty, lse: empty, distance: empty };
+        Tile {
+            run,
+            unit,
+            buffers: Buffers { unit, base },
+            at: &run.regions.at,
+            maps: [map; 2],
+            n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
+            missing: f32::NEG_INFINITY,
+            mean: empty,
+            along: empty,
+            taken: [0; 3],
+        }
+    }
+
+    /// Everything but the gradients of queries, and what is summed over them.
+    ///
+    /// # Safety
+    /// As [`run`].
+    pub unsafe fn through_softmax(&mut self) {
+        // SAFETY: by contract.
+        unsafe {
+            self.load();
+            self.give_to_best();
+            self.softmaxes();
+            self.sweep();
+        }
     }
 }
 
@@ -74,7 +108,7 @@ impl Tile<'_> {
         self.buffers.at(offset)
     }
 
-    fn query_head(&self) -> usize {
+    pub fn query_head(&self) -> usize {
         self.unit.query_head(self.unit.rows.set[0])
     }
 
@@ -97,7 +131,8 @@ impl Tile<'_> {
         to: usize,
     ) -> Operand {
         let (place, ld) = (self.place(head), channels.next_multiple_of(16));
-        let from = Slice::tokens(tensor, &place, (self.unit.rows.n, channels));
+        let tensor = self.unit.queries(tensor);
+        let from = Slice::tokens(&tensor, &place, (self.unit.rows.n, channels));
         let to = self.buffer(to);
         // SAFETY: by contract.
         unsafe { self.unit.engine.kernels.common.load(&from, scale, ptr::null(), to, ld) };
@@ -142,6 +177,25 @@ impl Tile<'_> {
             let rows = self.load_rows(dout, head, 1.0, engine.e, at.dout);
             self.turn(rows, engine.e, at.dout_t);
             self.taken[2] = self.buffers.take_out(rows, n, engine.e);
+        }
+    }
+
+    /// Queries and gradients of outputs again, with what was taken out.
+    ///
+    /// # Safety
+    /// As [`run`].
+    pub unsafe fn load_whole(&self) {
+        let (engine, at, head) = (self.unit.engine, self.at, self.query_head());
+        let (Some(q), Some(dout)) = (&self.unit.call.q, &self.run.grads.out) else { return };
+        // SAFETY: by contract.
+        unsafe {
+            let scale = self.unit.scale(self.unit.rows.set[0]);
+            if self.taken[0] != 0 {
+                self.load_rows(q, head, scale, engine.d, at.q[0]);
+            }
+            if self.taken[2] != 0 {
+                self.load_rows(dout, head, 1.0, engine.e, at.dout);
+            }
         }
     }
 
@@ -194,10 +248,11 @@ impl Tile<'_> {
                 map.delta = delta;
                 return;
             }
+            tile.beside.missing = self.missing;
             tile.sum_up(self.unit.rows.keys(), true);
             tile.clear_unsummed();
             let sums = [0, 1].map(|i| match (i, engine.settings.form) {
-                (1, Form::Plain) => [0.0; ROWS],
+                (1, form) if form.streams() == 1 => [0.0; ROWS],
                 _ => self.with_dout(engine.at.acc[i]),
             });
             for (i, map) in self.maps.iter_mut().enumerate().take(self.n) {
@@ -241,9 +296,8 @@ impl Tile<'_> {
     /// As [`run`]; the maps are there.
     unsafe fn sweep(&mut self) {
         let (unit, buffers, at) = (self.unit, self.buffers, self.at);
-        let (engine, call) = (unit.engine, unit.call);
-        let (Some(k), Some(v)) = (&call.k, &call.v) else { return };
-        let (form, width) = (engine.settings.form, unit.rows.width);
+        let (engine, call, form) = (unit.engine, unit.call, unit.engine.settings.form);
+        let (Some(k), Some(v)) = (call.k, call.v) else { return };
         // SAFETY: by contract.
         unsafe {
             for dq in at.dq.into_iter().take(form.streams()) {
@@ -252,8 +306,28 @@ impl Tile<'_> {
             let n_maps = self.n;
             let mut terms: [Terms; 2] =
                 std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), n_maps).without_cap());
-            for keys in tiles_of(unit.rows.keys()) {
-                let masked = !unit.rows.see_all(&keys);
+            let wanted = [self.run.grads.k, self.run.grads.v].map(|to| to.is_some());
+            let wanted = [wanted[0], wanted[1] && self.run.best.is_none()];
+            let own = Source { k, v, keys: unit.rows.keys(), all: false, first: 0, wanted };
+            self.walk(&own, &mut terms);
+            if let Some(memory) = self.memory() {
+                self.walk(&memory, &mut terms);
+            }
+        }
+    }
+
+    /// The keys of a source.
+    ///
+    /// # Safety
+    /// As [`Tile::sweep`].
+    unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
+        let (unit, buffers, at) = (self.unit, self.buffers, self.at);
+        let (engine, Source { k, v, .. }) = (unit.engine, source);
+        let (form, width) = (engine.settings.form, unit.rows.width);
+        // SAFETY: by contract.
+        unsafe {
+            for keys in tiles_of(source.keys.clone()) {
+                let masked = !source.all && !unit.rows.see_all(&keys);
                 let values = buffers.rows_of(&unit.values_of(v), &keys, false);
                 (engine.kernels.common.matmul)(&matmul::Args {
                     a: values.at,
@@ -275,7 +349,7 @@ impl Tile<'_> {
                     self.add_bias(map, self.n, &keys, self.buffer(dx));
                     self.add_gates(&keys, self.buffer(dx));
                     let dy = if engine.settings.softcap > 0.0 { at.y } else { dx };
-                    self.products(map, k, &keys, rows, masked, dy);
+                    self.products(map, source, &keys, rows, masked, dy);
                 }
             }
         }
@@ -377,7 +451,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`run`]; the sweep is over.
-    unsafe fn finish(&self) {
+    pub unsafe fn finish(&self) {
         let (engine, call, grads) = (self.unit.engine, self.unit.call, self.run.grads);
         let (head, n) = (self.query_head(), self.unit.rows.n);
         let total = |sums: &[f32; ROWS]| -> f64 { sums[..n].iter().map(|&x| f64::from(x)).sum() };
@@ -446,7 +520,7 @@ impl Tile<'_> {
                 let columns = (d - c).min(16);
                 tiles.transpose_to(sums.add(c * ROWS), (columns, n), ROWS, staging.add(c), d16);
             }
-            tiles.store(staging, d16, &Slice::tokens(to, &place, (n, d)));
+            tiles.store(staging, d16, &Slice::tokens(&self.unit.queries(to), &place, (n, d)));
         }
     }
 }
