@@ -153,7 +153,10 @@ impl<'a> Unit<'a> {
     ) -> Unit<'a> {
         let n_q = sequence.n_q;
         let range = set * n_q + first..set * n_q + (first + ROWS).min(n_q);
-        let rows = Rows::of(engine, call, (index, &sequence), range, true);
+        let mut rows = Rows::of(engine, call, (index, &sequence), range, true);
+        if let Some(queries) = call.query_len {
+            rows.end_after(queries.get(index) as usize);
+        }
         Unit { engine, call, sequence, index, head, splits: 1, rows }.gated()
     }
 

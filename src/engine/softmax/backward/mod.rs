@@ -35,6 +35,7 @@
 //! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12.
 
 mod bias;
+mod columns;
 mod products;
 mod sums;
 mod tile;
@@ -42,7 +43,7 @@ mod tile;
 use super::call::Call;
 use super::products::pitch;
 use super::rows::{KEYS, ROWS, Unit};
-use super::{Form, Softmax};
+use super::{Attention, Form, Softmax};
 use crate::engine::call as shared;
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
@@ -85,30 +86,33 @@ struct Offsets {
     dk: [usize; 2],
     dv: usize,
     gates: usize,
+    kept: columns::Kept,
     /// Elements of a worker.
     len: usize,
 }
 
 impl Offsets {
-    fn new(engine: &Softmax, n_k: usize) -> Result<Offsets> {
+    fn new(engine: &Softmax, n_q: usize, n_k: usize) -> Result<Offsets> {
         let (d16, e16) = (engine.d.next_multiple_of(16), engine.e.next_multiple_of(16));
         let form = engine.settings.form;
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let mut carver = Carver::default();
         carver.take(&[engine.at.parts]);
         let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
-        let q = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let two = rows_of_queries(form) > 1;
+        let q = [true, two].map(|yes| rows(&mut carver, yes));
         let (dout, dout_t) = (carver.take(&[ROWS, e16]), carver.take(&[e16, ROWS]));
         let mut tile = |yes| carver.take(&[second(yes, KEYS), ROWS]);
         let dp = tile(true);
-        let dx = tile(form == Form::Difference);
-        let y = tile(engine.settings.softcap > 0.0);
-        let dq = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let dx = tile(form.softmaxes() > 1);
+        let y = tile(engine.settings.softcap > 0.0 || form == Form::Blend);
+        let dq = [true, two].map(|yes| rows(&mut carver, yes));
         let ld = pitch(engine.d);
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
         let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
-        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, len: carver.finish()? })
+        let kept = columns::Kept::new(&mut carver, form == Form::Blend, n_q, n_k);
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, kept, len: carver.finish()? })
     }
 }
 
@@ -121,14 +125,24 @@ struct Regions {
 }
 
 impl Regions {
-    fn new(engine: &Softmax, sequences: usize, n_k: usize, workers: usize) -> Result<Regions> {
-        let at = Offsets::new(engine, n_k)?;
+    fn new(
+        engine: &Softmax,
+        sequences: usize,
+        (n_q, n_k): (usize, usize),
+        workers: usize,
+    ) -> Result<Regions> {
+        let at = Offsets::new(engine, n_q, n_k)?;
         let mut carver = Carver::default();
         carver.take(&[sequences, engine.heads.0, SUMS, 2]);
         let sums = carver.finish()?;
         carver.take(&[workers, at.len]);
         Ok(Regions { at, sums, len: carver.finish()? })
     }
+}
+
+/// Rows of each query: with a second map, or a probe, there are two.
+fn rows_of_queries(form: Form) -> usize {
+    if matches!(form, Form::Difference | Form::Probe) { 2 } else { 1 }
 }
 
 /// A call in reverse.
@@ -139,12 +153,19 @@ struct Run<'a> {
     grads: &'a Call,
     regions: Regions,
     workspace: &'a Workspace,
+    /// Whether there are sums over the queries.
+    has_columns: bool,
 }
 
 impl Softmax {
     /// Elements of workspace for all workers together.
-    pub fn backward_workspace(&self, sequences: usize, n_k: usize, workers: usize) -> Option<usize> {
-        Regions::new(self, sequences, n_k, workers).ok().map(|regions| regions.len)
+    pub fn backward_workspace(
+        &self,
+        sequences: usize,
+        lengths: (usize, usize),
+        workers: usize,
+    ) -> Option<usize> {
+        Regions::new(self, sequences, lengths, workers).ok().map(|regions| regions.len)
     }
 
     /// Runs a checked backward call.
@@ -156,8 +177,12 @@ impl Softmax {
     ) -> Result<()> {
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
         let n = call.sequences.len();
-        let regions = Regions::new(self, n, call.sequences.longest().1, runner.max_workers())?;
-        let run = Run { engine: self, call, grads, regions, workspace };
+        let regions = Regions::new(self, n, call.sequences.longest(), runner.max_workers())?;
+        let has_columns = self.settings.form == Form::Blend;
+        let one = has_columns && call.blend.is_none();
+        let form = if one { Form::Plain } else { self.settings.form };
+        let engine = &Softmax { settings: Attention { form, ..self.settings }, ..self.clone() };
+        let run = Run { engine, call, grads, regions, workspace, has_columns };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe { ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS) };
         run.clear_bias(runner)?;
@@ -177,14 +202,19 @@ impl Softmax {
 impl Run<'_> {
     /// Memory of a worker.
     fn worker(&self, worker: usize) -> *mut f32 {
-        self.workspace.worker(0).wrapping_add(self.regions.sums + worker * self.regions.at.len)
+        self.workspace.worker(0).wrapping_add(self.offset(worker))
+    }
+
+    /// Where it begins.
+    fn offset(&self, worker: usize) -> usize {
+        self.regions.sums + worker * self.regions.at.len
     }
 
     /// Gradients of a key head of a sequence, and of its query heads.
     fn head(&self, index: usize, head: usize, worker: usize) {
         let Some(sequence) = self.call.sequences.get(index) else { return };
         let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
-        let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
+        let maps = engine.settings.form.score_heads();
         let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
         let gates: *mut f64 = base.wrapping_add(at.gates).cast();
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
@@ -198,9 +228,16 @@ impl Run<'_> {
                 if self.grads.g.is_some() {
                     ptr::write_bytes(gates, 0, sequence.n_k);
                 }
-                for first in (0..sequence.n_q).step_by(ROWS) {
-                    let unit = Unit::of_head(engine, self.call, (index, sequence), (head, set), first);
-                    tile::run(self, &unit, base);
+                let (mut call, mut sweeps) = (*self.call, [None; 2]);
+                if self.has_columns {
+                    let own = self.sum_columns((index, sequence), head * engine.sets() + set, worker);
+                    (call, sweeps) = (own.0, own.1.map(Some));
+                }
+                for sweep in sweeps.into_iter().take(if self.has_columns { 2 } else { 1 }) {
+                    for first in (0..sequence.n_q).step_by(ROWS) {
+                        let unit = Unit::of_head(engine, &call, (index, sequence), (head, set), first);
+                        tile::run(self, &unit, base, sweep);
+                    }
                 }
                 self.store_gates(&sequence, head * engine.sets() + set, gates);
             }

@@ -48,7 +48,7 @@ impl Tile<'_> {
                 self.over_taken_queries(keys.len(), taken, (dy, seen), q_t, d, dk);
             }
             let guarded = masked || Terms::may_mask(&self.buffers);
-            let head = self.unit.head * self.n + map;
+            let head = self.unit.head * self.heads + map;
             let (rows, taken) = match guarded {
                 true => self.buffers.finite_copy_of(k, head, keys, d, engine.at.k),
                 false => (rows, 0),
