@@ -408,7 +408,10 @@ impl Engine for Softmax {
 
     fn backward_len(&self, sequences: usize, n_q: usize, n_k: usize, workers: usize) -> Option<usize> {
         let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
-        let form = matches!(self.settings.form, Form::Plain | Form::Difference | Form::Probe | Form::Blend);
+        let form = matches!(
+            self.settings.form,
+            Form::Plain | Form::Difference | Form::Probe | Form::Blend | Form::Local(_)
+        );
         // Queries and keys of a base belong to an engine of their own.
         let own = known && form && self.settings.base.is_none();
         own.then(|| self.backward_workspace(sequences, (n_q, n_k), workers)).flatten()

@@ -36,6 +36,7 @@
 
 mod bias;
 mod columns;
+mod local;
 mod products;
 mod sums;
 mod tile;
@@ -52,6 +53,7 @@ use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::tensor::Tensor;
 use crate::workspace::{Carver, Workspace};
+pub use products::along_outputs;
 use std::ptr;
 use sums::SUMS;
 
@@ -87,6 +89,7 @@ struct Offsets {
     dv: usize,
     gates: usize,
     kept: columns::Kept,
+    fits: local::Fits,
     /// Elements of a worker.
     len: usize,
 }
@@ -97,7 +100,9 @@ impl Offsets {
         let form = engine.settings.form;
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let mut carver = Carver::default();
-        carver.take(&[engine.at.parts]);
+        let fit = engine.settings.local().is_some();
+        // What lies behind the parts is of forward alone, but for a fit.
+        carver.take(&[if fit { engine.len } else { engine.at.parts }]);
         let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
         let two = rows_of_queries(form) > 1;
         let q = [true, two].map(|yes| rows(&mut carver, yes));
@@ -105,14 +110,15 @@ impl Offsets {
         let mut tile = |yes| carver.take(&[second(yes, KEYS), ROWS]);
         let dp = tile(true);
         let dx = tile(form.softmaxes() > 1);
-        let y = tile(engine.settings.softcap > 0.0 || form == Form::Blend);
+        let y = tile(engine.settings.softcap > 0.0 || form == Form::Blend || fit);
         let dq = [true, two].map(|yes| rows(&mut carver, yes));
         let ld = pitch(engine.d);
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
         let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
         let kept = columns::Kept::new(&mut carver, form == Form::Blend, n_q, n_k);
-        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, kept, len: carver.finish()? })
+        let fits = local::Fits::new(&mut carver, fit, engine.d);
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, kept, fits, len: carver.finish()? })
     }
 }
 

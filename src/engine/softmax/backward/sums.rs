@@ -12,6 +12,7 @@ pub enum Sum {
     Slope = 2,
     /// Of `lam`, or of `blend`.
     Lam = 4,
+    /// Of scales, or of ridges.
     Scale = 5,
 }
 
@@ -43,7 +44,13 @@ impl Run<'_> {
         store(&self.grads.alibi_slopes, maps, Sum::Slope);
         store(&self.grads.lam, 1, Sum::Lam);
         store(&self.grads.blend, 1, Sum::Lam);
-        if let Some(to) = &self.grads.scale_bh {
+        if let Some(to) = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 1) {
+            let each = (0..n).flat_map(|i| (0..heads).map(move |head| one(i, head, Sum::Scale as usize)));
+            // SAFETY: the tensor has one value.
+            unsafe { *to.f32_at(&[0]) = each.sum::<f64>() as f32 };
+        }
+        let of_ridge = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 2);
+        if let Some(to) = self.grads.scale_bh.as_ref().or(of_ridge) {
             for (i, head) in (0..n).flat_map(|i| iter::repeat_n(i, heads).zip(0..heads)) {
                 // SAFETY: the tensor has a value for each sequence and head.
                 unsafe { *to.f32_at(&[i, head]) = one(i, head, Sum::Scale as usize) as f32 };

@@ -2,13 +2,13 @@
 
 use super::columns::Sweep;
 use super::sums::Sum;
-use super::{Offsets, Run, rows_of_queries};
+use super::{Offsets, Run, along_outputs, rows_of_queries};
 use crate::engine::linear::Rows as Slice;
 use crate::engine::softmax::products::{Buffers, Operand};
 use crate::engine::softmax::rows::{ROWS, Unit, tiles_of};
 use crate::engine::softmax::terms::Terms;
 use crate::engine::softmax::{Form, Weights, tile as forward};
-use crate::kernel::{elementwise, matmul, products, score_grad, score_terms};
+use crate::kernel::{elementwise, products, score_grad, score_terms};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
@@ -68,6 +68,9 @@ pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32, sweep: Option<
     // SAFETY: by contract.
     unsafe {
         tile.load();
+        if let Some(settings) = unit.engine.settings.local() {
+            return tile.fit(settings);
+        }
         match sweep.filter(|sweep| sweep.second) {
             Some(sweep) => {
                 forward::Tile::empty(unit, base).load_queries();
@@ -89,7 +92,7 @@ impl Tile<'_> {
         self.buffers.at(offset)
     }
 
-    fn query_head(&self) -> usize {
+    pub fn query_head(&self) -> usize {
         self.unit.query_head(self.unit.rows.set[0])
     }
 
@@ -164,7 +167,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The buffer is there.
-    unsafe fn with_dout(&self, buffer: usize) -> [f32; ROWS] {
+    pub unsafe fn with_dout(&self, buffer: usize) -> [f32; ROWS] {
         let mut col = [0.0; ROWS];
         // SAFETY: by contract.
         unsafe { self.columns(self.unit.engine.e, self.at.dout_t, buffer, &mut col) };
@@ -258,8 +261,8 @@ impl Tile<'_> {
     unsafe fn sweep(&mut self) {
         let (unit, buffers, at) = (self.unit, self.buffers, self.at);
         let (engine, call) = (unit.engine, unit.call);
-        let (Some(k), Some(v)) = (&call.k, &call.v) else { return };
-        let (form, width) = (engine.settings.form, unit.rows.width);
+        let Some(k) = &call.k else { return };
+        let form = engine.settings.form;
         // SAFETY: by contract.
         unsafe {
             for dq in at.dq.into_iter().take(rows_of_queries(form)) {
@@ -272,14 +275,7 @@ impl Tile<'_> {
                 std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), heads).without_cap());
             for keys in tiles_of(unit.rows.keys()) {
                 let masked = !unit.rows.see_all(&keys);
-                let values = buffers.rows_of(v, unit.head, &keys, engine.e, engine.at.v, false);
-                (engine.kernels.common.matmul)(&matmul::Args {
-                    a: values.at,
-                    lda: values.ld,
-                    b: self.buffer(at.dout_t),
-                    ldb: ROWS,
-                    ..matmul::Args::product(keys.len(), width, engine.e, self.buffer(at.dp), ROWS as isize)
-                });
+                along_outputs(&buffers, &keys, at.dout_t, at.dp);
                 for (map, terms) in terms.iter_mut().enumerate().take(swept) {
                     let head = unit.head * heads + map % heads;
                     let rows = buffers.rows_of(k, head, &keys, engine.d, engine.at.k, false);
@@ -464,7 +460,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`run`]; the tensor's rows are this task's.
-    unsafe fn store(&self, from: usize, scale: f32, to: &Tensor, head: usize) {
+    pub unsafe fn store(&self, from: usize, scale: f32, to: &Tensor, head: usize) {
         let (engine, n) = (self.unit.engine, self.unit.rows.n);
         let (d, d16) = (engine.d, engine.d.next_multiple_of(16));
         let (sums, staging) = (self.buffer(from), self.buffer(engine.at.rows));
