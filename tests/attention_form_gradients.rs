@@ -19,7 +19,7 @@ use reverse::{Gradients, Reverse};
 use std::sync::Arc;
 use subquad::{Context, ContextOptions, Role, ThreadPool};
 
-const MECHANISMS: [&str; 2] = ["dnas", "lla"];
+const MECHANISMS: [&str; 3] = ["dnas", "lla", "dape_v2"];
 
 fn cases(n: usize) -> usize {
     (n * percent()).div_ceil(100)

@@ -36,7 +36,8 @@ impl Reverse {
     /// Everything that has a gradient, with its shape.
     pub fn wanted(&self) -> Vec<(Role, Vec<i64>)> {
         let mechanism = subquad::catalog::find(self.case.name).unwrap();
-        let bound = self.case.inputs.iter().filter(|(role, _)| mechanism.role(**role).unwrap().differentiable);
+        let bound =
+            self.case.inputs.iter().filter(|(role, _)| mechanism.role(**role).unwrap().differentiable);
         let mut all: Vec<_> = bound.map(|(role, array)| (role.grad(), array.shape.clone())).collect();
         if self.case.real("ridge").is_some() {
             all.push((Role::RIDGE.grad(), vec![1]));

@@ -308,7 +308,7 @@ impl Softmax {
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
             sums: local::Sums::new(&mut carver, d, settings.local()),
-            maps: dape::Maps::new(&mut carver, &extents, settings.convolution()),
+            maps: dape::Maps::new(&mut carver, (heads.out, d, e), KEYS, settings.convolution()),
         };
         let kernels = Kernels::new(context.isa(), settings.weights);
         let backward = backward::Kernels::new(context.isa());
@@ -410,7 +410,12 @@ impl Engine for Softmax {
         let known = matches!(self.settings.weights, Weights::Softmax | Weights::Relu);
         let form = matches!(
             self.settings.form,
-            Form::Plain | Form::Difference | Form::Probe | Form::Blend | Form::Local(_)
+            Form::Plain
+                | Form::Difference
+                | Form::Probe
+                | Form::Blend
+                | Form::Local(_)
+                | Form::Convolution(_)
         );
         // Queries and keys of a base belong to an engine of their own.
         let own = known && form && self.settings.base.is_none();

@@ -36,6 +36,7 @@
 
 mod bias;
 mod columns;
+mod convolution;
 mod local;
 mod products;
 mod sums;
@@ -171,6 +172,9 @@ impl Softmax {
         lengths: (usize, usize),
         workers: usize,
     ) -> Option<usize> {
+        if let Some(settings) = self.settings.convolution() {
+            return convolution::workspace(self, settings, sequences, lengths.1, workers);
+        }
         Regions::new(self, sequences, lengths, workers).ok().map(|regions| regions.len)
     }
 
@@ -182,6 +186,9 @@ impl Softmax {
         workspace: &Workspace,
     ) -> Result<()> {
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
+        if let Some(settings) = self.settings.convolution() {
+            return convolution::run(self, settings, runner, (call, grads), workspace);
+        }
         let n = call.sequences.len();
         let regions = Regions::new(self, n, call.sequences.longest(), runner.max_workers())?;
         let has_columns = self.settings.form == Form::Blend;
