@@ -37,6 +37,9 @@ fn tolerances(name: &str) -> [f64; 3] {
     }
 }
 
+/// Step of the differences, which `f64` takes: small, as there are thousands of kinks to a bias of a convolution.
+const STEP: f32 = 2e-6;
+
 /// Panics unless some elements of each gradient are the differences; gives the worst error over its tolerance.
 #[track_caller]
 fn compare(rng: &mut Rng, call: &Reverse, got: &Gradients, samples: usize) -> f64 {
@@ -48,14 +51,12 @@ fn compare(rng: &mut Rng, call: &Reverse, got: &Gradients, samples: usize) -> f6
         for _ in 0..samples.min(got.data.len()) {
             let at = rng.below(got.data.len());
             let difference = |step| call.difference(role.base(), at, step);
-            // A ridge may be as small as a step would be.
-            let step = if role.base() == Role::RIDGE { 1e-5 } else { 1e-3 };
-            let want = difference(step);
+            let want = difference(STEP);
             let given = f64::from(got.data[at]);
             let tolerance = relative * want.abs() + of_largest * largest + absolute;
             let error = (given - want).abs() / tolerance;
             // Next to a kink differences are none.
-            if error > 1.0 && (difference(step / 8.0) - want).abs() > 0.25 * tolerance {
+            if error > 1.0 && (difference(STEP / 8.0) - want).abs() > 0.25 * tolerance {
                 continue;
             }
             assert!(
@@ -156,4 +157,158 @@ fn batches() {
             }
         }
     }
+}
+
+/// What no query that counts sees may hold anything; where one sees a NaN, its gradient is one.
+#[test]
+fn hidden_nan() {
+    for name in MECHANISMS {
+        for number in 0..cases(60) {
+            let mut rng = Rng::new(seed() ^ (number as u64) << 35);
+            let call = Reverse::random(&mut rng, name, 5_000_000);
+            let case = &call.case;
+            let sequence = rng.below(case.lengths.len());
+            let ((batch, q0, k0), (n_q, n_k)) = (case.start(sequence), case.lengths[sequence]);
+            let live = case.length(Role::QUERY_LEN, sequence, n_q);
+            if n_q == 0 || n_k == 0 {
+                continue;
+            }
+            let (key, key_head) = (rng.below(n_k), rng.below(case.heads.1));
+            let mut spoilt = call.clone();
+            let role = rng.pick(&[Role::K, Role::V]);
+            let array = spoilt.case.inputs.get_mut(&role).unwrap();
+            let channels = array.shape[3] as usize;
+            let row = (batch * case.heads.1 + key_head) * array.shape[2] as usize + k0 + key;
+            array.data[row * channels + rng.below(channels)] = f32::NAN;
+            let [plain, got] =
+                [&call, &spoilt].map(|call| call.run(&context(), &call.wanted(), None).unwrap());
+            let sets = case.heads.0 / case.heads.1;
+            // Convolutions go across heads.
+            let of_head = |head: usize| name == "dape_v2" || head / sets == key_head;
+            let reached = |t: usize| t < live && case.visible(sequence, t).contains(&key);
+            let dq = Role::Q.grad();
+            let (n, d) = (plain[&dq].shape[2] as usize, case.d);
+            for (i, (x, y)) in plain[&dq].data.iter().zip(&got[&dq].data).enumerate() {
+                let (b, head, t) = (i / d / n / case.heads.0, i / d / n % case.heads.0, i / d % n);
+                let own = b == batch && (q0..q0 + n_q).contains(&t) && of_head(head);
+                let ok = match own && reached(t - q0) {
+                    true => y.is_nan(),
+                    false => (x - y).abs() <= 1e-4 * (1.0 + x.abs()),
+                };
+                assert!(ok, "dq[{i}] is {y}, without the NaN {x}: {case:?}");
+            }
+            // A key that is seen by nobody who sees the NaN.
+            let touched = |s: usize| (0..live).any(|t| reached(t) && case.visible(sequence, t).contains(&s));
+            for role in [Role::K, Role::V].map(Role::grad) {
+                let [_, heads, n, channels] = [0, 1, 2, 3].map(|axis| plain[&role].shape[axis] as usize);
+                for (i, (x, y)) in plain[&role].data.iter().zip(&got[&role].data).enumerate() {
+                    let (b, head, s) = (i / channels / n / heads, i / channels / n % heads, i / channels % n);
+                    let own = b == batch && (k0..k0 + n_k).contains(&s) && (of_head(head * sets));
+                    let ok = own && touched(s - k0) || (x - y).abs() <= 1e-4 * (1.0 + x.abs());
+                    assert!(ok, "{role}[{i}] is {y}, without the NaN {x}: {case:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Queries and keys past their lengths are not read, and have gradients of 0.
+#[test]
+fn lengths() {
+    for name in ["dnas", "lla"] {
+        for number in 0..cases(60) {
+            let mut rng = Rng::new(seed() ^ (number as u64) << 36);
+            let call = Reverse::random(&mut rng, name, 5_000_000);
+            let case = &call.case;
+            let has = |role| case.indices.iter().any(|(own, _)| *own == role);
+            if !has(Role::KEY_LEN) && !has(Role::QUERY_LEN) {
+                continue;
+            }
+            // Which rows of a tensor are past the length of their sequence.
+            let past = |shape: &[i64], of_queries: bool, row: usize| {
+                let (n, h) = (shape[2] as usize, shape[1] as usize);
+                let (b, t) = (row / n / h, row % n);
+                (0..case.lengths.len()).any(|i| {
+                    let ((batch, q0, k0), (n_q, n_k)) = (case.start(i), case.lengths[i]);
+                    let (first, n, role) =
+                        if of_queries { (q0, n_q, Role::QUERY_LEN) } else { (k0, n_k, Role::KEY_LEN) };
+                    b == batch && (first + case.length(role, i, n)..first + n).contains(&t)
+                })
+            };
+            let spoil = |array: &mut Array, of_queries: bool| {
+                let (shape, channels) = (array.shape.clone(), array.shape[3] as usize);
+                for (row, data) in array.data.chunks_exact_mut(channels).enumerate() {
+                    if past(&shape, of_queries, row) {
+                        data.fill(f32::NAN);
+                    }
+                }
+            };
+            let mut spoilt = call.clone();
+            spoil(&mut spoilt.dout, true);
+            for (role, of_queries) in [(Role::Q, true), (Role::K, false), (Role::V, false)] {
+                spoil(spoilt.case.inputs.get_mut(&role).unwrap(), of_queries);
+            }
+            let [plain, got] =
+                [&call, &spoilt].map(|call| call.run(&context(), &call.wanted(), None).unwrap());
+            for (role, want) in &plain {
+                same_bits(&got[role], want, &format!("{role}: {case:?}"));
+                if want.shape.len() == 4 {
+                    let channels = want.shape[3] as usize;
+                    for (row, data) in want.data.chunks_exact(channels).enumerate() {
+                        let past = past(&want.shape, role.base() == Role::Q, row);
+                        assert!(!past || data.iter().all(|&x| x == 0.0), "{role}, row {row}: {case:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn refused(call: &Reverse, wanted: &[(Role, Vec<i64>)], words: &[&str]) {
+    let error = call.run(&context(), wanted, None).expect_err("the call is refused").to_string();
+    assert!(words.iter().all(|word| error.contains(word)), "`{error}` does not speak of {words:?}");
+}
+
+#[test]
+fn wrong_calls() {
+    let mut rng = Rng::new(seed());
+    let with = |rng: &mut Rng, name, fits: &dyn Fn(&Reverse) -> bool| loop {
+        let call = Reverse::random(rng, name, 1_000_000);
+        if fits(&call) && call.case.lengths.iter().all(|&(t, s)| t > 0 && s > 0) {
+            return call;
+        }
+    };
+    let ridge = Role::RIDGE.grad();
+    // The gradient of a parameter is a number, whatever the shapes of the tensor in its place.
+    let call = with(&mut rng, "lla", &|call| call.case.real("ridge").is_some());
+    call.run(&context(), &[(ridge, vec![1])], None).unwrap();
+    let heads = call.case.heads.0 as i64;
+    refused(&call, &[(ridge, vec![call.case.lengths.len() as i64, heads])], &["dridge", "rank"]);
+    refused(&call, &[(ridge, vec![2])], &["dridge.shape[0] is 2"]);
+    let mut bound = call.clone();
+    bound.case.inputs.insert(Role::RIDGE, Array::filled(&[1], 0.5));
+    refused(&bound, &call.wanted(), &["role ridge", "parameter ridge is given"]);
+    // Of a tensor it has its shape.
+    let call = with(&mut rng, "lla", &|call| {
+        call.case.inputs.get(&Role::RIDGE).is_some_and(|ridge| ridge.shape.len() == 2)
+    });
+    refused(&call, &[(ridge, vec![1])], &["dridge", "rank"]);
+    // Without the tensor there is none.
+    let call = with(&mut rng, "dnas", &|call| !call.case.inputs.contains_key(&Role::BLEND));
+    refused(&call, &[(Role::BLEND.grad(), vec![call.case.heads.0 as i64])], &["role blend", "wanted"]);
+    let mut given = call.clone();
+    let shape = call.case.outputs[&Role::OUT].clone();
+    given.case.inputs.insert(Role::OUT, Array::filled(&shape, 0.0));
+    refused(&given, &[], &["role out", "its gradient"]);
+    let call = with(&mut rng, "dape_v2", &|call| call.case.inputs.contains_key(&Role::ALIBI_SLOPES));
+    let slopes = (Role::ALIBI_SLOPES.grad(), vec![call.case.heads.0 as i64]);
+    refused(&call, &[slopes], &["dalibi_slopes", "no gradient"]);
+    let mut part = call.clone();
+    part.case.inputs.remove(&Role::B_CONV2);
+    refused(&part, &[], &["role b_conv2"]);
+    let mut wanted = call.wanted();
+    let (_, shape) = wanted.iter_mut().find(|(role, _)| *role == Role::W_CONV1.grad()).unwrap();
+    shape[2] += 1;
+    refused(&call, &wanted, &["dw_conv1.shape[2]"]);
 }

@@ -24,7 +24,12 @@ impl Reverse {
         loop {
             let case = Case::random(rng, name);
             let pairs: usize = case.lengths.iter().map(|(t, s)| t * s).sum();
-            let channels = case.d + case.e + if name == "lla" { case.d * case.d / 4 } else { 0 };
+            let size = |name| case.real(name).unwrap_or(0.0) as usize;
+            let more = match name {
+                "lla" => case.d * case.d / 4,
+                _ => size("F") * size("K") * 2 * case.heads.0,
+            };
+            let channels = case.d + case.e + more;
             if case.mode != Mode::Step && pairs * case.heads.0 * channels <= most {
                 let shape = case.outputs[&Role::OUT].clone();
                 let data = rng.values(shape.iter().product::<i64>() as usize, 1.0);
@@ -87,7 +92,7 @@ impl Reverse {
         Ok(outputs.iter().map(|(role, tensor)| (*role, tensor.read())).collect())
     }
 
-    /// The derivative by an element, with a step of about this size.
+    /// The derivative by an element, with a step of about this size relative to it.
     pub fn difference(&self, role: Role, at: usize, step: f32) -> f64 {
         let moved = |by: f32| {
             let mut case = self.case.clone();
@@ -97,7 +102,7 @@ impl Reverse {
                 case.inputs.insert(role, Array::filled(&[1], ridge));
             }
             let x = &mut case.inputs.get_mut(&role).unwrap().data[at];
-            *x += by;
+            *x += by * x.abs().max(1.0);
             let x = f64::from(*x);
             let out = &oracle::expect(&case)[&Role::OUT];
             (x, out.iter().zip(&self.dout.data).map(|(out, &dout)| out.value * f64::from(dout)).sum::<f64>())

@@ -104,13 +104,14 @@ impl Tile<'_> {
     /// # Safety
     /// As [`super::tile::run`]; maxima and `Δ` are there.
     pub unsafe fn blend(&mut self) {
-        let (unit, n) = (self.unit, self.unit.rows.n);
+        let (unit, rows) = (self.unit, &self.unit.rows);
         let Some(blend) = &unit.call.blend else { return };
         let [first, second] = &mut self.maps;
-        let each = first.delta[..n].iter().zip(&second.delta[..n]);
-        let total: f64 = each.map(|(&w, &p)| f64::from(w) - f64::from(p)).sum();
+        // Of a query that does not count nothing is known.
+        let seen = (0..rows.n).filter(|&r| rows.first[r] < rows.end[r]);
+        let total: f64 = seen.map(|r| f64::from(first.delta[r]) - f64::from(second.delta[r])).sum();
         // SAFETY: a value for each head.
-        let share = unsafe { unit.engine.kernels.common.value(blend, &[unit.query_head(unit.rows.set[0])]) };
+        let share = unsafe { unit.engine.kernels.common.value(blend, &[unit.query_head(rows.set[0])]) };
         first.factor.iter_mut().for_each(|factor| *factor *= share);
         second.factor.iter_mut().for_each(|factor| *factor *= 1.0 - share);
         // SAFETY: by contract.
