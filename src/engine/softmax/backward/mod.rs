@@ -17,7 +17,9 @@
 //! Tiles, layouts, masks and decays are those of forward, queries across the lanes, so the two passes see the same
 //! scores. What is summed over queries (`dK`, `dV`) lies in the workspace, 64 rows of it beside each tile; `dq`, `lse` and
 //! `Δ` live no longer than a tile. `diff` has two streams, the weights of the second times `−lam`; `parallax` one, with
-//! a second score whose gradient goes to the keys and the probe.
+//! a second score whose gradient goes to the keys and the probe. `dnas` sweeps twice, as its gradients need sums over the queries
+//! (columns.rs); `lla` solves once more with the same matrix, then sweeps (local.rs); `dape_v2` goes query by query, all heads
+//! together (convolution.rs).
 //!
 //! *Masked pairs* have a weight of −0 and a gradient of 0, selected, and a number of a query, key or output's gradient that
 //! is not finite takes no part in the sums of what does not see it (products.rs). *Rows that see nothing* have gradients
@@ -32,7 +34,7 @@
 //! 2048, where `dK` and `dV` leave L2; with AVX2 2.4 and 3.3 at either length; `D = E = 64`, four query heads to a key head,
 //! 1024 tokens: 2.4 and 3.3. `diff` 3.3 and `parallax` 3.1 at 1024. *Workspace*: per worker the buffers of forward,
 //! `64 (D + E + 64)` elements (`64 D` more for `diff` and `parallax`), `S (D + E)` for `dK` and `dV` (`S (2D + E)` for
-//! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12.
+//! `diff`) and `2 S` for gates, rows padded by up to 31; per sequence and query head 12. `dnas` keeps `2 S` and 10 per query besides.
 
 mod bias;
 mod columns;
