@@ -11,7 +11,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use subquad::catalog::RoleKind;
-use subquad::{Args, Context, ContextOptions, Mode, Plan, Role, Runner, Serial, ThreadPool, View, ViewMut};
+use subquad::{
+    Args, Context, ContextOptions, Desc, Mode, Plan, Role, Runner, Serial, ThreadPool, View, ViewMut,
+};
 
 /// The system's allocator, counting what any thread asks for while `COUNTING`.
 struct Counting;
@@ -234,6 +236,64 @@ fn backward_of_other_forms_allocates_nothing() {
             })
         };
         assert_eq!((0..5).map(|_| once()).min(), Some(0), "{} workers: {name}", context.max_workers());
+    }
+}
+
+/// Forms of attention whose gradients have buffers of their own.
+#[test]
+fn backward_of_forms_allocates_nothing() {
+    let _turn = TURN.lock();
+    let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
+    let attention =
+        [(Role::Q, vec![2, 4, 40, 13]), (Role::K, vec![2, 2, 40, 13]), (Role::V, vec![2, 2, 40, 21])];
+    let desc = |name, mode| Desc::new(name).modes(mode).heads(4, 2, 2).dims(13, 21);
+    let lla = |solver: &str| desc("lla", Mode::Causal).param("solver", solver);
+    let calls = [
+        (desc("dnas", Mode::Bidirectional), vec![]),
+        (desc("dnas", Mode::Bidirectional), vec![(Role::BLEND, vec![4])]),
+        (lla("direct"), vec![(Role::RIDGE, vec![1])]),
+        (lla("cg"), vec![(Role::RIDGE, vec![2, 4, 40])]),
+        (
+            desc("dape_v2", Mode::Causal).param("F", 5).param("K", 3),
+            vec![
+                (Role::BIAS, vec![1, 4, 40, 40]),
+                (Role::W_CONV1, vec![5, 8, 3]),
+                (Role::B_CONV1, vec![5]),
+                (Role::W_CONV2, vec![4, 5, 3]),
+                (Role::B_CONV2, vec![4]),
+            ],
+        ),
+    ];
+    for runner in runners {
+        let context = Context::new(ContextOptions::new().runner(runner)).unwrap();
+        for (desc, own) in &calls {
+            let plan = Plan::new(&context, desc).unwrap();
+            let mode = Mode::ALL.into_iter().find(|&mode| desc.modes.contains(mode)).unwrap();
+            let inputs: Vec<_> = attention.iter().chain(own).collect();
+            let size = |shape: &[i64]| shape.iter().product::<i64>() as usize;
+            let (values, dout) = (vec![0.5f32; 8 * 40 * 40], [2i64, 4, 40, 21]);
+            let differentiable = |role: Role| plan.mechanism().role(role).unwrap().differentiable;
+            let wanted = inputs.iter().filter(|(role, _)| differentiable(*role));
+            let mut outputs: Vec<_> =
+                wanted.map(|(role, shape)| (role.grad(), shape, vec![0f32; size(shape)])).collect();
+            let mut memory = vec![0; plan.backward_workspace_size(2, 40, 40).unwrap()];
+            let mut once = || {
+                allocations(|| {
+                    let mut args = Args::new();
+                    let view = |shape: &[i64]| View::new(&values[..size(shape)], shape).unwrap();
+                    args = args.input(Role::OUT.grad(), view(&dout));
+                    for (role, shape) in &inputs {
+                        args = args.input(*role, view(shape));
+                    }
+                    for (role, shape, data) in &mut outputs {
+                        args = args.output(*role, ViewMut::new(data, shape).unwrap());
+                    }
+                    plan.backward(mode, &args, &mut memory).unwrap();
+                })
+            };
+            let least = (0..5).map(|_| once()).min();
+            assert_eq!(least, Some(0), "{} workers: {desc:?}", context.max_workers());
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `ridge > 0` is a parameter, or a tensor in its place: of one element, per batch entry and head, or per query; the
-//! values of a tensor are not checked.
+//! values of a tensor are not checked. Its gradient is `dridge`, in the shape of the tensor; that of the parameter is `[1]`.
 //!
 //! Zuo et al., *Local Linear Attention*, arXiv 2510.01450.
 

@@ -129,6 +129,9 @@ pub(crate) enum Use {
     Required(&'static str),
     /// Must not be bound, and why.
     Refused(&'static str),
+    /// Must not be bound, as a parameter is in its place; its gradient, that of the parameter, may be, with the first of
+    /// the shapes.
+    Parameter(&'static str),
     /// May be bound in modes with an order of tokens; why not in others.
     Ordered(&'static str),
     /// Comes with this role or not at all.
@@ -145,7 +148,7 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
         Settings::Gate(form) => gate::role_use(*form, role),
         Settings::Softmax(attention) => match (role, attention.wants_ridge()) {
             (Role::RIDGE, Some(true)) => Use::Required("parameter ridge is not given"),
-            (Role::RIDGE, Some(false)) => Use::Refused("parameter ridge is given"),
+            (Role::RIDGE, Some(false)) => Use::Parameter("parameter ridge is given"),
             _ => Use::Catalogue,
         },
         Settings::GatedUnit(_) => match role {

@@ -20,9 +20,9 @@ impl Plan {
     /// It grows with the length, as what [`Plan::execute`] needs does not: each of the context's workers keeps
     /// the state of a head at every 256th token, and computes the others anew. With slots (`gsa`, `abc`) it keeps rows
     /// of `M` as well: two for each query that reads a state, four or six for each key; with softmax attention each worker
-    /// keeps the gradients of the keys and values of a head instead. In `fam_block` the rows of the memory count among the
-    /// keys, unless parameter `F` says how many they are; `srformer` needs matrices `[D, D]`: for each worker one for every
-    /// segment that a query is in, and one for each sequence and head.
+    /// keeps the gradients of the keys and values of a head instead (`dape_v2`: of all heads, and a row of the map of scores). In
+    /// `fam_block` the rows of the memory count among the keys, unless parameter `F` says how many they are; `srformer` needs
+    /// matrices `[D, D]`: for each worker one for every segment that a query is in, and one for each sequence and head.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.

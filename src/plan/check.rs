@@ -130,6 +130,9 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     if let Use::Refused(why) = rule.usage {
         return wrong(why);
     }
+    if let (Use::Parameter(why), false) = (rule.usage, role.is_grad()) {
+        return wrong(why);
+    }
     if let (Use::Ordered(why), Mode::Bidirectional | Mode::Cross) = (rule.usage, mode) {
         return wrong(why);
     }
@@ -216,7 +219,7 @@ impl Bound {
             let why = match rule.usage {
                 Use::Required(why) => why,
                 Use::With(other) if self.get(other).is_some() => "the role that it comes with is bound",
-                Use::Refused(_) => continue,
+                Use::Refused(_) | Use::Parameter(_) => continue,
                 _ if spec.required => "the mechanism needs it",
                 _ if role == Role::OUT => "it is what the call computes",
                 _ if !spec.one_of.is_empty() => {
@@ -263,8 +266,9 @@ impl Bound {
         if let (Some(role), true) = (missing, OUTPUTS.iter().any(|&role| self.get(role).is_some())) {
             return Err(Error::MissingRole { role, why: "out and lse come together or not at all" });
         }
-        for spec in plan.rules.iter().map(|rule| rule.spec).filter(|spec| spec.kind == RoleKind::Input) {
-            if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() {
+        for rule in plan.rules.iter().filter(|rule| rule.spec.kind == RoleKind::Input) {
+            let (spec, parameter) = (rule.spec, matches!(rule.usage, Use::Parameter(_)));
+            if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() && !parameter {
                 return Err(Error::MissingRole { role: spec.role, why: "its gradient is wanted" });
             }
         }

@@ -340,6 +340,7 @@ fn rules(mechanism: &'static Mechanism, params: &Params, settings: &Settings) ->
         let usage = mechanism::role_use(settings, spec.role);
         let shapes = match usage {
             Use::Shape(index) => spec.shapes.get(index..=index),
+            Use::Parameter(_) => spec.shapes.get(..1),
             _ => Some(spec.shapes),
         };
         let shapes =

@@ -40,6 +40,11 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Those of one head, by its number among those of all sequences, which follow each other from an element on.
+    pub fn of_head(memory: Workspace, at: usize, keys: usize, head: usize) -> Columns {
+        Columns { memory, at, workers: 1, chunks: keys.div_ceil(KEYS), first: head }
+    }
+
     /// The sum of a key of a head; the rest of its 64 follow it.
     pub fn at(&self, head: usize, key: usize) -> *mut f32 {
         let chunk = (head - self.first) * self.chunks + key / KEYS;

@@ -11,10 +11,10 @@
 //! convolution is one product with its taps stacked. *Tasks*: sequence × [`QUERIES`] queries. *Cost*: `6 F κ + 2 (D + E)`
 //! FLOPs per pair and head. *Workspace* per worker: the weights, and tiles of `64 + 4⌊κ/2⌋` keys.
 
+use super::Softmax;
 use super::call::Call;
 use super::products::pitch;
 use super::rows::{KEYS, tiles_of};
-use super::{Extents, Softmax};
 use crate::engine::call::Sequence;
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
@@ -47,28 +47,36 @@ pub struct Maps {
     second: usize,
     second_bias: usize,
     slopes: usize,
-    scores: usize,
-    hidden: usize,
-    x: usize,
-    q: usize,
-    k: usize,
-    v: usize,
+    /// Scores and positions `[2H]`, from twice the halo before a tile of keys to as much after it.
+    pub scores: usize,
+    /// What is between the convolutions, `[F]`, half as far.
+    pub hidden: usize,
+    /// Corrected scores `[H]`, then weights.
+    pub x: usize,
+    pub q: usize,
+    pub k: usize,
+    pub v: usize,
     acc: usize,
-    max: usize,
-    sum: usize,
-    factor: usize,
+    pub max: usize,
+    pub sum: usize,
+    pub factor: usize,
 }
 
 impl Maps {
-    /// For these extents; none without a convolution.
-    pub fn new(carver: &mut Carver, extents: &Extents, settings: Option<&Convolution>) -> Maps {
+    /// For these heads and channels, and tiles of so many keys; none without a convolution.
+    pub fn new(
+        carver: &mut Carver,
+        (heads, d, e): (usize, usize, usize),
+        tile: usize,
+        settings: Option<&Convolution>,
+    ) -> Maps {
         let there = usize::from(settings.is_some());
         let none = Convolution { width: 0, taps: 1, leaky: 0.0, zero_edge: false };
         let settings = settings.unwrap_or(&none);
-        let heads = there * extents.heads.out;
+        let heads = there * heads;
         let (c, h) = ((2 * heads).next_multiple_of(16), heads.next_multiple_of(16));
         let f = settings.width.next_multiple_of(16);
-        let (taps, keys) = (settings.taps, there * (KEYS + 4 * (settings.taps / 2)));
+        let (taps, keys) = (settings.taps, there * (tile + 4 * (settings.taps / 2)));
         Maps {
             first: carver.take(&[taps, c, f]),
             first_bias: carver.take(&[f]),
@@ -78,10 +86,10 @@ impl Maps {
             scores: carver.take(&[keys, c]),
             hidden: carver.take(&[keys, f]),
             x: carver.take(&[keys, h]),
-            q: carver.take(&[heads, extents.d.next_multiple_of(16)]),
-            k: carver.take(&[keys, pitch(extents.d)]),
-            v: carver.take(&[keys, pitch(extents.e)]),
-            acc: carver.take(&[heads, extents.e.next_multiple_of(16)]),
+            q: carver.take(&[heads, d.next_multiple_of(16)]),
+            k: carver.take(&[keys, pitch(d)]),
+            v: carver.take(&[keys, pitch(e)]),
+            acc: carver.take(&[heads, e.next_multiple_of(16)]),
             max: carver.take(&[h]),
             sum: carver.take(&[h]),
             factor: carver.take(&[h]),
@@ -104,7 +112,8 @@ pub fn run(
         let (index, tile) = ((tasks - 1 - task) / tiles, (tasks - 1 - task) % tiles);
         let Some(sequence) = call.sequences.get(index) else { return };
         let (start, end) = (tile * QUERIES, ((tile + 1) * QUERIES).min(sequence.n_q));
-        let queries = Queries { engine, settings, call, sequence, base: workspace.worker(worker) };
+        let (maps, base) = (&engine.at.maps, workspace.worker(worker));
+        let queries = Queries { engine, settings, call, sequence, base, maps, tile: KEYS };
         // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Maps` names.
         unsafe {
             if start < end {
@@ -116,21 +125,24 @@ pub fn run(
 }
 
 /// Some queries of a sequence.
-struct Queries<'a> {
-    engine: &'a Softmax,
-    settings: &'a Convolution,
-    call: &'a Call,
-    sequence: Sequence,
-    base: *mut f32,
+pub struct Queries<'a> {
+    pub engine: &'a Softmax,
+    pub settings: &'a Convolution,
+    pub call: &'a Call,
+    pub sequence: Sequence,
+    pub base: *mut f32,
+    pub maps: &'a Maps,
+    /// Keys of a tile.
+    pub tile: usize,
 }
 
 impl Queries<'_> {
-    fn at(&self, offset: usize) -> *mut f32 {
+    pub fn at(&self, offset: usize) -> *mut f32 {
         self.base.wrapping_add(offset)
     }
 
     /// Heads; elements between the rows of scores, of hidden channels, of corrected scores.
-    fn sizes(&self) -> (usize, usize, usize, usize) {
+    pub fn sizes(&self) -> (usize, usize, usize, usize) {
         let heads = self.engine.heads.0;
         let up = |n: usize| n.next_multiple_of(16);
         (heads, up(2 * heads), up(self.settings.width), up(heads))
@@ -140,8 +152,8 @@ impl Queries<'_> {
     ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    unsafe fn load(&self) {
-        let (at, tiles) = (&self.engine.at.maps, &self.engine.kernels.common);
+    pub unsafe fn load(&self) {
+        let (at, tiles) = (self.maps, &self.engine.kernels.common);
         let (heads, c, f, h) = self.sizes();
         let Convolution { width, taps, .. } = *self.settings;
         // SAFETY: by contract; what is no weight is zero.
@@ -151,8 +163,8 @@ impl Queries<'_> {
             for (offset, n) in [(at.first_bias, f), (at.second_bias, h), (at.slopes, h)] {
                 ptr::write_bytes(self.at(offset), 0, n);
             }
-            ptr::write_bytes(self.at(at.hidden), 0, (KEYS + 4 * (taps / 2)) * f);
-            ptr::write_bytes(self.at(at.x), 0, KEYS * h);
+            ptr::write_bytes(self.at(at.hidden), 0, (self.tile + 4 * (taps / 2)) * f);
+            ptr::write_bytes(self.at(at.x), 0, self.tile * h);
             let [Some(first), Some(first_bias), Some(second), Some(second_bias)] = self.call.convolutions
             else {
                 return;
@@ -177,7 +189,7 @@ impl Queries<'_> {
     /// # Safety
     /// As [`Queries::load`], which has run.
     unsafe fn run(&self, token: usize) {
-        let (engine, s, at) = (self.engine, &self.sequence, &self.engine.at.maps);
+        let (engine, s, at) = (self.engine, &self.sequence, self.maps);
         let (heads, _, _, h) = self.sizes();
         let (d, e, tiles) = (engine.d, engine.e, &engine.kernels.common);
         let (d16, e16) = (d.next_multiple_of(16), e.next_multiple_of(16));
@@ -192,8 +204,10 @@ impl Queries<'_> {
             ptr::write_bytes(self.at(at.sum), 0, h);
             let seen = s.n_k - s.n_q + token + 1;
             for keys in tiles_of(0..seen) {
-                self.score(token, keys.start, seen);
-                self.correct(keys.start, keys.len());
+                self.score(token, (keys.start, KEYS), seen);
+                self.hide(keys.len());
+                self.leak(keys.start, keys.len());
+                self.correct(keys.len());
                 self.sum_up(keys.start, keys.len());
             }
             for head in 0..heads {
@@ -206,21 +220,21 @@ impl Queries<'_> {
         }
     }
 
-    /// Scores and positions of a tile of keys and of those around it.
+    /// Scores and positions of `n` keys from `start` on and of those around them.
     ///
     /// # Safety
-    /// As [`Queries::run`]; queries are loaded.
-    unsafe fn score(&self, token: usize, start: usize, seen: usize) {
-        let (engine, s, at) = (self.engine, &self.sequence, &self.engine.at.maps);
+    /// Tensors and buffers are those of the call; queries are loaded, and the keys no more than a tile.
+    pub unsafe fn score(&self, token: usize, (start, n): (usize, usize), seen: usize) {
+        let (engine, s, at) = (self.engine, &self.sequence, self.maps);
         let (heads, c, _, _) = self.sizes();
         let (d, sets, halo) = (engine.d, engine.sets(), 2 * (self.settings.taps / 2));
-        let (first, end) = (start.saturating_sub(halo), (start + KEYS + halo).min(seen));
+        let (first, end) = (start.saturating_sub(halo), (start + n + halo).min(seen));
         // Row 0 is key `start − halo`, which may not be there.
         let row = |key: usize| self.at(at.scores + (key + halo - start) * c);
         let Some(k) = &self.call.k else { return };
-        // SAFETY: by contract; a tile has 64 keys and twice the halo.
+        // SAFETY: by contract; a tile has its keys and twice the halo.
         unsafe {
-            ptr::write_bytes(self.at(at.scores), 0, (KEYS + 2 * halo) * c);
+            ptr::write_bytes(self.at(at.scores), 0, (n + 2 * halo) * c);
             for head in 0..engine.heads.1 {
                 let (ld, index) = (pitch(d), [s.batch, head, s.k0 + first]);
                 let from = Slice::tokens(k, &index, (end - first, d));
@@ -255,18 +269,17 @@ impl Queries<'_> {
         }
     }
 
-    /// Corrected scores of a tile of `n` keys.
+    /// The first convolution, of a tile of `n` keys and half of those around it.
     ///
     /// # Safety
-    /// As [`Queries::run`]; the scores are there.
-    unsafe fn correct(&self, start: usize, n: usize) {
-        let (engine, at) = (self.engine, &self.engine.at.maps);
-        let (heads, c, f, h) = self.sizes();
-        let Convolution { width, taps, leaky, zero_edge } = *self.settings;
-        let half = taps / 2;
+    /// As [`Queries::score`], which has run.
+    pub unsafe fn hide(&self, n: usize) {
+        let (engine, at) = (self.engine, self.maps);
+        let (_, c, f, _) = self.sizes();
+        let Convolution { width, taps, .. } = *self.settings;
+        let (hidden, half) = (self.at(at.hidden), taps / 2);
         // SAFETY: by contract; taps of a row are rows that follow each other.
         unsafe {
-            let hidden = self.at(at.hidden);
             (engine.kernels.common.matmul)(&matmul::Args {
                 a: self.at(at.scores),
                 lda: c,
@@ -276,16 +289,44 @@ impl Queries<'_> {
                 ldc0: 0,
                 ..matmul::Args::product(n + 2 * half, width, taps * c, hidden, f as isize)
             });
-            for r in 0..n + 2 * half {
-                let row = slice::from_raw_parts_mut(hidden.add(r * f), width);
-                // Row r is key `start + r − half`.
-                if start + r < half || (zero_edge && start + r - half >= self.sequence.n_k) {
-                    row.fill(0.0);
-                } else {
-                    row.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { leaky * *x });
-                }
+        }
+    }
+
+    /// Whether there is nothing between the convolutions in this row, which is key `start + row − ⌊κ/2⌋`.
+    pub fn is_empty(&self, start: usize, row: usize) -> bool {
+        let (half, key) = (self.settings.taps / 2, start + row);
+        key < half || (self.settings.zero_edge && key - half >= self.sequence.n_k)
+    }
+
+    /// What is between the convolutions, from what the first has given.
+    ///
+    /// # Safety
+    /// As [`Queries::hide`], which has run.
+    pub unsafe fn leak(&self, start: usize, n: usize) {
+        let (_, _, f, _) = self.sizes();
+        let Convolution { width, taps, leaky, .. } = *self.settings;
+        for r in 0..n + 2 * (taps / 2) {
+            // SAFETY: by contract.
+            let row = unsafe { slice::from_raw_parts_mut(self.at(self.maps.hidden + r * f), width) };
+            if self.is_empty(start, r) {
+                row.fill(0.0);
+            } else {
+                row.iter_mut().for_each(|x| *x = if *x > 0.0 { *x } else { leaky * *x });
             }
-            let x = self.at(at.x);
+        }
+    }
+
+    /// The second convolution: corrected scores of a tile of `n` keys.
+    ///
+    /// # Safety
+    /// As [`Queries::leak`], which has run.
+    pub unsafe fn correct(&self, n: usize) {
+        let (engine, at) = (self.engine, self.maps);
+        let (heads, c, f, h) = self.sizes();
+        let (taps, half) = (self.settings.taps, self.settings.taps / 2);
+        let (hidden, x) = (self.at(at.hidden), self.at(at.x));
+        // SAFETY: by contract; taps of a row are rows that follow each other.
+        unsafe {
             (engine.kernels.common.matmul)(&matmul::Args {
                 a: hidden,
                 lda: f,
@@ -311,7 +352,7 @@ impl Queries<'_> {
     /// # Safety
     /// As [`Queries::run`]; the corrected scores are there.
     unsafe fn sum_up(&self, start: usize, n: usize) {
-        let (engine, s, at) = (self.engine, &self.sequence, &self.engine.at.maps);
+        let (engine, s, at) = (self.engine, &self.sequence, self.maps);
         let (_, _, _, h) = self.sizes();
         let (e, sets) = (engine.e, engine.sets());
         let (e16, mut changed) = (e.next_multiple_of(16), false);

@@ -332,7 +332,7 @@ impl Softmax {
             columns: carver.take(&[second(settings.form == Form::Blend, columns::chunks(workers)), KEYS]),
             matrices: segments::Matrices::new(&mut carver, d, matches!(settings.form, Form::Segments(_))),
             sums: local::Sums::new(&mut carver, d, settings.local()),
-            maps: dape::Maps::new(&mut carver, &extents, settings.convolution()),
+            maps: dape::Maps::new(&mut carver, (heads.out, d, e), KEYS, settings.convolution()),
         };
         let kernels = Kernels::new(context.isa(), settings.weights);
         let backward = backward::Kernels::new(context.isa());
@@ -451,7 +451,10 @@ impl Engine for Softmax {
                 | Form::Memory
                 | Form::Difference
                 | Form::Probe
+                | Form::Blend
                 | Form::Best { .. }
+                | Form::Local(_)
+                | Form::Convolution(_)
                 | Form::Segments(_)
         );
         // Queries and keys of a base belong to an engine of their own.

@@ -165,6 +165,9 @@ impl<'a> Unit<'a> {
         if let Some(block) = block {
             rows.first[..rows.n].fill(block);
         }
+        if let Some(queries) = call.query_len {
+            rows.end_after(queries.get(index) as usize);
+        }
         Unit { engine, call, sequence, index, head, splits: 1, rows }.gated()
     }
 

@@ -59,7 +59,7 @@ impl Run<'_> {
         unsafe {
             for set in 0..engine.sets() {
                 match out {
-                    Some(_) => run.tiles((index, sequence), (head, set), base),
+                    Some(_) => run.tiles((index, sequence), (head, set), base, None),
                     None => run.no_gradient(index, head * engine.sets() + set, rows, base),
                 }
             }

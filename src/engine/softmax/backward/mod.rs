@@ -19,7 +19,9 @@
 //! `Δ` live no longer than a tile. `diff` has two streams, the weights of the second times `−lam`; `parallax` one, with
 //! a second score whose gradient goes to the keys and the probe. `hard_retrieval` gives `do` to the value that each query
 //! chose in place of `P do` to all (best.rs); `fam_block` sweeps the rows of its memory too, and has queries of theirs
-//! (memory.rs); `srformer` has a sweep for each segment, with a recurrence beside it (segments.rs).
+//! (memory.rs); `srformer` has a sweep for each segment, with a recurrence beside it (segments.rs). `dnas` sweeps twice, as its
+//! gradients need sums over the queries (columns.rs); `lla` solves once more with the same matrix, then sweeps (local.rs);
+//! `dape_v2` goes query by query, all heads together (convolution.rs).
 //!
 //! *Masked pairs* have a weight of −0 and a gradient of 0, selected, and a number of a query, key or output's gradient that
 //! is not finite takes no part in the sums of what does not see it (products.rs). *Rows that see nothing* have gradients
@@ -35,10 +37,13 @@
 //! 1024 tokens: 2.4 and 3.3. `diff` 3.3 and `parallax` 3.1 at 1024. *Workspace*: per worker the buffers of forward,
 //! `64 (D + E + 64)` elements (`64 D` more for `diff` and `parallax`), `S (D + E)` for `dK` and `dV` (`S (2D + E)` for
 //! `diff`) and `2 S` for gates, rows padded by up to 31 and those of a memory among the `S`; per sequence and query head 12,
-//! and 1 per sequence and key head where keys may be left out (`prune.rs`).
+//! and 1 per sequence and key head where keys may be left out (`prune.rs`). `dnas` keeps `2 S` and 10 per query besides.
 
 mod best;
 mod bias;
+mod columns;
+mod convolution;
+mod local;
 mod memory;
 mod products;
 mod segments;
@@ -46,10 +51,11 @@ mod sums;
 mod tile;
 
 use super::call::Call;
+use super::pairs::Pairs;
 use super::products::pitch;
 use super::prune::Norms;
 use super::rows::{KEYS, ROWS, Unit};
-use super::{Form, Softmax};
+use super::{Attention, Form, Softmax};
 use crate::engine::call::{self as shared, Sequence};
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
@@ -58,6 +64,8 @@ use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::tensor::Tensor;
 use crate::workspace::{Carver, Workspace};
+use columns::Sweep;
+pub use products::along_outputs;
 use std::ptr;
 use sums::SUMS;
 
@@ -93,6 +101,8 @@ struct Offsets {
     dv: usize,
     gates: usize,
     segments: segments::Offsets,
+    kept: columns::Kept,
+    fits: local::Fits,
     /// Elements of a worker.
     len: usize,
 }
@@ -103,22 +113,28 @@ impl Offsets {
         let form = engine.settings.form;
         let second = |yes: bool, n: usize| if yes { n } else { 0 };
         let mut carver = Carver::default();
-        // The matrices of segments are forward's last buffers, and are in use.
-        carver.take(&[if matches!(form, Form::Segments(_)) { engine.len } else { engine.at.parts }]);
+        let fit = engine.settings.local().is_some();
+        // What lies behind the parts is of forward alone, but for a fit and for the matrices of segments.
+        let used = fit || matches!(form, Form::Segments(_));
+        carver.take(&[if used { engine.len } else { engine.at.parts }]);
         let rows = |carver: &mut Carver, yes| carver.take(&[second(yes, ROWS), d16]);
-        let q = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let two = rows_of_queries(form) > 1;
+        let q = [true, two].map(|yes| rows(&mut carver, yes));
         let (dout, dout_t) = (carver.take(&[ROWS, e16]), carver.take(&[e16, ROWS]));
         let mut tile = |yes| carver.take(&[second(yes, KEYS), ROWS]);
         let dp = tile(true);
-        let dx = tile(form == Form::Difference);
-        let y = tile(engine.settings.softcap > 0.0);
-        let dq = [true, form.streams() > 1].map(|yes| rows(&mut carver, yes));
+        let dx = tile(form.softmaxes() > 1);
+        let y = tile(engine.settings.softcap > 0.0 || form == Form::Blend || fit);
+        let dq = [true, two].map(|yes| rows(&mut carver, yes));
         let ld = pitch(engine.d);
         let dk = [true, form == Form::Difference].map(|yes| carver.take(&[second(yes, n_k), ld]));
         let dv = carver.take(&[n_k, pitch(engine.e)]);
         let gates = carver.take(&[2, n_k]);
         let segments = segments::Offsets::new(&mut carver, engine, (n_q, n_k));
-        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, segments, len: carver.finish()? })
+        let kept = columns::Kept::new(&mut carver, form == Form::Blend, n_q, n_k);
+        let fits = local::Fits::new(&mut carver, fit, engine.d);
+        let len = carver.finish()?;
+        Ok(Offsets { q, dout, dout_t, dp, dx, y, dq, dk, dv, gates, segments, kept, fits, len })
     }
 }
 
@@ -149,6 +165,11 @@ impl Regions {
     }
 }
 
+/// Rows of each query: with a second map, or a probe, there are two.
+fn rows_of_queries(form: Form) -> usize {
+    if matches!(form, Form::Difference | Form::Probe) { 2 } else { 1 }
+}
+
 /// A call in reverse.
 #[derive(Clone, Copy)]
 struct Run<'a> {
@@ -161,6 +182,8 @@ struct Run<'a> {
     /// What finds the key whose value is a query's output, where that is one.
     best: Option<&'a Softmax>,
     memory: memory::Gradients,
+    /// Whether there are sums over the queries.
+    has_columns: bool,
 }
 
 impl Softmax {
@@ -171,7 +194,27 @@ impl Softmax {
         lengths: (usize, usize),
         workers: usize,
     ) -> Option<usize> {
+        if let Some(settings) = self.settings.convolution() {
+            return convolution::workspace(self, settings, sequences, lengths.1, workers);
+        }
         Regions::new(self, sequences, lengths, workers).ok().map(|regions| regions.len)
+    }
+
+    /// The attention whose gradients those of a call are, and what finds the best keys where outputs are single values.
+    fn of_call(&self, call: &Call) -> (Softmax, Option<Softmax>) {
+        if let Some((softmax, best)) = self.retrieval() {
+            return (softmax, Some(best));
+        }
+        let one = self.settings.form == Form::Blend && call.blend.is_none();
+        let form = if one { Form::Plain } else { self.settings.form };
+        (
+            Softmax {
+                settings: Attention { form, ..self.settings },
+                pairs: Pairs::default(),
+                ..self.clone()
+            },
+            None,
+        )
     }
 
     /// Runs a checked backward call.
@@ -183,15 +226,19 @@ impl Softmax {
     ) -> Result<()> {
         let memory = memory::Gradients::new(call);
         let (call, grads) = (&Call::new(call), &Call::gradients(call));
-        let retrieval = self.retrieval();
-        let (engine, best) = retrieval.as_ref().map_or((self, None), |(softmax, best)| (softmax, Some(best)));
+        if let Some(settings) = self.settings.convolution() {
+            return convolution::run(self, settings, runner, (call, grads), workspace);
+        }
         let n = call.sequences.len();
         let (queries, keys) = call.sequences.longest();
         let keys = keys + call.memory.map_or(0, |memory| memory.len());
-        let regions = Regions::new(engine, n, (queries, keys), runner.max_workers())?;
+        let regions = Regions::new(self, n, (queries, keys), runner.max_workers())?;
+        let (softmax, best) = self.of_call(call);
+        let (engine, best) = (&softmax, best.as_ref());
         let norms = Norms::new(engine, runner, call, (workspace, regions.norms), 0..n * self.heads.1)?;
         let call = &Call { norms, ..*call };
-        let run = Run { engine, call, grads, regions, workspace, best, memory };
+        let has_columns = self.settings.form == Form::Blend;
+        let run = Run { engine, call, grads, regions, workspace, best, memory, has_columns };
         // SAFETY: the first region of the workspace, before any task runs.
         unsafe {
             ptr::write_bytes(run.sums(0, 0), 0, n * self.heads.0 * SUMS);
@@ -214,14 +261,19 @@ impl Softmax {
 impl Run<'_> {
     /// Memory of a worker.
     fn worker(&self, worker: usize) -> *mut f32 {
-        self.workspace.worker(0).wrapping_add(self.regions.workers + worker * self.regions.at.len)
+        self.workspace.worker(0).wrapping_add(self.offset(worker))
+    }
+
+    /// Where it begins.
+    fn offset(&self, worker: usize) -> usize {
+        self.regions.workers + worker * self.regions.at.len
     }
 
     /// Gradients of a key head of a sequence, and of its query heads.
     fn head(&self, index: usize, head: usize, worker: usize) {
         let Some(sequence) = self.call.sequences.get(index) else { return };
         let (engine, at, base) = (self.engine, &self.regions.at, self.worker(worker));
-        let maps = if engine.settings.form == Form::Difference { 2 } else { 1 };
+        let maps = engine.settings.form.score_heads();
         let (ldd, lde) = (pitch(engine.d), pitch(engine.e));
         let keys = sequence.n_k + self.call.memory.map_or(0, |memory| memory.len());
         // SAFETY: buffers have the extents that `Offsets` names; gradients the shapes of what they are gradients of,
@@ -234,7 +286,7 @@ impl Run<'_> {
             if let Form::Segments(settings) = &engine.settings.form {
                 self.segments(settings, (index, sequence), head, base);
             } else {
-                self.query_heads((index, sequence), head, base);
+                self.query_heads((index, sequence), head, worker);
             }
             self.of_memory((index, sequence), head, base);
             let store = |to: &Option<Tensor>, head, from: usize, ld, channels| {
@@ -253,17 +305,27 @@ impl Run<'_> {
     /// The query heads of a key head.
     ///
     /// # Safety
-    /// As [`tile::run`].
-    unsafe fn query_heads(&self, (index, sequence): (usize, Sequence), head: usize, base: *mut f32) {
+    /// As [`tile::run`]; the worker is the task's.
+    unsafe fn query_heads(&self, (index, sequence): (usize, Sequence), head: usize, worker: usize) {
+        let base = self.worker(worker);
         let gates: *mut f64 = base.wrapping_add(self.regions.at.gates).cast();
         for set in 0..self.engine.sets() {
+            let (of, query_head) = ((head, set), head * self.engine.sets() + set);
             // SAFETY: by contract; there is a sum for each key.
             unsafe {
                 if self.grads.g.is_some() {
                     ptr::write_bytes(gates, 0, sequence.n_k);
                 }
-                self.tiles((index, sequence), (head, set), base);
-                self.store_gates(&sequence, head * self.engine.sets() + set, gates);
+                if self.has_columns {
+                    let (call, sweeps) = self.sum_columns((index, sequence), query_head, worker);
+                    let run = Run { call: &call, ..*self };
+                    for sweep in sweeps {
+                        run.tiles((index, sequence), of, base, Some(sweep));
+                    }
+                } else {
+                    self.tiles((index, sequence), of, base, None);
+                }
+                self.store_gates(&sequence, query_head, gates);
             }
         }
     }
@@ -272,11 +334,17 @@ impl Run<'_> {
     ///
     /// # Safety
     /// As [`tile::run`].
-    unsafe fn tiles(&self, (index, sequence): (usize, Sequence), of: (usize, usize), base: *mut f32) {
+    unsafe fn tiles(
+        &self,
+        (index, sequence): (usize, Sequence),
+        of: (usize, usize),
+        base: *mut f32,
+        sweep: Option<Sweep>,
+    ) {
         for first in (0..self.call.queries(sequence.n_q)).step_by(ROWS) {
             let unit = Unit::of_head(self.engine, self.call, (index, sequence), of, first);
             // SAFETY: by contract.
-            unsafe { tile::run(self, &unit, base) };
+            unsafe { tile::run(self, &unit, base, sweep) };
         }
     }
 }

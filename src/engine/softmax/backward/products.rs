@@ -5,12 +5,37 @@
 
 use super::tile::{Source, Tile};
 use crate::engine::softmax::Form;
-use crate::engine::softmax::products::{Operand, pitch};
+use crate::engine::softmax::products::{Buffers, Operand, pitch};
 use crate::engine::softmax::rows::ROWS;
 use crate::engine::softmax::terms::Terms;
 use crate::kernel::matmul;
 use crate::kernel::online_softmax::MASKED;
+use crate::tensor::Tensor;
 use std::ops::Range;
+
+/// Products of the values of a tile with gradients of outputs `[E][32]`: gradients of weights `[64][32]`.
+///
+/// # Safety
+/// Tensors and buffers are those of the call; queries are across the lanes.
+pub unsafe fn along_outputs(
+    buffers: &Buffers<'_>,
+    v: &Tensor,
+    keys: &Range<usize>,
+    (dout_t, dp): (usize, usize),
+) {
+    let (unit, engine) = (buffers.unit, buffers.unit.engine);
+    // SAFETY: by contract.
+    unsafe {
+        let values = buffers.rows_of(&unit.values_of(v), keys, false);
+        (engine.kernels.common.matmul)(&matmul::Args {
+            a: values.at,
+            lda: values.ld,
+            b: buffers.at(dout_t),
+            ldb: ROWS,
+            ..matmul::Args::product(keys.len(), unit.rows.width, engine.e, buffers.at(dp), ROWS as isize)
+        });
+    }
+}
 
 impl Tile<'_> {
     /// Products of a tile's weights and gradients with rows of queries, of gradients of outputs, and of keys.
@@ -47,7 +72,7 @@ impl Tile<'_> {
                 self.over_taken_queries(keys.len(), taken, (dy, seen), q_t, d, dk);
             }
             let guarded = masked || Terms::may_mask(&self.buffers);
-            let head = self.unit.head * self.n + map;
+            let head = self.unit.head * self.heads + map;
             let (rows, taken) = match guarded {
                 true => self.buffers.finite_copy_of(&self.unit.keys_of(k, head), keys),
                 false => (rows, 0),
@@ -95,7 +120,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The tile and the rows are there, and sums for these keys.
-    unsafe fn over_queries(&self, n: usize, x: usize, rows: usize, channels: usize, sum: *mut f32) {
+    pub unsafe fn over_queries(&self, n: usize, x: usize, rows: usize, channels: usize, sum: *mut f32) {
         let ld = pitch(channels) as isize;
         // SAFETY: by contract.
         unsafe {
@@ -115,7 +140,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`Tile::over_queries`].
-    unsafe fn over_taken_queries(
+    pub unsafe fn over_taken_queries(
         &self,
         n: usize,
         taken: u64,

@@ -2,7 +2,6 @@
 
 use super::Run;
 use crate::engine::call::Sequence;
-use crate::engine::softmax::Form;
 use crate::tensor::Tensor;
 use std::iter;
 
@@ -11,7 +10,9 @@ use std::iter;
 pub enum Sum {
     Sink = 0,
     Slope = 2,
+    /// Of `lam`, or of `blend`.
     Lam = 4,
+    /// Of scales, or of ridges.
     Scale = 5,
 }
 
@@ -28,7 +29,7 @@ impl Run<'_> {
     /// Stores what sequences share, when all tasks are done.
     pub fn store_sums(&self) {
         let (n, heads) = (self.call.sequences.len(), self.engine.heads.0);
-        let maps = if self.engine.settings.form == Form::Difference { 2 } else { 1 };
+        let maps = self.engine.settings.form.score_heads();
         // SAFETY: every sequence and head has its sums, and no task runs any more.
         let one = |i: usize, head: usize, sum: usize| unsafe { *self.sums(i, head).add(sum) };
         let store = |to: &Option<Tensor>, maps: usize, sum: Sum| {
@@ -42,7 +43,14 @@ impl Run<'_> {
         store(&self.grads.sink, maps, Sum::Sink);
         store(&self.grads.alibi_slopes, maps, Sum::Slope);
         store(&self.grads.lam, 1, Sum::Lam);
-        if let Some(to) = &self.grads.scale_bh {
+        store(&self.grads.blend, 1, Sum::Lam);
+        if let Some(to) = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 1) {
+            let each = (0..n).flat_map(|i| (0..heads).map(move |head| one(i, head, Sum::Scale as usize)));
+            // SAFETY: the tensor has one value.
+            unsafe { *to.f32_at(&[0]) = each.sum::<f64>() as f32 };
+        }
+        let of_ridge = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 2);
+        if let Some(to) = self.grads.scale_bh.as_ref().or(of_ridge) {
             for (i, head) in (0..n).flat_map(|i| iter::repeat_n(i, heads).zip(0..heads)) {
                 // SAFETY: the tensor has a value for each sequence and head.
                 unsafe { *to.f32_at(&[i, head]) = one(i, head, Sum::Scale as usize) as f32 };

@@ -1,13 +1,14 @@
 //! One tile of queries in reverse.
 
+use super::columns::Sweep;
 use super::sums::Sum;
-use super::{Offsets, Run};
+use super::{Offsets, Run, along_outputs, rows_of_queries};
 use crate::engine::linear::Rows as Slice;
 use crate::engine::softmax::products::{Buffers, Operand};
 use crate::engine::softmax::rows::{ROWS, Unit, tiles_of};
 use crate::engine::softmax::terms::Terms;
 use crate::engine::softmax::{Form, Weights, tile as forward};
-use crate::kernel::{elementwise, matmul, products, score_grad, score_terms};
+use crate::kernel::{elementwise, products, score_grad, score_terms};
 use crate::tensor::Tensor;
 use std::ops::Range;
 use std::ptr;
@@ -18,9 +19,12 @@ pub struct Tile<'a> {
     pub unit: &'a Unit<'a>,
     pub buffers: Buffers<'a>,
     pub at: &'a Offsets,
-    maps: [Map; 2],
-    /// How many maps there are.
+    pub maps: [Map; 2],
+    /// How many maps there are, and heads of scores for each head of values.
     pub n: usize,
+    pub heads: usize,
+    /// Where there are sums over the queries.
+    pub sweep: Option<Sweep>,
     /// One more logit without a value.
     pub missing: f32,
     /// Of a probe, the mean of its scores, and `do·v` averaged.
@@ -45,11 +49,11 @@ pub struct Source {
 
 /// A softmax of each row, as `score_grad` takes it: `P = factor · e^{X − shift}`.
 #[derive(Clone, Copy)]
-struct Map {
+pub struct Map {
     shift: [f32; ROWS],
-    factor: [f32; ROWS],
+    pub factor: [f32; ROWS],
     /// `Σ_s P dP`.
-    delta: [f32; ROWS],
+    pub delta: [f32; ROWS],
     lse: [f32; ROWS],
     /// Sums over distances.
     distance: [f32; ROWS],
@@ -59,12 +63,19 @@ struct Map {
 ///
 /// # Safety
 /// Tensors have the shapes that `plan::check` made sure of; buffers those that `Offsets` names.
-pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32) {
-    let mut tile = Tile::new(run, unit, base);
+pub unsafe fn run(run: &Run<'_>, unit: &Unit<'_>, base: *mut f32, sweep: Option<Sweep>) {
+    let mut tile = Tile { sweep, ..Tile::new(run, unit, base) };
     // SAFETY: by contract.
     unsafe {
+        if let Some(settings) = unit.engine.settings.local() {
+            tile.load();
+            return tile.fit(settings);
+        }
         tile.through_softmax();
-        tile.finish();
+        match sweep.filter(|sweep| !sweep.second) {
+            Some(sweep) => sweep.maps(unit).write(tile.maps),
+            None => tile.finish(),
+        }
     }
 }
 
@@ -79,7 +90,9 @@ impl<'a> Tile<'a> {
             buffers: Buffers { unit, base },
             at: &run.regions.at,
             maps: [map; 2],
-            n: if unit.engine.settings.form == Form::Difference { 2 } else { 1 },
+            n: unit.engine.settings.form.softmaxes(),
+            heads: unit.engine.settings.form.score_heads(),
+            sweep: None,
             missing: f32::NEG_INFINITY,
             mean: empty,
             along: empty,
@@ -96,7 +109,13 @@ impl<'a> Tile<'a> {
         unsafe {
             self.load();
             self.give_to_best();
-            self.softmaxes();
+            match self.sweep.filter(|sweep| sweep.second) {
+                Some(sweep) => {
+                    forward::Tile::empty(self.unit, self.buffers.base).load_queries();
+                    self.maps = sweep.maps(self.unit).read();
+                }
+                None => self.softmaxes(),
+            }
             self.sweep();
         }
     }
@@ -166,8 +185,8 @@ impl Tile<'_> {
         // SAFETY: by contract.
         unsafe {
             let scale = self.unit.scale(self.unit.rows.set[0]);
-            for map in 0..self.n {
-                let rows = self.load_rows(q, head * self.n + map, scale, engine.d, at.q[map]);
+            for map in 0..self.heads {
+                let rows = self.load_rows(q, head * self.heads + map, scale, engine.d, at.q[map]);
                 self.taken[map] = self.buffers.take_out(rows, n, engine.d);
             }
             if let Some(probe) = &call.probe {
@@ -203,7 +222,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The buffer is there.
-    unsafe fn with_dout(&self, buffer: usize) -> [f32; ROWS] {
+    pub unsafe fn with_dout(&self, buffer: usize) -> [f32; ROWS] {
         let mut col = [0.0; ROWS];
         // SAFETY: by contract.
         unsafe { self.columns(self.unit.engine.e, self.at.dout_t, buffer, &mut col) };
@@ -256,7 +275,7 @@ impl Tile<'_> {
                 _ => self.with_dout(engine.at.acc[i]),
             });
             for (i, map) in self.maps.iter_mut().enumerate().take(self.n) {
-                tile.end(i, self.n, &mut map.factor, &mut map.lse);
+                tile.end(i, self.heads, &mut map.factor, &mut map.lse);
                 map.shift[..n].copy_from_slice(&tile.running[i].max[..n]);
                 (0..n).for_each(|r| map.delta[r] = map.factor[r] * sums[i][r]);
             }
@@ -276,6 +295,7 @@ impl Tile<'_> {
                     let total: f64 = self.maps[1].delta[..n].iter().map(|&x| f64::from(x)).sum();
                     self.add_sum(Sum::Lam as usize, -total);
                 }
+                (Form::Blend, _) => self.blend(),
                 _ => {}
             }
         }
@@ -285,7 +305,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`run`].
-    unsafe fn add_sum(&self, sum: usize, value: f64) {
+    pub unsafe fn add_sum(&self, sum: usize, value: f64) {
         // SAFETY: the sums of a sequence and head are those of one task.
         unsafe { *self.run.sums(self.unit.index, self.query_head()).add(sum) += value }
     }
@@ -300,12 +320,12 @@ impl Tile<'_> {
         let (Some(k), Some(v)) = (call.k, call.v) else { return };
         // SAFETY: by contract.
         unsafe {
-            for dq in at.dq.into_iter().take(form.streams()) {
+            for dq in at.dq.into_iter().take(rows_of_queries(form)) {
                 ptr::write_bytes(self.buffer(dq), 0, engine.d * ROWS);
             }
-            let n_maps = self.n;
+            let (n_maps, heads) = (self.n, self.heads);
             let mut terms: [Terms; 2] =
-                std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), n_maps).without_cap());
+                std::array::from_fn(|i| Terms::new(&buffers, i.min(n_maps - 1), heads).without_cap());
             let wanted = [self.run.grads.k, self.run.grads.v].map(|to| to.is_some());
             let wanted = [wanted[0], wanted[1] && self.run.best.is_none()];
             let own = Source { k, v, keys: unit.rows.keys(), all: false, first: 0, wanted };
@@ -321,32 +341,39 @@ impl Tile<'_> {
     /// # Safety
     /// As [`Tile::sweep`].
     unsafe fn walk(&mut self, source: &Source, terms: &mut [Terms; 2]) {
-        let (unit, buffers, at) = (self.unit, self.buffers, self.at);
+        let (unit, buffers, at, heads) = (self.unit, self.buffers, self.at, self.heads);
         let (engine, Source { k, v, .. }) = (unit.engine, source);
-        let (form, width) = (engine.settings.form, unit.rows.width);
+        let form = engine.settings.form;
+        // The first of two sweeps is for one map.
+        let swept = if self.sweep.is_some_and(|sweep| !sweep.second) { 1 } else { self.n };
         // SAFETY: by contract.
         unsafe {
             for keys in tiles_of(source.keys.clone()) {
                 let masked = !source.all && !unit.rows.see_all(&keys);
-                let values = buffers.rows_of(&unit.values_of(v), &keys, false);
-                (engine.kernels.common.matmul)(&matmul::Args {
-                    a: values.at,
-                    lda: values.ld,
-                    b: self.buffer(at.dout_t),
-                    ldb: ROWS,
-                    ..matmul::Args::product(keys.len(), width, engine.e, self.buffer(at.dp), ROWS as isize)
-                });
-                for (map, terms) in terms.iter_mut().enumerate().take(self.n) {
-                    let rows = buffers.rows_of(&unit.keys_of(k, unit.head * self.n + map), &keys, false);
-                    buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
+                along_outputs(&buffers, v, &keys, (at.dout_t, at.dp));
+                for (map, terms) in terms.iter_mut().enumerate().take(swept) {
+                    let head = unit.head * heads + map % heads;
+                    let rows = buffers.rows_of(&unit.keys_of(k, head), &keys, false);
+                    if form != Form::Blend || map == 0 {
+                        buffers.scores(rows, keys.len(), engine.at.q[map], engine.at.x[map]);
+                    }
+                    if form == Form::Blend && map == 0 {
+                        let (x, copy) = (self.buffer(engine.at.x[0]), self.buffer(engine.at.x[1]));
+                        ptr::copy_nonoverlapping(x, copy, keys.len() * ROWS);
+                    }
                     if form == Form::Probe {
                         buffers.scores(rows, keys.len(), engine.at.q[1], engine.at.x[1]);
                     }
                     self.cap(keys.len(), engine.at.x[map]);
                     terms.apply(&buffers, &keys, masked, engine.at.x[map]);
                     let dx = if map + 1 < self.n { at.dx } else { at.dp };
+                    self.keep_shares(map, &keys);
                     self.gradients(map, &keys, dx);
-                    self.add_bias(map, self.n, &keys, self.buffer(dx));
+                    if self.through_columns(map, &keys, dx) {
+                        continue;
+                    }
+                    let map = map % heads;
+                    self.add_bias(map, heads, &keys, self.buffer(dx));
                     self.add_gates(&keys, self.buffer(dx));
                     let dy = if engine.settings.softcap > 0.0 { at.y } else { dx };
                     self.products(map, source, &keys, rows, masked, dy);
@@ -458,7 +485,7 @@ impl Tile<'_> {
         // SAFETY: by contract.
         unsafe {
             self.add_sinks();
-            for map in 0..self.n {
+            for map in 0..self.heads {
                 self.add_sum(Sum::Slope as usize + map, -total(&self.maps[map].distance));
             }
             if let (Some(q), Some(_)) = (&call.q, &grads.scale_bh) {
@@ -470,8 +497,8 @@ impl Tile<'_> {
             }
             let scale = self.unit.scale(self.unit.rows.set[0]);
             if let Some(dq) = &grads.q {
-                for map in 0..self.n {
-                    self.store(self.at.dq[map], scale, dq, head * self.n + map);
+                for map in 0..self.heads {
+                    self.store(self.at.dq[map], scale, dq, head * self.heads + map);
                 }
             }
             if let Some(dprobe) = &grads.probe {
@@ -490,7 +517,7 @@ impl Tile<'_> {
         for (i, map) in self.maps.iter().enumerate().take(self.n) {
             // SAFETY: by contract.
             unsafe {
-                let logit = tiles.value(sink, &[self.query_head() * self.n + i]);
+                let logit = tiles.value(sink, &[self.query_head() * self.heads + i]);
                 let lam = unit.call.lam.as_ref().filter(|_| i == 1);
                 let factor = lam.map_or(1.0, |lam| -tiles.value(lam, &[self.query_head()]));
                 let mut sum = 0.0;
@@ -508,7 +535,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`run`]; the tensor's rows are this task's.
-    unsafe fn store(&self, from: usize, scale: f32, to: &Tensor, head: usize) {
+    pub unsafe fn store(&self, from: usize, scale: f32, to: &Tensor, head: usize) {
         let (engine, n) = (self.unit.engine, self.unit.rows.n);
         let (d, d16) = (engine.d, engine.d.next_multiple_of(16));
         let (sums, staging) = (self.buffer(from), self.buffer(engine.at.rows));

@@ -43,9 +43,11 @@ impl Fit<'_> {
             ptr::write_bytes(matrix(rows.start), 0, rows.len() * d * d16);
             rows.clone().for_each(|row| self.vector(Vector::Mean, row).fill(0.0));
             sweep(&buffers, &self.tile.running[0], |keys, k, _| {
+                self.along_outputs(keys);
                 for row in rows.clone() {
                     self.differences(row, keys.len(), k);
                     self.add_mean(row, keys.len());
+                    self.add_along(row, keys.len());
                     for block in (0..d).step_by(32) {
                         let (m, c) = ((d - block).min(32), matrix(row).add(block * d16));
                         (engine.kernels.common.matmul)(&matmul::Args {
@@ -109,7 +111,9 @@ impl Fit<'_> {
             matrix.fill(0.0);
             mean.fill(0.0);
             sweep(&buffers, &self.tile.running[0], |keys, k, _| {
+                self.along_outputs(keys);
                 self.differences(row, keys.len(), k);
+                self.add_along(row, keys.len());
                 for s in 0..keys.len() {
                     let weight = f64::from(*buffers.at(engine.at.x[0]).add(s * ROWS + row));
                     let z = slice::from_raw_parts(buffers.at(engine.at.sums.z + s * d16), d);
@@ -129,7 +133,7 @@ impl Fit<'_> {
     ///
     /// # Safety
     /// Its sums are there.
-    unsafe fn factor(&self, row: usize, number: Option<usize>) {
+    unsafe fn factor(&mut self, row: usize, number: Option<usize>) {
         let buffers = self.tile.buffers;
         let engine = buffers.unit.engine;
         let (d, d16) = (engine.d, engine.d.next_multiple_of(16));
@@ -147,16 +151,24 @@ impl Fit<'_> {
             matrix.iter_mut().step_by(d + 1).for_each(|x| *x += ridge);
             let fit = self.vector(Vector::Fit, row);
             fit.copy_from_slice(self.vector(Vector::Mean, row));
-            if !cholesky(matrix, fit) {
+            self.fitted[row] = cholesky(matrix);
+            if !self.fitted[row] {
                 fit.fill(0.0);
+                return;
+            }
+            substitute(matrix, fit);
+            if self.reverse.is_some() {
+                let slope = self.vector(Vector::Slope, row);
+                slope.copy_from_slice(self.vector(Vector::Along, row));
+                substitute(matrix, slope);
             }
         }
     }
 }
 
-/// Solves `A x = x` by `A = L Lᵀ`, the lower triangle of `A` in place; false where a pivot is not positive.
-fn cholesky(a: &mut [f64], x: &mut [f64]) -> bool {
-    let d = x.len();
+/// `A = L Lᵀ` of `[D, D]`, the lower triangle of `A` in place; false where a pivot is not positive.
+fn cholesky(a: &mut [f64]) -> bool {
+    let d = a.len().isqrt();
     for i in 0..d {
         let (above, below) = a.split_at_mut(i * d);
         let row = &mut below[..=i];
@@ -169,6 +181,15 @@ fn cholesky(a: &mut [f64], x: &mut [f64]) -> bool {
             return false;
         }
         row[i] = pivot.sqrt();
+    }
+    true
+}
+
+/// Solves `L Lᵀ x = x`.
+fn substitute(a: &[f64], x: &mut [f64]) {
+    let d = x.len();
+    for i in 0..d {
+        let row = &a[i * d..=i * d + i];
         x[i] = (x[i] - super::dot(&row[..i], &x[..i])) / row[i];
     }
     for i in (0..d).rev() {
@@ -176,5 +197,4 @@ fn cholesky(a: &mut [f64], x: &mut [f64]) -> bool {
         let (before, last) = x.split_at_mut(i);
         before.iter_mut().zip(&a[i * d..]).for_each(|(x, l)| *x -= l * last[0]);
     }
-    true
 }

@@ -10,14 +10,28 @@ impl Fit<'_> {
     /// # Safety
     /// As [`Fit::run`]; the maxima are known.
     pub(super) unsafe fn iterate(&mut self, most: usize, tolerance: f64) {
+        // SAFETY: by contract.
+        unsafe {
+            self.moments();
+            self.approach((Vector::Mean, Vector::Fit), most, tolerance);
+            if self.reverse.is_some() {
+                self.approach((Vector::Along, Vector::Slope), most, tolerance);
+            }
+        }
+    }
+
+    /// Solutions of all rows for a right-hand side, from 0 on.
+    ///
+    /// # Safety
+    /// As [`Fit::iterate`]; the diagonals are there.
+    unsafe fn approach(&mut self, (side, solution): (Vector, Vector), most: usize, tolerance: f64) {
         let n = self.tile.buffers.unit.rows.n;
         let (mut active, mut rz, mut least) = ([false; ROWS], [0.0; ROWS], [0.0; ROWS]);
         // SAFETY: by contract; the vectors of a row differ.
         unsafe {
-            self.moments();
             for row in 0..n {
                 let residual = self.vector(Vector::Residual, row);
-                residual.copy_from_slice(self.vector(Vector::Mean, row));
+                residual.copy_from_slice(self.vector(side, row));
                 self.vector(Vector::Direction, row).fill(0.0);
                 least[row] = tolerance * dot(residual, residual).sqrt();
                 rz[row] = self.turn(row, 0.0);
@@ -29,7 +43,7 @@ impl Fit<'_> {
                 }
                 self.multiply();
                 for row in 0..n {
-                    active[row] = active[row] && self.advance(row, &mut rz[row], least[row]);
+                    active[row] = active[row] && self.advance(row, solution, &mut rz[row], least[row]);
                 }
             }
         }
@@ -51,9 +65,11 @@ impl Fit<'_> {
                 self.vector(Vector::Diagonal, row).fill(ridge);
             }
             sweep(&buffers, &self.tile.running[0], |keys, k, _| {
+                self.along_outputs(keys);
                 for row in 0..n {
                     self.differences(row, keys.len(), k);
                     self.add_mean(row, keys.len());
+                    self.add_along(row, keys.len());
                     let diagonal = self.vector(Vector::Diagonal, row);
                     for s in 0..keys.len() {
                         let z = slice::from_raw_parts(buffers.at(at.z + s * d16), d);
@@ -77,7 +93,7 @@ impl Fit<'_> {
         let c = buffers.at(engine.at.sums.product);
         // SAFETY: by contract; the product is `[D][32]`.
         unsafe {
-            let at = self.load_direction(Vector::Direction);
+            let at = self.load_direction(Vector::Direction, engine.at.q[1]);
             self.sums = [0.0; ROWS];
             ptr::write_bytes(c, 0, engine.d * ROWS);
             let sums = &mut self.sums;
@@ -101,12 +117,12 @@ impl Fit<'_> {
     ///
     /// # Safety
     /// As [`Fit::iterate`].
-    unsafe fn advance(&self, row: usize, rz: &mut f64, least: f64) -> bool {
+    unsafe fn advance(&self, row: usize, solution: Vector, rz: &mut f64, least: f64) -> bool {
         let buffers = self.tile.buffers;
         let ridge = f64::from(self.ridge[row]) * f64::from(self.tile.running[0].sum[row]);
         // SAFETY: by contract; the vectors differ.
         unsafe {
-            let (fit, residual) = (self.vector(Vector::Fit, row), self.vector(Vector::Residual, row));
+            let (fit, residual) = (self.vector(solution, row), self.vector(Vector::Residual, row));
             let (p, q) = (self.vector(Vector::Direction, row), self.query(row));
             // `weigh` has weighed the negative of `z·p`.
             let image = |i: usize| {

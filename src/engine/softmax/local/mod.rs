@@ -19,6 +19,7 @@
 
 mod direct;
 mod gradients;
+mod reverse;
 
 use super::Weights;
 use super::products::{Buffers, Operand};
@@ -29,6 +30,7 @@ use crate::engine::linear::Rows as Slice;
 use crate::kernel::online_softmax::{self, MASKED};
 use crate::kernel::products;
 use crate::workspace::Carver;
+pub use reverse::Reverse;
 use std::ops::Range;
 use std::{ptr, slice};
 
@@ -79,7 +81,7 @@ impl Sums {
             matrices: carver.take(&[at_once, d, d16]),
             at_once,
             precise: carver.take(&[2, d, d]),
-            vectors: carver.take(&[5, rows, 2, d]),
+            vectors: carver.take(&[VECTORS, rows, 2, d]),
             product: carver.take(&[d16, rows]),
         }
     }
@@ -87,29 +89,38 @@ impl Sums {
 
 /// Vectors that each query has.
 #[derive(Clone, Copy)]
-enum Vector {
+pub enum Vector {
     Mean,
     Fit,
     Residual,
     Direction,
     Diagonal,
+    /// Of gradients only: `Σ g w z`, and what `A⁻¹` makes of it, then `u`.
+    Along,
+    Slope,
 }
+
+/// How many of them forward has.
+const VECTORS: usize = Vector::Along as usize;
 
 /// Runs one unit.
 pub fn run(unit: &Unit<'_>, base: *mut f32, settings: &Local) {
-    let tile = Tile::empty(unit, base);
-    let mut fit = Fit { tile, settings, ridge: [1.0; ROWS], sums: [0.0; ROWS] };
+    let mut fit = Fit::new(unit, base, settings, None);
     // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Sums` names.
     unsafe { fit.run() }
 }
 
-struct Fit<'a> {
-    tile: Tile<'a>,
+/// Fits of a tile of queries.
+pub struct Fit<'a> {
+    pub tile: Tile<'a>,
     settings: &'a Local,
     /// Of each row.
-    ridge: [f32; ROWS],
-    /// Sums of the last second scores of each row.
-    sums: [f32; ROWS],
+    pub ridge: [f32; ROWS],
+    /// Sums of the last second scores of each row; in the end `Σ a`.
+    pub sums: [f32; ROWS],
+    /// Which rows have a fit; the others have the softmax's output.
+    fitted: [bool; ROWS],
+    reverse: Option<Reverse>,
 }
 
 /// Weights of the keys, tile by tile, from this maximum on; `f` gets the keys, which are copied, finite where some row
@@ -117,7 +128,7 @@ struct Fit<'a> {
 ///
 /// # Safety
 /// Queries are loaded; tensors are those of the call.
-unsafe fn sweep(
+pub unsafe fn sweep(
     tile: &Buffers<'_>,
     running: &Running,
     mut f: impl FnMut(&Range<usize>, Operand, bool),
@@ -181,15 +192,27 @@ unsafe fn weigh(tile: &Buffers<'_>, k: Operand, n: usize, at: &[f32; ROWS], sums
     }
 }
 
+impl<'a> Fit<'a> {
+    /// Nothing is known of the rows yet; the unit's queries are across the lanes.
+    pub fn new(unit: &'a Unit<'a>, base: *mut f32, settings: &'a Local, reverse: Option<Reverse>) -> Fit<'a> {
+        let tile = Tile::empty(unit, base);
+        Fit { tile, settings, ridge: [1.0; ROWS], sums: [0.0; ROWS], fitted: [true; ROWS], reverse }
+    }
+}
+
 impl Fit<'_> {
     /// A vector of a row.
     ///
     /// # Safety
     /// Nothing else uses it as long as the borrow is.
-    unsafe fn vector<'v>(&self, which: Vector, row: usize) -> &'v mut [f64] {
+    pub unsafe fn vector<'v>(&self, which: Vector, row: usize) -> &'v mut [f64] {
         let engine = self.tile.buffers.unit.engine;
-        let at = engine.at.sums.vectors + (which as usize * ROWS + row) * 2 * engine.d;
-        // SAFETY: the buffer has five for each of 32 rows, and is aligned.
+        let (first, number) = match (&self.reverse, (which as usize).checked_sub(VECTORS)) {
+            (Some(reverse), Some(number)) => (reverse.vectors, number),
+            _ => (engine.at.sums.vectors, which as usize),
+        };
+        let at = first + (number * ROWS + row) * 2 * engine.d;
+        // SAFETY: the buffers have as many for each of 32 rows, and are aligned.
         unsafe { slice::from_raw_parts_mut(self.tile.buffers.at(at).cast(), engine.d) }
     }
 
@@ -204,9 +227,11 @@ impl Fit<'_> {
         unsafe { slice::from_raw_parts(self.tile.buffers.at(engine.at.sums.rows + row * d16), d16) }
     }
 
+    /// Fits and outputs.
+    ///
     /// # Safety
     /// Tensors and buffers are those of the call.
-    unsafe fn run(&mut self) {
+    pub unsafe fn run(&mut self) {
         let buffers = self.tile.buffers;
         let n = buffers.unit.rows.n;
         // SAFETY: by contract.
@@ -215,7 +240,13 @@ impl Fit<'_> {
             self.load_rows();
             let running = sweep(&buffers, &Running::empty(Weights::Softmax), |_, _, _| {});
             self.tile.running[0] = running;
-            (0..n).for_each(|row| self.vector(Vector::Fit, row).fill(0.0));
+            for row in 0..n {
+                self.vector(Vector::Fit, row).fill(0.0);
+                if self.reverse.is_some() {
+                    self.vector(Vector::Along, row).fill(0.0);
+                    self.vector(Vector::Slope, row).fill(0.0);
+                }
+            }
             let precise = self.ridge[..n].iter().any(|&ridge| ridge < PRECISE);
             match self.settings.iterative {
                 Some((most, tolerance)) if !precise => self.iterate(most, tolerance),
@@ -286,14 +317,14 @@ impl Fit<'_> {
         }
     }
 
-    /// A vector of each row to the columns of the second stream; its products with the queries.
+    /// A vector of each row to columns `[D][32]`; its products with the queries.
     ///
     /// # Safety
     /// As [`Fit::run`].
-    unsafe fn load_direction(&self, which: Vector) -> [f32; ROWS] {
+    pub unsafe fn load_direction(&self, which: Vector, to: usize) -> [f32; ROWS] {
         let buffers = self.tile.buffers;
-        let (to, mut products) = (buffers.at(buffers.unit.engine.at.q[1]), [0.0; ROWS]);
-        // SAFETY: the stream is `[D][32]`.
+        let (to, mut products) = (buffers.at(to), [0.0; ROWS]);
+        // SAFETY: by contract.
         unsafe {
             ptr::write_bytes(to, 0, buffers.unit.engine.d * ROWS);
             for (row, to_product) in products[..buffers.unit.rows.n].iter_mut().enumerate() {
@@ -319,7 +350,7 @@ impl Fit<'_> {
         // SAFETY: by contract.
         unsafe {
             loop {
-                let mut at = self.load_direction(Vector::Fit);
+                let mut at = self.load_direction(Vector::Fit, unit.engine.at.q[1]);
                 at.iter_mut().for_each(|at| *at += 1.0);
                 self.tile.restart();
                 self.sums = [0.0; ROWS];
@@ -335,7 +366,7 @@ impl Fit<'_> {
                     let fit = self.vector(Vector::Fit, row);
                     if self.sums[row].abs() < LEAST * running.sum[row] && fit.iter().any(|&x| x != 0.0) {
                         fit.fill(0.0);
-                        again = true;
+                        (self.fitted[row], again) = (false, true);
                     }
                 }
                 if !again {
