@@ -29,6 +29,8 @@ pub(crate) struct Extents {
     pub d: usize,
     /// Channels of `v`.
     pub e: usize,
+    /// Element type of `q`, `k` and `v`.
+    pub dtype_qkv: DType,
     /// Element type of `out`.
     pub dtype_out: DType,
     /// Operands may be rounded to `bf16`.

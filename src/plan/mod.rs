@@ -111,7 +111,8 @@ impl Plan {
         check_head_counts(desc, heads, &sizes, &rules)?;
         let (d, e) = (desc.dim_qk as usize, desc.dim_v as usize);
         let bf16_dot = desc.flags.contains(Flags::BF16_DOT);
-        let extents = Extents { heads, d, e, dtype_out: desc.dtype_out, bf16_dot };
+        let (dtype_qkv, dtype_out) = (desc.dtype_qkv, desc.dtype_out);
+        let extents = Extents { heads, d, e, dtype_qkv, dtype_out, bf16_dot };
         let engine = settings.plan(context, extents)?;
         let parse = |text: &str| shape::parse_shape(text, &|name| params.integer(name));
         let segments = match desc.modes.contains(Mode::Causal) && other_type(desc).is_none() {

@@ -70,7 +70,7 @@ impl Global {
         let linear = Linear::plan(
             context,
             recurrence,
-            Extents { heads, d, e: width, dtype_out: DType::F32, bf16_dot: false },
+            Extents { heads, d, e: width, dtype_qkv: DType::F32, dtype_out: DType::F32, bf16_dot: false },
         )?;
         let d16 = d.next_multiple_of(16);
         let mut carver = Carver::default();

@@ -125,7 +125,7 @@ impl Geometry {
     /// blocks of at most 4 that fill at most half of L2: longer blocks gained nothing measurable and leave less
     /// room for the rows fetched ahead. With a single panel there is nothing to reuse, and a block is one chunk.
     pub fn new(recurrence: &Recurrence, extents: &Extents, caches: Caches) -> Result<Geometry> {
-        let Extents { heads, d, e, dtype_out, bf16_dot } = *extents;
+        let Extents { heads, d, e, dtype_out, bf16_dot, .. } = *extents;
         let normed = dtype_out != DType::F32 && norm::wanted(recurrence);
         let mixes_heads = matches!(recurrence.normaliser, Normaliser::SrmsAll { .. });
         let heads_of_task = if normed && mixes_heads { heads.state } else { 1 };
@@ -159,9 +159,10 @@ impl Geometry {
         geometry.carve(recurrence, &heads)
     }
 
-    /// The same blocking with so many chunks prepared at a time, for gradients: all in `f32`.
+    /// The same blocking with so many chunks prepared at a time, for gradients: all in `f32`, one head at a time, no
+    /// outputs.
     pub fn with_chunks(self, recurrence: &Recurrence, heads: &Heads, chunks: usize) -> Result<Geometry> {
-        Geometry { chunks, dots: false, ..self }.carve(recurrence, heads)
+        Geometry { chunks, dots: false, normed: false, heads: 1, ..self }.carve(recurrence, heads)
     }
 
     fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {
