@@ -170,6 +170,39 @@ fn backward_allocates_nothing() {
     assert!(calls > 100, "{calls} calls");
 }
 
+/// Nor with gradients of other element types, those among them that wait in the workspace.
+#[test]
+fn backward_of_other_types_allocates_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    for (i, mechanism) in common::backward::mechanisms().into_iter().enumerate() {
+        for heads in problem::heads(mechanism) {
+            let mut rng = Rng::new(1);
+            let p = Problem::new(mechanism, vec![]).sized(heads, (13, 21), 2, 40).fill(&mut rng, true);
+            let b = Backward::new(&mut rng, p);
+            let types = TYPES[i % TYPES.len()];
+            let plan = types.plan(&context, &b.p);
+            let stored =
+                |role: Role, array: &Array| (role, Stored::new(types::contiguous(array), types.of(role)));
+            let inputs: Vec<_> = b.inputs().map(|(role, array)| stored(role, array)).collect();
+            let mut outputs: Vec<_> = b.outputs().iter().map(|(&role, array)| stored(role, array)).collect();
+            let mut memory = b.workspace(&plan);
+            let mut call = || {
+                let mut args = Args::new();
+                for (role, tensor) in &inputs {
+                    args = args.input(*role, tensor.view());
+                }
+                for (role, tensor) in &mut outputs {
+                    args = args.output(*role, tensor.view_mut());
+                }
+                plan.backward(b.p.mode, &args, &mut memory).unwrap();
+            };
+            let least = (0..5).map(|_| allocations(&mut call)).min();
+            assert_eq!(least, Some(0), "{types:?}, {}", b.p);
+        }
+    }
+}
+
 /// `lasp`, which takes the tensors of the mechanism that it runs.
 #[test]
 fn backward_of_segments_allocates_nothing() {

@@ -328,6 +328,51 @@ fn sixteen_bits() {
     }
 }
 
+/// Gradients of 16-bit tensors are those of `f32` on the same values, rounded once; a bias's stay `f32`.
+#[test]
+fn gradients_in_sixteen_bits() {
+    for (name, bias, dtype) in
+        [("gau", 1, DType::Bf16), ("gau", 2, DType::F16), ("gau", 0, DType::Bf16), ("diag", 0, DType::F16)]
+    {
+        let case = Case { bias, ..Case::new(name, 70) };
+        let mut inputs = case.inputs(&mut Rng::new(8));
+        let out = &case.outputs()[&Role::OUT];
+        let mut dout = Array { data: Rng::new(9).values(out.data.len(), 1.0), shape: out.shape.clone() };
+        inputs.values_mut().chain([&mut dout]).for_each(|array| *array = rounded(array, dtype));
+        let want = backward(&case, &context(), &inputs, &dout).unwrap();
+        // Inputs and gradients in the type, then gradients in `f32`, then maps and gates in `f32`.
+        let wide = |all: &[Role], role: Role| all.contains(&role.base());
+        let maps = [Role::AFFINE_WEIGHT, Role::AFFINE_BIAS, Role::GATE];
+        let every = [&maps[..], &[Role::Q, Role::K, Role::QK, Role::V, Role::BIAS]].concat();
+        for (given, wanted) in [(&[][..], &[][..]), (&[][..], &every[..]), (&maps[..], &maps[..])] {
+            let of = |role: Role| match role.is_grad() && role != Role::OUT.grad() {
+                true if role.base() == Role::BIAS || wide(wanted, role) => DType::F32,
+                false if wide(given, role) => DType::F32,
+                _ => dtype,
+            };
+            let stored = |(&role, array): (&Role, &Array)| (role, Stored::new(contiguous(array), of(role)));
+            let unwritten = |(&role, array): (&Role, &Array)| (role, Array::filled(&array.shape, f32::NAN));
+            let unwritten: Tensors = want.iter().map(unwritten).collect();
+            let mut grads: Vec<_> = unwritten.iter().map(stored).collect();
+            let dout = (Role::OUT.grad(), dout.clone());
+            let read: Vec<_> = inputs.iter().chain([(&dout.0, &dout.1)]).map(stored).collect();
+            let mut args = Args::new();
+            for (role, tensor) in &read {
+                args = args.input(*role, tensor.view());
+            }
+            for (role, tensor) in &mut grads {
+                args = args.output(*role, tensor.view_mut());
+            }
+            let plan = Plan::new(&context(), &case.desc().types(dtype, dtype, DType::F32)).unwrap();
+            let mut memory = vec![0xff; plan.backward_workspace_size(case.b, case.t, case.s).unwrap()];
+            plan.backward(case.mode, &args, &mut memory).unwrap();
+            for (role, tensor) in &mut grads {
+                assert_eq!(tensor.read(), rounded(&want[role], of(*role)), "{role} of {name}, {dtype}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_refused() {
     let plan = |case: &Case| Plan::new(&context_of(Isa::Scalar), &case.desc());

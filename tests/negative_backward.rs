@@ -220,6 +220,55 @@ fn wrong_types_and_shapes() {
     }
 }
 
+/// Gradients are `f32`, or as what they are gradients of in this call.
+#[test]
+fn other_types() {
+    use DType::{Bf16, F16, F32};
+    for name in ["gated_delta_rule", "fox"] {
+        let mut fixture = Fixture::of(Problem::named(name).sized([2, 2, 2], (8, 6), 3, 5));
+        for role in fixture.gradients() {
+            for given in [Bf16, F16] {
+                let words = [&*role.to_string(), given.name(), "expected f32"];
+                fixture.refuse(Status::WrongDType, &words, |call| call.get(role).dtype = given);
+            }
+        }
+        let desc = fixture.backward.p.desc().types(Bf16, F16, F32);
+        let wide = std::mem::replace(&mut fixture.plan, Plan::new(&context(), &desc).unwrap());
+        for (role, given, expected) in [
+            (Role::Q.grad(), F16, "expected f32 or bf16"),
+            (Role::V.grad(), F16, "expected f32 or bf16"),
+            (Role::OUT.grad(), Bf16, "expected f32 or f16"),
+            (Role::G.grad(), F16, "expected f32 or bf16"),
+            // The gate itself is f32 here.
+            (Role::G.grad(), Bf16, "expected f32"),
+        ] {
+            let mut call = fixture.call();
+            for own in [Role::Q, Role::K, Role::V] {
+                // The same memory holds twice as many.
+                call.get(own).dtype = Bf16;
+            }
+            call.get(role).dtype = given;
+            let error = backward(&mut call, &fixture.plan).expect_err("the call is refused");
+            expect(&error, Status::WrongDType, &[role.to_string().as_str(), given.name(), expected]);
+            assert!(fixture.outputs.values().all(|array| array.data.iter().all(|&x| x == CANARY)));
+        }
+        fixture.plan = wide;
+    }
+    // What is added up where it lies.
+    let p = Problem::named("softmax").sized([2, 2, 2], (8, 6), 1, 5).fill(&mut Rng::new(2), false);
+    let mut b = Backward::new(&mut Rng::new(3), p);
+    b.p.inputs.insert(Role::BIAS, b.p.values(&mut Rng::new(4), Role::BIAS));
+    let desc = b.p.desc().types(Bf16, Bf16, F32);
+    let mut fixture = Fixture::new(b);
+    fixture.plan = Plan::new(&context(), &desc).unwrap();
+    let mut call = fixture.call();
+    for role in [Role::Q, Role::K, Role::V, Role::BIAS, Role::BIAS.grad()] {
+        call.get(role).dtype = Bf16;
+    }
+    let error = backward(&mut call, &fixture.plan).expect_err("the call is refused");
+    expect(&error, Status::WrongDType, &["dbias", "bf16", "expected f32"]);
+}
+
 #[test]
 fn memory() {
     let mut fixture = Fixture::named("gated_delta_rule");

@@ -11,7 +11,7 @@ use common::support::Rng;
 use common::types::{Stored, TYPES, contiguous, rounded};
 use std::sync::Arc;
 use subquad::{
-    Args, Context, ContextOptions, DType, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut,
+    Args, Context, ContextOptions, DType, Desc, Mode, Plan, Role, Serial, Status, ThreadPool, View, ViewMut,
 };
 
 const MESSAGES: [Role; 3] = [Role::MSG_STATE, Role::MSG_LOCAL, Role::MSG_TRANSITION];
@@ -29,10 +29,13 @@ impl Case {
         Case { inner: p.fill(&mut Rng::new(41 + ranks as u64), state), ranks }
     }
 
+    fn desc(&self) -> Desc {
+        let desc = self.inner.desc().param("ranks", self.ranks).param("inner", self.inner.mechanism.name);
+        Desc { mechanism: "lasp".into(), ..desc }
+    }
+
     fn plan(&self, context: &Context) -> Plan {
-        let mut desc = self.inner.desc().param("ranks", self.ranks).param("inner", self.inner.mechanism.name);
-        desc.mechanism = "lasp".into();
-        Plan::new(context, &desc).unwrap()
+        Plan::new(context, &self.desc()).unwrap()
     }
 
     fn message(&self, role: Role) -> Array {
@@ -153,17 +156,16 @@ fn other_types() {
     for case in cases() {
         for (types, messages) in TYPES.into_iter().zip(subsets().into_iter().rev()) {
             let case = Case { inner: types.round(&case.inner), ..case.clone() };
-            let mut desc =
-                case.inner.desc().param("ranks", case.ranks).param("inner", case.inner.mechanism.name);
-            desc.mechanism = "lasp".into();
-            let plan = Plan::new(&context(), &types.desc(desc)).unwrap();
+            let plan = Plan::new(&context(), &types.desc(case.desc())).unwrap();
             let want = case.run(&context(), &messages);
             let stored = |(&role, array): (&Role, &Array)| {
                 let message = MESSAGES.contains(&role);
                 (role, Stored::new(contiguous(array), if message { DType::F32 } else { types.of(role) }))
             };
             let inputs: Vec<_> = case.inner.inputs.iter().map(stored).collect();
-            let mut outputs: Vec<_> = want.iter().map(stored).collect();
+            let unwritten = |(&role, array): (&Role, &Array)| (role, Array::filled(&array.shape, f32::NAN));
+            let unwritten: Tensors = want.iter().map(unwritten).collect();
+            let mut outputs: Vec<_> = unwritten.iter().map(stored).collect();
             let mut args = Args::new();
             for (role, tensor) in &inputs {
                 args = args.input(*role, tensor.view());
@@ -209,6 +211,29 @@ fn gradients() {
             message.shape.remove(0);
             let what = format!("message {rank} of {} in {}", case.inner, case.ranks);
             close(&message, &rest[&Role::STATE_IN.grad()], &what);
+        }
+    }
+}
+
+/// Other types give the gradients of `f32` on the same values, rounded once; messages stay `f32`.
+#[test]
+fn gradients_of_other_types() {
+    for case in cases() {
+        for types in TYPES {
+            let b = types.round_backward(&Backward::new(&mut Rng::new(43), case.inner.clone()));
+            let case = Case { inner: b.p.clone(), ..case.clone() };
+            let want = backward(&case, &b, &context(), true);
+            let plan = Plan::new(&context(), &types.desc(case.desc())).unwrap();
+            let empty = want.iter().map(|(&role, array)| (role, Array::filled(&array.shape, f32::NAN)));
+            let got = types.backward_to(&types, &plan, &b, &empty.collect(), |_, array| contiguous(array));
+            for (&role, want) in &want {
+                assert_eq!(
+                    got[&role],
+                    rounded(want, types.of(role)),
+                    "{role} of {} as {types:?}",
+                    case.inner
+                );
+            }
         }
     }
 }

@@ -6,10 +6,11 @@ mod common;
 use common::golden::Array;
 use common::refusal::expect;
 use common::support::Rng;
+use common::types::{Stored, contiguous, rounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use subquad::{
-    Args, Context, ContextOptions, Desc, Error, Mode, Plan, Role, Status, ThreadPool, View, ViewMut,
+    Args, Context, ContextOptions, DType, Desc, Error, Mode, Plan, Role, Status, ThreadPool, View, ViewMut,
 };
 
 type Tensors = BTreeMap<Role, Array>;
@@ -233,6 +234,43 @@ fn given_outputs() {
             half.inputs.insert(one, given.inputs[&one].clone());
             let error = half.try_run(&context()).expect_err("both or none");
             expect(&error, Status::MissingRole, &[other, "together"]);
+        }
+    }
+}
+
+/// In 16 bits too, `out` rounded as forward rounds it: the gradients of `f32` on the same values, rounded once.
+#[test]
+fn given_outputs_in_sixteen_bits() {
+    for (name, dtype) in
+        [("softmax", DType::Bf16), ("focal", DType::F16), ("fox", DType::F16), ("bswa", DType::Bf16)]
+    {
+        let mut p = Problem::new(name, Mode::Causal, 2, [4, 2], [12, 20], [41, 70]).with_heads();
+        p.inputs.extend(p.forward());
+        let of = |role: Role| match role.base() {
+            Role::Q | Role::K | Role::V | Role::OUT => dtype,
+            _ => DType::F32,
+        };
+        p.inputs.iter_mut().for_each(|(&role, array)| *array = rounded(array, of(role)));
+        p.dout = rounded(&p.dout, dtype);
+        let want = p.run();
+        let stored = |(&role, array): (&Role, &Array)| (role, Stored::new(contiguous(array), of(role)));
+        let dout = (Role::OUT.grad(), p.dout.clone());
+        let inputs: Vec<_> = p.inputs.iter().chain([(&dout.0, &dout.1)]).map(stored).collect();
+        let unwritten = |(&role, array): (&Role, &Array)| (role, Array::filled(&array.shape, f32::NAN));
+        let unwritten: Tensors = want.iter().map(unwritten).collect();
+        let mut grads: Vec<_> = unwritten.iter().map(stored).collect();
+        let mut args = Args::new();
+        for (role, tensor) in &inputs {
+            args = args.input(*role, tensor.view());
+        }
+        for (role, tensor) in &mut grads {
+            args = args.output(*role, tensor.view_mut());
+        }
+        let plan = Plan::new(&context(), &p.desc.clone().types(dtype, dtype, DType::F32)).unwrap();
+        let mut memory = vec![0xff; plan.backward_workspace_size(2, 41, 70).unwrap()];
+        plan.backward(p.mode, &args, &mut memory).unwrap();
+        for (role, tensor) in &mut grads {
+            assert_eq!(tensor.read(), rounded(&want[role], of(*role)), "{role} of {name}, {dtype}");
         }
     }
 }

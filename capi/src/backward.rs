@@ -15,8 +15,8 @@ use std::ffi::c_void;
 /// CU_SEQLENS) with so many queries and keys in each; of sequences that differ, the longest counts.
 ///
 /// Unlike subquad_plan_workspace_size it grows with the length: each worker of the context keeps the state of a
-/// head at every 256th token. In fam_block the rows of the memory count among the keys, unless parameter F says how
-/// many they are.
+/// head at every 256th token, and with 16-bit q, k and v there is room for gradients of rows that several heads share,
+/// as f32. In fam_block the rows of the memory count among the keys, unless parameter F says how many they are.
 ///
 /// Returns NULL_POINTER, INVALID_ARGUMENT (a negative number), UNSUPPORTED (the plan has no gradient, or so much
 /// can't be), INTERNAL. Thread-safe. Allocates: no, but for the text of a failure. Since 0.1.0.
@@ -66,6 +66,12 @@ fn count((name, given): (&'static str, i64)) -> Result<usize> {
 /// fixed shifts; else of states in plain scale. No output may share memory with another tensor. `workspace` has at
 /// least subquad_plan_backward_workspace_size bytes for the sequences of the call. Results have the same bits for any
 /// number of threads, and whatever else is wanted.
+///
+/// Element types: inputs have those of subquad_plan_execute. A gradient is f32, or has the type of its tensor: those of Q,
+/// K and V desc.dtype_qkv, that of OUT desc.dtype_out, those of states desc.dtype_state, others the type that the tensor
+/// has in this call. Types may be mixed. The gradient of BIAS is always f32, and so are those of Z_IN and Z_OUT, and
+/// MSG_GRAD. Arithmetic is f32 and each gradient is rounded once, to nearest, ties to even: its bits are those that f32
+/// tensors of the same values give, rounded.
 ///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs untouched.
 ///

@@ -2,7 +2,7 @@
 
 use super::check::{self, Bound, Pass};
 use super::shape::{Size, Sizes};
-use super::{Inner, Plan, other_type};
+use super::{Inner, Plan};
 use crate::args::Args;
 use crate::catalog::Mode;
 use crate::error::{Error, Result};
@@ -23,6 +23,7 @@ impl Plan {
     /// keeps the gradients of the keys and values of a head instead (`dape_v2`: of all heads, and a row of the map of scores). In
     /// `fam_block` the rows of the memory count among the keys, unless parameter `F` says how many they are; `srformer` needs
     /// matrices `[D, D]`: for each worker one for every segment that a query is in, and one for each sequence and head.
+    /// With 16-bit `q`, `k` and `v` there is room for gradients of rows that several heads share, as `f32`.
     ///
     /// # Errors
     /// [`Error::Unsupported`]: the plan has no gradient, or so much workspace can't be.
@@ -61,12 +62,19 @@ impl Plan {
     /// key that the query sees, sampled perhaps, in place of that of the best key. Long sequences are differentiated in pieces by handing `dstate_in` of a later piece to the one
     /// before as `dstate_out`.
     ///
+    /// **Element types.** Inputs have those of [`Plan::execute`]. A gradient is `f32`, or has the type of what it is the
+    /// gradient of: `dq`, `dk`, `dv` that of `desc.dtype_qkv`, `dout` that of `desc.dtype_out`, those of states that of
+    /// `desc.dtype_state`, those of other inputs the type that the input has in this call. Types may be mixed: `f32`
+    /// gradients of 16-bit tensors are what an optimiser adds up. `dbias`, which is added up in place, is always `f32`, and so
+    /// are `dz_in`, `dz_out` and `msg_grad`. Arithmetic is `f32`, and each gradient is rounded once: it has the bits of the
+    /// `f32` call on the same values, rounded to nearest, ties to even.
+    ///
     /// The same bits for any number of threads and whatever else is wanted. *Allocates*: no, except for the text
     /// of an error. Nothing is written if the checks find a fault.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms without one, element
-    /// types other than `f32`. Otherwise those of [`Plan::execute`].
+    /// [`Error::Unsupported`] where there is no gradient: modes `step` and `draw`, mechanisms without one.
+    /// Otherwise those of [`Plan::execute`].
     pub fn backward(&self, mode: Mode, args: &Args<'_>, workspace: &mut [u8]) -> Result<()> {
         let inner = &*self.inner;
         check::check_planned(inner, mode)?;
@@ -91,7 +99,6 @@ impl Inner {
             Mode::Step => Some("a step is a token of mode causal, which has gradients"),
             Mode::Draw => Some("the mode has no gradient"),
             _ if !self.mechanism.gradient => Some("the mechanism has no gradient"),
-            _ if other_type(&self.desc).is_some() => Some("gradients are computed on f32 tensors only"),
             _ if self.engine.backward_len(1, 1, 1, 1).is_none() => {
                 Some("gradients with these parameters are not in this version")
             }
@@ -100,10 +107,7 @@ impl Inner {
     }
 
     fn unsupported(&self, mode: Mode) -> Error {
-        let mut what = format!("backward of {} in mode {mode}", self.mechanism.name);
-        if let Some((name, dtype)) = other_type(&self.desc) {
-            what += &format!(" with desc.{name} = {dtype}");
-        }
+        let what = format!("backward of {} in mode {mode}", self.mechanism.name);
         Error::Unsupported { what, why: self.no_gradient(mode).unwrap_or_default().into() }
     }
 

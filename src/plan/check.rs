@@ -92,6 +92,9 @@ pub fn check_planned(plan: &Inner, mode: Mode) -> Result<()> {
 /// What some engines take from a forward call to save the work of another one; together or not at all.
 const OUTPUTS: [Role; 2] = [Role::OUT, Role::LSE];
 
+/// Roles whose gradients engines add up where they lie, so that these are `f32`.
+const ADDED_UP: [Role; 1] = [Role::BIAS];
+
 const INDEX_ROLES: [Role; 3] = [Role::CU_SEQLENS, Role::CU_SEQLENS_K, Role::STATE_INDEX];
 
 fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtype: DType) -> Result<()> {
@@ -151,6 +154,7 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
 
 /// Element types: `q`, `k`, `v` and `out` have those of the description, and so has the state; normalisers and
 /// shifts are `f32`. Other inputs are `f32` or as `q`, `k`, `v`; what the catalogue gives another type has that one.
+/// A gradient is `f32`, or as what it is the gradient of; but a bias's, which is added up where it lies, is `f32`.
 fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Result<()> {
     let (role, kind) = (rule.spec.role, rule.spec.kind);
     let (one, other) = match kind {
@@ -165,6 +169,11 @@ fn check_dtype(desc: &Desc, rule: &RoleRule, named: Role, given: DType) -> Resul
         // A second output of the same kind.
         _ if role == Role::FAM_OUT => (DType::F32, desc.dtype_out),
         _ => (DType::F32, DType::F32),
+    };
+    let (one, other) = match named.is_grad() {
+        true if ADDED_UP.contains(&role) => (DType::F32, DType::F32),
+        true => (DType::F32, other),
+        false => (one, other),
     };
     if given == one || given == other {
         return Ok(());
@@ -270,6 +279,13 @@ impl Bound {
             let (spec, parameter) = (rule.spec, matches!(rule.usage, Use::Parameter(_)));
             if self.get(spec.role.grad()).is_some() && self.get(spec.role).is_none() && !parameter {
                 return Err(Error::MissingRole { role: spec.role, why: "its gradient is wanted" });
+            }
+            // What may have either type has that of the input in this call.
+            if let (Some(own), Some(grad)) = (self.get(spec.role), self.get(spec.role.grad()))
+                && ![DType::F32, own.dtype].contains(&grad.dtype)
+            {
+                let (role, given, expected) = (spec.role.grad(), grad.dtype, own.dtype.name());
+                return Err(Error::WrongDType { role, given, expected });
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Tensors in other element types than `f32`.
 
+use super::backward::Backward;
 use super::golden::Array;
 use super::problem::{self, Problem, Strided, Tensors, workspace};
 use half::{bf16, f16};
@@ -37,12 +38,14 @@ pub fn mechanisms() -> impl Iterator<Item = &'static Mechanism> {
 
 impl Types {
     pub fn of(&self, role: Role) -> DType {
-        match role {
+        match role.base() {
+            Role::BIAS if role.is_grad() => F32,
             Role::Q | Role::K | Role::V | Role::KV => self.qkv,
             Role::OUT => self.out,
             Role::STATE_IN | Role::STATE_OUT => self.state,
             Role::STATE_K_IN | Role::STATE_K_OUT | Role::STATE_V_IN | Role::STATE_V_OUT => self.state,
             Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => F32,
+            Role::MSG_GRAD => F32,
             Role::LSE | Role::LSE_IN | Role::LSE_OUT | Role::COUNT_IN | Role::COUNT_OUT => F32,
             _ => self.others,
         }
@@ -81,6 +84,62 @@ impl Types {
         }
         let result = plan.execute(p.mode, &args, &mut workspace(plan));
         result.unwrap_or_else(|error| panic!("{self:?}, {p}: {error}"));
+        outputs.iter_mut().map(|(role, tensor)| (*role, tensor.read())).collect()
+    }
+
+    /// The backward call with inputs that these types hold exactly.
+    pub fn round_backward(&self, b: &Backward) -> Backward {
+        let mut b = Backward { p: self.round(&b.p), given: b.given.clone() };
+        b.given.iter_mut().for_each(|(&role, array)| *array = rounded(array, self.of(role)));
+        b
+    }
+
+    /// Every gradient from tensors of these types, in the types `wanted`.
+    pub fn run_backward(
+        &self,
+        wanted: &Types,
+        plan: &Plan,
+        b: &Backward,
+        arrange: impl FnMut(Role, &Array) -> Strided,
+    ) -> Tensors {
+        self.backward_to(wanted, plan, b, &b.outputs(), arrange)
+    }
+
+    /// The same of these gradients, with what is there before the call.
+    pub fn backward_to(
+        &self,
+        wanted: &Types,
+        plan: &Plan,
+        b: &Backward,
+        outputs: &Tensors,
+        mut arrange: impl FnMut(Role, &Array) -> Strided,
+    ) -> Tensors {
+        let inputs: Vec<_> = b
+            .inputs()
+            .map(|(role, array)| (role, Stored::new(arrange(role, array), self.of(role))))
+            .collect();
+        let stored =
+            |(&role, array): (&Role, &Array)| (role, Stored::new(arrange(role, array), wanted.of(role)));
+        let mut outputs: Vec<_> = outputs.iter().map(stored).collect();
+        let mut args = Args::new();
+        for (role, tensor) in &inputs {
+            args = args.input(*role, tensor.view());
+        }
+        for (role, values) in &b.p.indices {
+            args = args.input(*role, View::new(values, &[values.len() as i64]).unwrap());
+        }
+        for (role, tensor) in &mut outputs {
+            args = args.output(*role, tensor.view_mut());
+        }
+        const BESIDE: usize = 192;
+        let size = b.workspace(plan).len();
+        let mut memory = vec![0xff; size + 2 * BESIDE];
+        memory[..BESIDE].fill(0xa5);
+        memory[BESIDE + size..].fill(0xa5);
+        let result = plan.backward(b.p.mode, &args, &mut memory[BESIDE..BESIDE + size]);
+        let mut beside = memory[..BESIDE].iter().chain(&memory[BESIDE + size..]);
+        assert!(beside.all(|&byte| byte == 0xa5), "beside the workspace: {self:?}, {}", b.p);
+        result.unwrap_or_else(|error| panic!("{self:?}, {}: {error}", b.p));
         outputs.iter_mut().map(|(role, tensor)| (*role, tensor.read())).collect()
     }
 

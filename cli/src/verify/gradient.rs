@@ -3,37 +3,51 @@
 use super::cabi::Plan;
 use super::compare::Compared;
 use super::reference::{Data, Reference, Tensor};
-use super::replay::{Bound, Stop, dtype_and_address, input, no_type, output};
+use super::replay::{Bound, Buffer, Stop, Types, compare_rounded, input, no_type, output, stored_input};
 use crate::shape::Names;
+use crate::values::Values;
 use subquad::catalog::{Mechanism, RoleKind};
 use subquad::{DType, Mode, Role};
+
+/// Gradients of a file, as a call wrote them.
+pub struct Gradients<'a> {
+    reference: &'a Reference,
+    all: Vec<Wanted<'a>>,
+}
 
 /// A gradient that backward writes.
 struct Wanted<'a> {
     name: &'a str,
     shape: &'a [i64],
     expected: &'a [f32],
-    given: Vec<f32>,
+    given: Values,
+}
+
+/// A tensor that backward reads.
+struct Given<'a> {
+    role: String,
+    shape: &'a [i64],
+    data: Buffer,
 }
 
 /// A part of the incoming state that the file leaves out.
 struct Zeros {
     role: String,
     shape: Vec<i64>,
-    data: Vec<f32>,
+    data: Values,
 }
 
-/// Runs backward on the whole file, and compares every gradient of an input.
-pub fn replay(
-    reference: &Reference,
+/// Runs backward on the whole file, on tensors of the types `stored`, whose values are rounded to `values`.
+pub fn replay<'a>(
+    reference: &'a Reference,
     mechanism: &Mechanism,
     mode: Mode,
     plan: &mut Plan,
     names: &Names,
-) -> Result<Vec<Compared>, Stop> {
-    let (mut inputs, mut wanted) = (Vec::new(), Vec::new());
+    (stored, values): (Types, Types),
+) -> Result<Gradients<'a>, Stop> {
+    let (mut given, mut wanted) = (Vec::new(), Vec::new());
     for (name, tensor) in &reference.tensors {
-        let bound = || Ok(input(Bound::whole(name, &tensor.shape), dtype_and_address(name, &tensor.data)?));
         let Some(role) = Role::from_name(name) else { continue };
         let Some(spec) = mechanism.role(role.base()) else {
             let owner = mechanism.name;
@@ -41,36 +55,75 @@ pub fn replay(
         };
         use RoleKind::{GradOutput, Input, Output, StateIn, StateOut};
         match (spec.kind, role.is_grad()) {
-            (Input | StateIn, false) | (Output | StateOut, true) => inputs.push(bound()?),
-            (Input | StateIn, true) | (GradOutput, _) => wanted.push(want(name, tensor)?),
+            (Input | StateIn, false) | (Output | StateOut, true) => {
+                let [stored, tokens] = [stored, values].map(|types| dtype(role, spec.kind, types));
+                // Gradients round no operands.
+                let values = Types { tokens, bf16_dot: false, ..values };
+                let data = stored_input(name, &tensor.data, stored, values)?;
+                given.push(Given { role: name.clone(), shape: &tensor.shape, data });
+            }
+            (Input | StateIn, true) | (GradOutput, _) => {
+                wanted.push(want(name, tensor, dtype(role, spec.kind, stored))?);
+            }
             (Output | StateOut, false) => {}
         }
     }
     let missing = missing_states(reference, plan, names)?;
-    for Zeros { role, shape, data } in &missing {
-        inputs.push(input(Bound::whole(role, shape), (DType::F32, data.as_ptr().cast())));
-    }
-
+    let bound = given.iter().map(|one| input(Bound::whole(&one.role, one.shape), one.data.address()));
+    let zeros = missing
+        .iter()
+        .map(|one| input(Bound::whole(&one.role, &one.shape), (one.data.dtype(), one.data.address())));
+    let inputs: Vec<_> = bound.chain(zeros).collect();
     let targets = |one: &mut Wanted<'_>| {
-        output(Bound::whole(one.name, one.shape), (DType::F32, one.given.as_mut_ptr().cast()))
+        output(Bound::whole(one.name, one.shape), (one.given.dtype(), one.given.address_mut()))
     };
     let outputs: Vec<_> = wanted.iter_mut().map(targets).collect();
     let length = |name: &str| names.get(name).copied();
     let n_q = length("T").unwrap_or(1);
     let sizes = [length("B").unwrap_or(1), n_q, length("S").unwrap_or(n_q)];
-    // SAFETY: inputs lie in vectors of the file and of this function, outputs in vectors that nothing else
-    // borrows, all with the shapes given.
+    // SAFETY: inputs and outputs lie in vectors of this function, which nothing else borrows, with the shapes given.
     unsafe { plan.backward(mode as u32, sizes, &inputs, &outputs) }.map_err(|fault| {
         match fault.is_unsupported() {
             true => Stop::Skip(fault.text().to_owned()),
             false => Stop::Fail(format!("backward: {fault}")),
         }
     })?;
-    let compare = |one: &Wanted<'_>| {
-        let (tolerance, allowance) = (reference.gradient_tolerance(one.name), reference.allowance(one.name));
-        Compared::reals(one.name, &one.given, one.expected, tolerance, allowance)
-    };
-    Ok(wanted.iter().map(compare).collect())
+    Ok(Gradients { reference, all: wanted })
+}
+
+/// The type of a tensor or of its gradient. What is added up in place is `f32`, and what no plan has in other types.
+fn dtype(role: Role, kind: RoleKind, types: Types) -> DType {
+    match role.base() {
+        Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => DType::F32,
+        Role::BIAS if role.is_grad() => DType::F32,
+        _ => match kind {
+            RoleKind::Input | RoleKind::Output => types.tokens,
+            RoleKind::StateIn | RoleKind::StateOut => types.state,
+            _ => DType::F32,
+        },
+    }
+}
+
+impl Gradients<'_> {
+    /// With the file's, by the file's tolerances.
+    pub fn compare_with_file(&self) -> Vec<Compared> {
+        let compare = |one: &Wanted<'_>| {
+            let tolerance = self.reference.gradient_tolerance(one.name);
+            let allowance = self.reference.allowance(one.name);
+            Compared::reals(one.name, &one.given.reals(), one.expected, tolerance, allowance)
+        };
+        self.all.iter().map(compare).collect()
+    }
+
+    /// With those of `f32` on the same values: one rounding to the type of each.
+    pub fn compare_with(&self, expected: &Gradients<'_>) -> Vec<Compared> {
+        let both = self.all.iter().zip(&expected.all);
+        let compare = |(one, expected): (&Wanted<'_>, &Wanted<'_>)| {
+            let (given, expected) = (one.given.reals(), expected.given.reals());
+            compare_rounded(one.name, one.given.dtype(), &given, expected, 0.0)
+        };
+        both.map(compare).collect()
+    }
 }
 
 /// A state comes whole: the parts that a file with a state leaves out, where they begin at zero.
@@ -83,15 +136,16 @@ fn missing_states(reference: &Reference, plan: &Plan, names: &Names) -> Result<V
     let zeros = missing.into_iter().map(|part| {
         let shape = [&[batch], &part.shape[..]].concat();
         let len = shape.iter().product::<i64>() as usize;
-        Zeros { role: part.role_in, shape, data: vec![0.0; len] }
+        Zeros { role: part.role_in, shape, data: Values::new(vec![0.0; len], part.dtype) }
     });
     Ok(zeros.collect())
 }
 
-fn want<'a>(name: &'a str, tensor: &'a Tensor) -> Result<Wanted<'a>, Stop> {
+fn want<'a>(name: &'a str, tensor: &'a Tensor, dtype: DType) -> Result<Wanted<'a>, Stop> {
     match &tensor.data {
         Data::F32(expected) => {
-            Ok(Wanted { name, shape: &tensor.shape, expected, given: vec![f32::NAN; expected.len()] })
+            let given = Values::new(vec![f32::NAN; expected.len()], dtype);
+            Ok(Wanted { name, shape: &tensor.shape, expected, given })
         }
         Data::I32(_) => Err(no_type(name, "i32")),
         Data::Other(dtype) => Err(no_type(name, dtype)),

@@ -25,8 +25,8 @@ or type is not in this version is skipped, with the reason; so are the gradients
 none in this version.
 
 With --dtype, --dtype-state or --bf16-dot a file is run three times: in f32 as it is, which must pass; in f32 on the values \
-that the types can hold, which is then the result expected; and in these types, where each output may be off by \
-one rounding, and with --bf16-dot by four roundings to bf16 of its largest value where the plan rounds operands. \
+that the types can hold, which is then the result expected; and in these types, where each output and each gradient may be off by \
+one rounding, and with --bf16-dot an output by four roundings to bf16 of its largest value where the plan rounds operands. \
 docs/numerics.md says why. The distance from the file's own results is shown besides.
 
 Examples:

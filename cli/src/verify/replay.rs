@@ -3,7 +3,7 @@
 use super::Settings;
 use super::cabi::{self, Engine, Param, Plan, Problem, Value};
 use super::compare::Compared;
-use super::gradient;
+use super::gradient::{self, Gradients};
 use super::reference::{Data, Reference, Tensor};
 use crate::shape::{self, Names};
 use crate::values::{Values, rounded, underflow, unit_roundoff};
@@ -91,7 +91,7 @@ pub fn replay(reference: &Reference, engine: &Engine, settings: &Settings) -> Re
         replayed.distance = Some(given.distance());
     }
     if settings.gradients && reference.has_gradient() {
-        match file.gradients(engine, types) {
+        match file.compare_gradients(engine, types) {
             Ok(compared) => replayed.compared.extend(compared),
             Err(Stop::Skip(reason)) => replayed.no_gradient = Some(reason),
             Err(stop) => return Err(stop),
@@ -155,9 +155,20 @@ impl<'a> File<'a> {
     }
 
     /// The gradients, in the file's own mode: steps have none, they are the whole sequence's.
-    fn gradients(&self, engine: &Engine, types: Types) -> Result<Vec<Compared>, Stop> {
-        let mut plan = self.plan(engine, self.own_mode, types, 0)?;
-        gradient::replay(self.reference, self.mechanism, self.own_mode, &mut plan, &self.names)
+    fn gradients(&self, engine: &Engine, stored: Types, values: Types) -> Result<Gradients<'_>, Stop> {
+        let mut plan = self.plan(engine, self.own_mode, stored, 0)?;
+        let types = (stored, values);
+        gradient::replay(self.reference, self.mechanism, self.own_mode, &mut plan, &self.names, types)
+    }
+
+    /// Compares them as outputs are compared.
+    fn compare_gradients(&self, engine: &Engine, types: Types) -> Result<Vec<Compared>, Stop> {
+        let compared = self.gradients(engine, F32, F32)?.compare_with_file();
+        if types == F32 || compared.iter().any(|one| one.fraction > 1.0) {
+            return Ok(compared);
+        }
+        let expected = self.gradients(engine, F32, types)?;
+        Ok(self.gradients(engine, types, types)?.compare_with(&expected))
     }
 }
 
@@ -284,7 +295,7 @@ struct Carried {
 }
 
 /// Memory of a tensor.
-enum Buffer {
+pub(super) enum Buffer {
     Reals(Values),
     Integers(Vec<i32>),
 }
@@ -472,16 +483,8 @@ impl<'a> Run<'a> {
     /// With a run in `f32` on the same values: one rounding to the type of each tensor, and those of operands.
     fn compare_with(&self, expected: &Run<'_>) -> Vec<Compared> {
         let both = self.results().zip(expected.results());
-        let reals = both.map(|((name, dtype, given), (_, _, mut expected))| {
-            // Beyond the type's range lies its infinity.
-            let nearest = rounded(&expected, dtype);
-            for (x, near) in expected.iter_mut().zip(nearest).filter(|(_, near)| near.is_infinite()) {
-                *x = near;
-            }
-            let largest =
-                expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs().into()));
-            let absolute = underflow(dtype) + self.operands * largest;
-            Compared::reals(name, &given, &expected, (unit_roundoff(dtype), absolute), None)
+        let reals = both.map(|((name, dtype, given), (_, _, expected))| {
+            compare_rounded(name, dtype, &given, expected, self.operands)
         });
         reals.chain(self.compare_integers()).collect()
     }
@@ -500,7 +503,7 @@ impl<'a> Run<'a> {
 }
 
 impl Buffer {
-    fn address(&self) -> (DType, *const u8) {
+    pub(super) fn address(&self) -> (DType, *const u8) {
         match self {
             Buffer::Reals(values) => (values.dtype(), values.address()),
             Buffer::Integers(values) => (DType::I32, values.as_ptr().cast()),
@@ -515,6 +518,25 @@ impl Buffer {
     }
 }
 
+/// Compares with the numbers that one rounding to `dtype` makes of `expected`, and roundings of operands, in units of the
+/// largest.
+pub(super) fn compare_rounded(
+    name: &str,
+    dtype: DType,
+    given: &[f32],
+    mut expected: Vec<f32>,
+    operands: f64,
+) -> Compared {
+    // Beyond the type's range lies its infinity.
+    let nearest = rounded(&expected, dtype);
+    for (x, near) in expected.iter_mut().zip(nearest).filter(|(_, near)| near.is_infinite()) {
+        *x = near;
+    }
+    let largest = expected.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs().into()));
+    let absolute = underflow(dtype) + operands * largest;
+    Compared::reals(name, given, &expected, (unit_roundoff(dtype), absolute), None)
+}
+
 /// The nearest values of a type; a file that goes beyond its range is not for it.
 fn round(name: &str, reals: &[f32], dtype: DType) -> Result<Vec<f32>, Stop> {
     let near = rounded(reals, dtype);
@@ -524,7 +546,7 @@ fn round(name: &str, reals: &[f32], dtype: DType) -> Result<Vec<f32>, Stop> {
     }
 }
 
-fn stored_input(name: &str, data: &Data, stored: DType, values: Types) -> Result<Buffer, Stop> {
+pub(super) fn stored_input(name: &str, data: &Data, stored: DType, values: Types) -> Result<Buffer, Stop> {
     match data {
         Data::F32(reals) => {
             let reals = round(name, reals, values.tokens)?;
@@ -548,14 +570,6 @@ fn unwritten(name: &str, expected: &Data, dtype: DType) -> Result<Buffer, Stop> 
 
 pub(super) fn no_type(name: &str, dtype: &str) -> Stop {
     Stop::Skip(format!("{name} has type {dtype}, which this version does not take"))
-}
-
-pub(super) fn dtype_and_address(name: &str, data: &Data) -> Result<(DType, *const u8), Stop> {
-    match data {
-        Data::F32(values) => Ok((DType::F32, values.as_ptr().cast())),
-        Data::I32(values) => Ok((DType::I32, values.as_ptr().cast())),
-        Data::Other(dtype) => Err(no_type(name, dtype)),
-    }
 }
 
 /// Role, extents, strides and first element of a tensor, in elements.

@@ -119,14 +119,14 @@ impl Backward<'_> {
                 unsafe {
                     rate += f64::from(*da.add(l));
                     if let Some(tensor) = &self.gradients.dbias {
-                        *tensor.f32_at(&[head, column + l]) = *dbias.add(l);
+                        self.gate.tiles.set(tensor, &[head, column + l], *dbias.add(l));
                     }
                 }
             }
         }
         if let Some(tensor) = &self.gradients.da_log {
             // SAFETY: `da_log` is [H] (checked).
-            unsafe { *tensor.f32_at(&[head]) = rate as f32 };
+            unsafe { self.gate.tiles.set(tensor, &[head], rate as f32) };
         }
     }
 
@@ -135,10 +135,8 @@ impl Backward<'_> {
         let sums = self.sums(memory);
         for (tensor, sums) in [&self.gradients.dbias, &self.gradients.da_log].into_iter().zip(sums) {
             let Some(tensor) = tensor else { continue };
-            for l in 0..n {
-                // SAFETY: the sums have LANES elements; gradients have the shapes of their roles, [H] (checked).
-                unsafe { *tensor.f32_at(&[first + l]) = *sums.add(l) };
-            }
+            // SAFETY: the sums have LANES elements; gradients have the shapes of their roles, [H] (checked).
+            unsafe { self.gate.tiles.scatter(sums, tensor, &[first], 0, n) };
         }
     }
 }

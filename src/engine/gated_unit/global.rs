@@ -70,7 +70,14 @@ impl Global {
         let linear = Linear::plan(
             context,
             recurrence,
-            Extents { e: width, heads, dtype_out: DType::F32, bf16_dot: false, ..extents },
+            Extents {
+                e: width,
+                heads,
+                dtype_qkv: DType::F32,
+                dtype_out: DType::F32,
+                bf16_dot: false,
+                ..extents
+            },
         )?;
         let d16 = d.next_multiple_of(16);
         let mut carver = Carver::default();

@@ -159,9 +159,10 @@ impl Geometry {
         geometry.carve(recurrence, &heads)
     }
 
-    /// The same blocking with so many chunks prepared at a time, for gradients: all in `f32`.
+    /// The same blocking with so many chunks prepared at a time, for gradients: all in `f32`, one head at a time, no
+    /// outputs.
     pub fn with_chunks(self, recurrence: &Recurrence, heads: &Heads, chunks: usize) -> Result<Geometry> {
-        Geometry { chunks, dots: false, ..self }.carve(recurrence, heads)
+        Geometry { chunks, dots: false, normed: false, heads: 1, ..self }.carve(recurrence, heads)
     }
 
     fn carve(self, recurrence: &Recurrence, heads: &Heads) -> Result<Geometry> {

@@ -80,6 +80,7 @@ use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
 use crate::parallel::{self, Runner};
+use crate::tensor::DType;
 use crate::workspace::Workspace;
 use backward::Backward;
 use geometry::Geometry;
@@ -97,6 +98,8 @@ pub struct Linear {
     /// The matrix of a cosine transform; empty where there is none.
     transform: Arc<[f32]>,
     parallel: bool,
+    /// Whether `q`, `k` and `v` have 16 bits.
+    narrow: bool,
     backward: Option<Backward>,
 }
 
@@ -177,7 +180,9 @@ impl Linear {
         let parallel = context.max_workers() > 1;
         let cosine = recurrence.features.projection == Projection::Cosine;
         let transform = if cosine { features::dct(extents.d)? } else { Arc::default() };
-        let engine = Linear { recurrence, heads, geometry, tiles, transform, parallel, backward: None };
+        let narrow = extents.dtype_qkv != DType::F32;
+        let engine =
+            Linear { recurrence, heads, geometry, tiles, transform, parallel, narrow, backward: None };
         let backward = Backward::new(context.isa(), &engine);
         Ok(Linear { backward, ..engine })
     }

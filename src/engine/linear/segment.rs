@@ -37,6 +37,15 @@ impl Linear {
         unsafe { self.tiles.value(tensor, at) }
     }
 
+    /// Sets one value of a tensor.
+    ///
+    /// # Safety
+    /// The tensor has this element, and no other task touches it.
+    pub unsafe fn set(&self, tensor: &Tensor, at: &[usize], value: f32) {
+        // SAFETY: the caller's contract.
+        unsafe { self.tiles.set(tensor, at, value) }
+    }
+
     /// All panels of state head `unit % Hs` of sequence `unit / Hs`.
     pub fn run_unit(&self, call: &Call, unit: usize, memory: *mut f32) {
         if let Some(unit) = self.unit(call, unit, 0..self.geometry.n_panels, memory) {

@@ -183,6 +183,25 @@ impl Tiles {
         unsafe { self.load(&row, 1.0, ptr::null(), dst, n) }
     }
 
+    /// The reverse of [`Tiles::gather`].
+    ///
+    /// # Safety
+    /// `src` has `n` elements; the tensor has these values, and no other task touches them.
+    pub unsafe fn scatter(&self, src: *const f32, tensor: &Tensor, at: &[usize], axis: usize, n: usize) {
+        let row = Rows { tensor, at, rows: 0, columns: axis, n: 1, d: n };
+        // SAFETY: the caller's contract.
+        unsafe { self.store(src, n, &row) }
+    }
+
+    /// Sets one value of a tensor.
+    ///
+    /// # Safety
+    /// The tensor has this element, and no other task touches it.
+    pub unsafe fn set(&self, tensor: &Tensor, at: &[usize], value: f32) {
+        // SAFETY: the caller's contract.
+        unsafe { self.scatter(&raw const value, tensor, at, 0, 1) }
+    }
+
     /// One value of a tensor.
     ///
     /// # Safety

@@ -205,7 +205,7 @@ impl Reverse<'_> {
             // SAFETY: rates are [ranks, B, H], every one was written, and no task runs any more.
             let total: f64 = (head..n).step_by(heads).map(|i| unsafe { *self.rates.add(i) }).sum();
             // SAFETY: the rates are [H] (checked).
-            unsafe { *tensor.f32_at(&[head]) = total as f32 };
+            unsafe { self.job.engine.inner().set(&tensor, &[head], total as f32) };
         }
     }
 }

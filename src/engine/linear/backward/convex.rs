@@ -151,11 +151,9 @@ impl Reverse<'_> {
     /// As `factors`.
     pub unsafe fn store_factors(&self, chunk: &Chunk, da: &[f32; CHUNK], dgain: &[f32; CHUNK]) {
         let Some(to) = &self.grads.decay else { return };
-        for i in 0..chunk.n {
-            // SAFETY: gates are [B, Hs, T] (checked), and so are their gradients.
-            unsafe {
-                *to.f32_at(&[self.unit.sequence.batch, self.unit.head, chunk.k0 + i]) = da[i] - dgain[i]
-            }
-        }
+        let at = [self.unit.sequence.batch, self.unit.head, chunk.k0];
+        let sums: [f32; CHUNK] = std::array::from_fn(|i| da[i] - dgain[i]);
+        // SAFETY: gates are [B, Hs, T] (checked), and so are their gradients.
+        unsafe { self.unit.tiles().scatter(sums.as_ptr(), to, &at, 2, chunk.n) }
     }
 }

@@ -3,6 +3,8 @@
 //! *Corrected values.* `U` takes a product with the state and a substitution. The first pass leaves it in the caller's
 //! `dv`, where each row has its own there.
 //!
+//! A gradient of 16 bits is no such place: it would round what is left there.
+//!
 //! What follows holds where nothing is taken from the state beside the decay.
 //!
 //! *Queries.* `dQᵀ = S0 dYᵀ` is all that reads the state before a chunk. The first pass, which has it, leaves this part in

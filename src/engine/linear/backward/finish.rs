@@ -268,11 +268,11 @@ impl Reverse<'_> {
                 self.add(Sum::Rate, sums.iter().map(|&x| f64::from(x)).sum());
             } else if unit.call.tensors.g.is_some() {
                 if let Some(to) = &self.grads.g {
-                    scatter(to, &from, sums);
+                    self.scatter(to, &from, sums);
                 }
                 if let Some(to) = &self.grads.decay {
                     // Read as `g` alone.
-                    scatter(to, &from, &PerToken::default()[..chunk.n]);
+                    self.scatter(to, &from, &PerToken::default()[..chunk.n]);
                 }
             } else {
                 let rate = unit.tiles().value(&self.given(unit.call.tensors.decay_rate), &[unit.head]);
@@ -372,12 +372,12 @@ impl Reverse<'_> {
                 Gain::None | Gain::Write => {}
                 Gain::Beta => {
                     if let Some(to) = &grads.beta {
-                        scatter(to, &from, &gain[..n]);
+                        self.scatter(to, &from, &gain[..n]);
                     }
                 }
                 Gain::StepSize => {
                     if let Some(to) = &grads.dt {
-                        scatter(to, &from, &gain[..n]);
+                        self.scatter(to, &from, &gain[..n]);
                     }
                     // The slope of the softplus is 1 − e^{−Δ}; where `dt` is given, the others are not read.
                     let read = self.unit.call.tensors.dt.is_none();
@@ -385,7 +385,7 @@ impl Reverse<'_> {
                         if read && i < n { gain[i] * -(-*p.gain.add(i)).exp_m1() } else { 0.0 }
                     });
                     if let Some(to) = &grads.dt_raw {
-                        scatter(to, &from, &raw[..n]);
+                        self.scatter(to, &from, &raw[..n]);
                     }
                     self.add(Sum::Bias, raw.iter().map(|&x| f64::from(x)).sum());
                 }
@@ -415,6 +415,15 @@ impl Reverse<'_> {
         }
     }
 
+    /// Values to consecutive tokens of a tensor `[B, H, T]`.
+    ///
+    /// # Safety
+    /// The tensor has these elements, and no other task touches them.
+    unsafe fn scatter(&self, to: &Tensor, at: &[usize], values: &[f32]) {
+        // SAFETY: the caller's contract.
+        unsafe { self.unit.tiles().scatter(values.as_ptr(), to, at, 2, values.len()) }
+    }
+
     /// Multiplies rows of gradients by a factor for all.
     ///
     /// # Safety
@@ -430,16 +439,4 @@ impl Reverse<'_> {
 /// `row += factor · x`.
 pub fn add_scaled(row: &mut [f32], factor: f32, x: &[f32]) {
     row.iter_mut().zip(x).for_each(|(row, x)| *row += factor * x);
-}
-
-/// Values to consecutive tokens of a tensor `[B, H, T]`.
-///
-/// # Safety
-/// The tensor has these elements, and no other task touches them.
-unsafe fn scatter(to: &Tensor, at: &[usize], values: &[f32]) {
-    let (dst, stride) = (to.f32_at(at), to.stride(2));
-    for (i, &value) in values.iter().enumerate() {
-        // SAFETY: the caller's contract.
-        unsafe { *dst.offset(i as isize * stride) = value };
-    }
 }

@@ -1,12 +1,12 @@
 //! Sizes and offsets of the backward pass's buffers.
 
 use super::BLOCK;
+use super::rounded::Waiting;
 use super::weights::{Maps, Parameters};
 use crate::CHUNK;
-use crate::engine::call::Heads;
 use crate::engine::linear::geometry::Geometry;
 use crate::engine::linear::recurrence::{Decay, Recurrence};
-use crate::engine::linear::{FeatureMap, norm};
+use crate::engine::linear::{FeatureMap, Linear, norm};
 use crate::error::Result;
 use crate::kernel::products::lanes::LANES;
 use crate::workspace::Carver;
@@ -185,8 +185,8 @@ pub enum Sum {
 /// Elements that the sums of a unit take.
 pub const SUMS: usize = 16;
 
-/// The workspace of one call: sums of the units, their bonuses, sums of output rows and of parameters, then the
-/// workers' buffers.
+/// The workspace of one call: sums of the units, their bonuses, sums of output rows and of parameters, gradients that
+/// wait to be rounded, then the workers' buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Regions {
     /// Sums `[sequences, Hs, SUMS]`.
@@ -204,6 +204,8 @@ pub struct Regions {
     /// Where in those of a unit the latter begin: in `f64`, `[sets, E]`.
     pub norm: usize,
     pub parameters_len: usize,
+    /// Gradients of 16-bit rows that are added up as `f32`.
+    pub waiting: Waiting,
     /// The first worker's buffers, and the elements of each.
     pub workers: usize,
     pub worker_len: usize,
@@ -216,11 +218,12 @@ impl Regions {
     /// A size that overflows.
     pub fn new(
         layout: &Layout,
-        (normed, heads): (bool, &Heads),
+        engine: &Linear,
         sequences: usize,
         (n_q, n_k): (usize, usize),
         workers: usize,
     ) -> Result<Regions> {
+        let (normed, heads) = (norm::wanted(&engine.recurrence), &engine.heads);
         let mut one = Carver::default();
         one.take(&[layout.len]);
         // Only tokens that are read and written need states: there are as many queries as keys among those.
@@ -239,6 +242,7 @@ impl Regions {
         let norm = unit.take(&[layout.norm_len]);
         let parameters_len = unit.finish()?;
         let parameters = all.take(&[sequences, heads.state, parameters_len]);
+        let waiting = engine.carve_sums(&mut all, sequences, (n_q, n_k));
         let first = all.take(&[workers, worker_len]);
         let len = all.finish()?;
         Ok(Regions {
@@ -250,6 +254,7 @@ impl Regions {
             parameters,
             norm,
             parameters_len,
+            waiting,
             workers: first,
             worker_len,
             len,

@@ -79,13 +79,17 @@
 //! ```
 //!
 //! and per sequence `2·T·Ho + 2·E·Ho` with a norm of the output, `2·D·Hs` with a bonus; where features have weights with
-//! a gradient, their sums per sequence and state head, for queries and keys if they differ. The map `exp` takes `D` more
+//! a gradient, their sums per sequence and state head, for queries and keys if they differ; with 16-bit `q`, `k` and
+//! `v` a row of `f32` for each row of them that several heads share. The map `exp` takes `D` more
 //! for each stored state, and `33·D` per worker.
 //!
 //! *To extend*: a feature map, `Reverse::features_backward` in place, else maps.rs; a gain, `store_values`,
 //! `erase_rows` and `store_gain`; a correction, `values_gradient` and `finish`; what the caller's `Role` is called,
 //! [`grads::Grads`]. The map `exp` cuts chunks short (shift.rs): a block of it may take several turns, for each of which
 //! the state is brought forward from the block's start.
+//!
+//! *Element types*: as forward, all arithmetic is `f32` in the same order whatever the types, and a gradient is rounded
+//! once: one of 16-bit rows that is a sum over heads waits for its last term (rounded.rs).
 
 mod blocks;
 mod convex;
@@ -100,6 +104,7 @@ mod norm;
 mod norm_operands;
 mod panel;
 mod power;
+mod rounded;
 mod shift;
 mod state;
 mod weights;
@@ -225,8 +230,7 @@ impl Linear {
         lengths: (usize, usize),
         workers: usize,
     ) -> Result<Regions> {
-        let normed = forward_norm::wanted(&self.recurrence);
-        Regions::new(&plan.layout, (normed, &self.heads), sequences, lengths, workers)
+        Regions::new(&plan.layout, self, sequences, lengths, workers)
     }
 
     /// Elements of workspace for all workers together.
@@ -248,10 +252,13 @@ impl Linear {
         workspace: &Workspace,
     ) -> Result<()> {
         let plan = self.backward.as_ref().ok_or(Error::Internal("the engine has no gradient"))?;
-        let (grads, call) = (&Grads::new(call.tensors, &self.recurrence), &Call::new(call, &self.recurrence));
+        let mut grads = Grads::new(call.tensors, &self.recurrence);
+        let call = &Call::new(call, &self.recurrence);
         let (n, lengths) = (call.n_sequences(), call.sequences.longest());
         let regions = &self.regions(plan, n, lengths, runner.max_workers())?;
+        let sums = self.hold_sums(call, &mut grads, &regions.waiting, workspace.worker(0))?;
         let engine = &Linear { geometry: plan.geometry, ..self.clone() };
+        let grads = &grads;
         let run = Run { engine, plan, call, grads, regions, workspace };
         // SAFETY: the first regions of the workspace, before any task runs.
         unsafe {
@@ -281,6 +288,7 @@ impl Linear {
             }
         })?;
         run.powers(runner)?;
+        run.round_sums(runner, &sums)?;
         run.store_sums();
         run.store_bonus();
         run.store_parameters();
@@ -414,7 +422,7 @@ impl Run<'_> {
                 };
                 let total: f64 = (0..self.call.n_sequences()).map(own).sum();
                 // SAFETY: parameters of heads are [Hs] (checked).
-                unsafe { *tensor.f32_at(&[head]) = total as f32 };
+                unsafe { self.engine.tiles.set(&tensor, &[head], total as f32) };
             }
         }
     }
@@ -431,7 +439,7 @@ impl Run<'_> {
             let own = |i| unsafe { *self.bonus(i, head).add(c) };
             let total: f64 = (0..self.call.n_sequences()).map(own).sum();
             // SAFETY: the bonus is [Hs, D] (checked).
-            unsafe { *tensor.f32_at(&[head, c]) = total as f32 };
+            unsafe { self.engine.tiles.set(&tensor, &[head, c], total as f32) };
         }
     }
 }

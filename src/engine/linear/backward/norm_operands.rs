@@ -121,7 +121,7 @@ impl Run<'_> {
                 }
             }
             // SAFETY: weights are [E] or [Ho·E] (checked).
-            unsafe { *tensor.f32_at(&[w]) = total as f32 };
+            unsafe { self.engine.tiles.set(&tensor, &[w], total as f32) };
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::CHUNK;
 use crate::engine::call::Heads;
 use crate::engine::linear::features::{FeatureMap, Features, Operand, Projection, Side};
 use crate::engine::linear::geometry::Geometry;
+use crate::engine::linear::tiles::Rows;
 use crate::kernel::matmul;
 use crate::tensor::Tensor;
 use crate::workspace::Carver;
@@ -245,13 +246,17 @@ impl Run<'_> {
 
     /// Sets a matrix from its axis of depth and of width, or if they are one a row; zero where there is no sum.
     fn set(&self, tensor: &Tensor, (at, depth, width): (&[usize], usize, usize), total: Option<*mut f32>) {
-        let n = if depth == width { 1 } else { tensor.extent(depth) };
-        for i in 0..n {
-            for j in 0..tensor.extent(width) {
-                let from = i * self.plan.layout.parameters.ldw + j;
-                let offset = i as isize * tensor.stride(depth) + j as isize * tensor.stride(width);
-                // SAFETY: the tensor has these elements and so has the sum (checked); no task runs any more.
-                unsafe { *tensor.f32_at(at).offset(offset) = total.map_or(0.0, |total| *total.add(from)) }
+        let (n, d) = (if depth == width { 1 } else { tensor.extent(depth) }, tensor.extent(width));
+        let tiles = &self.engine.tiles;
+        // SAFETY: the tensor has these elements and so has the sum (checked); no task runs any more.
+        unsafe {
+            if let Some(total) = total {
+                let to = Rows { tensor, at, rows: depth, columns: width, n, d };
+                return tiles.store(total, self.plan.layout.parameters.ldw, &to);
+            }
+            for i in 0..n {
+                let row = tensor.from(depth, i);
+                (0..d).for_each(|j| tiles.set(&row.from(width, j), at, 0.0));
             }
         }
     }
@@ -265,7 +270,7 @@ impl Run<'_> {
         let width = w.extent(w.layout.rank - 2);
         let value = |tensor: &Tensor, at: &[usize]| {
             // SAFETY: weights are [P, D], [1, P, D] or [Hk, P, D], `sigma` [H, D] (checked).
-            unsafe { *tensor.f32_at(at) }
+            unsafe { self.engine.tiles.value(tensor, at) }
         };
         let mut all: Option<*mut f32> = None;
         for head in 0..n_heads {
@@ -284,7 +289,7 @@ impl Run<'_> {
                     let sum: f64 =
                         row.iter().enumerate().map(|(p, g)| f64::from(weight(p)) * f64::from(*g)).sum();
                     // SAFETY: gradients have the shapes of their roles (checked).
-                    unsafe { *sigma.f32_at(&[head, c]) = sum as f32 }
+                    unsafe { self.engine.tiles.set(sigma, &[head, c], sum as f32) }
                 }
                 if let Some(sigma) = &given.sigma {
                     let sigma = value(sigma, &[head, c]);

@@ -156,13 +156,13 @@ pub fn run(
     })?;
     // SAFETY: no task runs any more.
     let sums = unsafe { slice::from_raw_parts(workspace.worker(0).cast::<f64>(), n * len) };
-    store_weights(engine.heads.0, settings, grads, at, sums);
+    store_weights(engine, settings, grads, at, sums);
     Ok(())
 }
 
 /// Gradients of weights and biases: sums over the sequences.
-fn store_weights(heads: usize, settings: &Convolution, grads: &Call, at: &Offsets, sums: &[f64]) {
-    let (width, up) = (settings.width, |n: usize| n.next_multiple_of(16));
+fn store_weights(engine: &Softmax, settings: &Convolution, grads: &Call, at: &Offsets, sums: &[f64]) {
+    let (heads, width, up) = (engine.heads.0, settings.width, |n: usize| n.next_multiple_of(16));
     let len = at.weights.len();
     let shapes: [[usize; 4]; 4] = [
         [settings.taps, 2 * heads, width, up(2 * heads)],
@@ -179,7 +179,7 @@ fn store_weights(heads: usize, settings: &Convolution, grads: &Call, at: &Offset
                 let total: f64 = sums.chunks_exact(len).map(|own| own[place]).sum();
                 let at = if i % 2 == 0 { &[column, row, tap][..] } else { &[column][..] };
                 // SAFETY: the gradient has the shape of the weights.
-                unsafe { *to.f32_at(at) = total as f32 };
+                unsafe { engine.kernels.common.set(to, at, total as f32) };
             }
         }
     }

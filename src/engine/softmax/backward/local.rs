@@ -123,7 +123,8 @@ impl Tile<'_> {
         unsafe {
             match &self.run.grads.ridge {
                 Some(to) if to.layout.rank == 3 => {
-                    *to.f32_at(&[s.batch, head, s.q0 + self.unit.rows.token[row]]) = value as f32;
+                    let at = [s.batch, head, s.q0 + self.unit.rows.token[row]];
+                    self.unit.engine.kernels.common.set(to, &at, value as f32);
                 }
                 _ => self.add_sum(Sum::Scale as usize, value),
             }

@@ -51,7 +51,6 @@ mod sums;
 mod tile;
 
 use super::call::Call;
-use super::pairs::Pairs;
 use super::products::pitch;
 use super::prune::Norms;
 use super::rows::{KEYS, ROWS, Unit};
@@ -207,14 +206,7 @@ impl Softmax {
         }
         let one = self.settings.form == Form::Blend && call.blend.is_none();
         let form = if one { Form::Plain } else { self.settings.form };
-        (
-            Softmax {
-                settings: Attention { form, ..self.settings },
-                pairs: Pairs::default(),
-                ..self.clone()
-            },
-            None,
-        )
+        (Softmax { settings: Attention { form, ..self.settings }, ..self.clone() }, None)
     }
 
     /// Runs a checked backward call.

@@ -119,7 +119,7 @@ impl Run<'_> {
                 let all = (0..n).flat_map(|i| (0..heads).map(move |head| (i, head)));
                 let sum: f64 = all.map(|(i, head)| f64::from(one(i, head))).sum();
                 // SAFETY: the tensor is `[D, D]`.
-                unsafe { *to.f32_at(&[row, column]) = sum as f32 };
+                unsafe { self.engine.kernels.common.set(to, &[row, column], sum as f32) };
             }
         })
     }

@@ -37,7 +37,7 @@ impl Run<'_> {
             for head in 0..heads * maps {
                 let total: f64 = (0..n).map(|i| one(i, head / maps, sum as usize + head % maps)).sum();
                 // SAFETY: the tensor has a value for each head.
-                unsafe { *to.f32_at(&[head]) = total as f32 };
+                unsafe { self.engine.kernels.common.set(to, &[head], total as f32) };
             }
         };
         store(&self.grads.sink, maps, Sum::Sink);
@@ -47,13 +47,16 @@ impl Run<'_> {
         if let Some(to) = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 1) {
             let each = (0..n).flat_map(|i| (0..heads).map(move |head| one(i, head, Sum::Scale as usize)));
             // SAFETY: the tensor has one value.
-            unsafe { *to.f32_at(&[0]) = each.sum::<f64>() as f32 };
+            unsafe { self.engine.kernels.common.set(to, &[0], each.sum::<f64>() as f32) };
         }
         let of_ridge = self.grads.ridge.as_ref().filter(|to| to.layout.rank == 2);
         if let Some(to) = self.grads.scale_bh.as_ref().or(of_ridge) {
             for (i, head) in (0..n).flat_map(|i| iter::repeat_n(i, heads).zip(0..heads)) {
                 // SAFETY: the tensor has a value for each sequence and head.
-                unsafe { *to.f32_at(&[i, head]) = one(i, head, Sum::Scale as usize) as f32 };
+                unsafe {
+                    let scale = one(i, head, Sum::Scale as usize) as f32;
+                    self.engine.kernels.common.set(to, &[i, head], scale);
+                }
             }
         }
     }
@@ -76,7 +79,7 @@ impl Run<'_> {
                 if key == 0 || self.engine.kernels.common.value(g, &at) == f32::NEG_INFINITY {
                     sum = 0.0;
                 }
-                *to.f32_at(&at) = sum as f32;
+                self.engine.kernels.common.set(to, &at, sum as f32);
             }
         }
     }
