@@ -74,7 +74,7 @@ fn compare(rng: &mut Rng, call: &Reverse, got: &Gradients, samples: usize) -> f6
 fn every_gradient() {
     for name in MECHANISMS {
         let mut worst = 0.0f64;
-        for number in 0..cases(60) {
+        for number in 0..cases(20) {
             let mut rng = Rng::new(seed() ^ (number as u64) << 32);
             let call = Reverse::random(&mut rng, name, 2_000_000);
             for isa in isas() {

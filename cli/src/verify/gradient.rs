@@ -2,8 +2,9 @@
 
 use super::cabi::Plan;
 use super::compare::Compared;
+use super::operands::{Bound, Buffer, compare_rounded, input, no_type, output, stored_input};
 use super::reference::{Data, Reference, Tensor};
-use super::replay::{Bound, Buffer, Stop, Types, compare_rounded, input, no_type, output, stored_input};
+use super::replay::{Stop, Types};
 use crate::shape::Names;
 use crate::values::Values;
 use subquad::catalog::{Mechanism, RoleKind};

@@ -7,6 +7,7 @@
 mod cabi;
 mod compare;
 mod gradient;
+mod operands;
 mod reference;
 mod replay;
 mod report;

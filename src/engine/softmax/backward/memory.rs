@@ -2,7 +2,8 @@
 //! their own, which read the block of the call's. Their gradients as keys and values lie behind those of the sequence.
 
 use super::Run;
-use super::tile::{Source, Tile};
+use super::sweep::Source;
+use super::tile::Tile;
 use crate::catalog::Role;
 use crate::engine::call::{self as shared, Sequence};
 use crate::engine::linear::Rows as Slice;

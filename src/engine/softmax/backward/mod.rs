@@ -48,6 +48,7 @@ mod memory;
 mod products;
 mod segments;
 mod sums;
+mod sweep;
 mod tile;
 
 use super::call::Call;

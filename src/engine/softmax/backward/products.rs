@@ -3,7 +3,8 @@
 //! A product over queries takes in rows that do not see the key, with weights of 0, and one over keys likewise: a row or
 //! key that is not finite would make `NaN` of what does not see it. Such rows are zero in the operand and added pair by pair.
 
-use super::tile::{Source, Tile};
+use super::sweep::Source;
+use super::tile::Tile;
 use crate::engine::softmax::Form;
 use crate::engine::softmax::products::{Buffers, Operand, pitch};
 use crate::engine::softmax::rows::ROWS;
