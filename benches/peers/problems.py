@@ -38,6 +38,8 @@ PROBLEMS = [
     rwkv7("step", 64),
     softmax("causal", 2.5),
     softmax("causal", 4.0, dtype="bf16"),
+    # PyTorch rounds the weights to bf16 as this flag lets us.
+    softmax("causal", 4.0, dtype="bf16,bf16_dot=1"),
     softmax("bidirectional", 2.0),
     softmax("causal", 2.0, d=64),
 ]
