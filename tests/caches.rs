@@ -91,6 +91,7 @@ impl Case {
         let params = match name {
             "lla" => vec![("ridge", 0.3.into()), ("solver", rng.pick(&["cg", "direct"]).into())],
             "hard_retrieval" => vec![("smoothing", rng.pick(&[0.0, 0.3]).into())],
+            "fox" if rng.one_in(2) => vec![("prune_log_tol", (-3.0).into())],
             _ => problem::random_params(rng, mechanism),
         };
         let mut p = Problem::new(mechanism, params);

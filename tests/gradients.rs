@@ -225,7 +225,7 @@ fn any_runner_one_head() {
     let runners = runners();
     for mechanism in mechanisms() {
         let mut rng = Rng::new(seed());
-        let p = Problem::new(mechanism, vec![]).sized([1, 1, 1], (100, 777), 1, 300).fill(&mut rng, true);
+        let p = Problem::new(mechanism, vec![]).sized([1, 1, 1], (100, 333), 1, 300).fill(&mut rng, true);
         let b = Backward::new(&mut rng, p);
         let serial = b.run(&context());
         for (name, context) in &runners {

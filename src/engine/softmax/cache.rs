@@ -112,7 +112,7 @@ impl<'a> Unit<'a> {
     }
 
     /// Keys after these that few queries read next. After the last row mostly comes the next head.
-    fn after(&self, keys: &Range<usize>) -> Range<usize> {
+    pub fn after(&self, keys: &Range<usize>) -> Range<usize> {
         let last = if self.call.keys.are_counted() { self.sequence.n_k } else { usize::MAX };
         let n = if self.rows.wide { 0 } else { KEYS };
         keys.end..(keys.end + n).min(last).max(keys.end)
@@ -124,8 +124,8 @@ impl<'a> Unit<'a> {
         if after.is_empty() { 0 } else { of.row(&self.run(&after)).addr().wrapping_sub(at.addr()) as isize }
     }
 
-    /// Fetches the rows of the keys after these.
-    pub fn fetch_after(&self, of: &HeadOf<'_>, keys: &Range<usize>) {
-        self.runs(self.after(keys)).for_each(|run| of.fetch(&run));
+    /// Asks for the rows of these keys.
+    pub fn fetch(&self, of: &HeadOf<'_>, keys: &Range<usize>) {
+        self.runs(keys.clone()).for_each(|run| of.fetch(&run));
     }
 }

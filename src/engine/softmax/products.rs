@@ -35,6 +35,9 @@ impl Operand {
     }
 }
 
+/// Rows that are copied at a time while rows of the next tile are asked for.
+const TURN: usize = 4;
+
 /// Where a tile is on its way through the keys.
 #[derive(Clone, Copy)]
 pub struct Buffers<'a> {
@@ -108,14 +111,21 @@ impl Buffers<'_> {
     /// As [`Buffers::rows_of`].
     pub unsafe fn copy_of(&self, of: &HeadOf<'_>, keys: &Range<usize>) -> Operand {
         let (copy, ld) = (self.at(of.buffer), pitch(of.channels));
-        let mut to = copy;
-        self.unit.fetch_after(of, keys);
+        let (mut to, mut next) = (copy, self.unit.after(keys));
+        // Few rows at a time, and as many of the next tile asked for: more requests than a core keeps would stall it.
+        let turn = if next.is_empty() { KEYS } else { TURN };
         for run in self.unit.runs(keys.clone()) {
-            let at = [run.entry, of.head, run.row];
-            let from = Slice::tokens(of.tensor, &at, (run.n, of.channels));
-            // SAFETY: at most 64 rows in all, as many as the buffer has.
-            unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
-            to = to.wrapping_add(run.n * ld);
+            for first in (0..run.n).step_by(turn) {
+                let n = (run.n - first).min(turn);
+                let ahead = next.start..(next.start + n).min(next.end);
+                self.unit.fetch(of, &ahead);
+                next.start = ahead.end;
+                let at = [run.entry, of.head, run.row + first];
+                let from = Slice::tokens(of.tensor, &at, (n, of.channels));
+                // SAFETY: at most 64 rows in all, as many as the buffer has.
+                unsafe { self.unit.engine.kernels.common.load(&from, 1.0, ptr::null(), to, ld) };
+                to = to.wrapping_add(n * ld);
+            }
         }
         Operand::new(copy, ld)
     }
