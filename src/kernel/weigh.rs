@@ -13,7 +13,7 @@
 //! where there are 32 registers, by 2 where there are 16, and a single row by 8, whose sums else would wait for each other.
 //! With each vector of `B` the one `ahead` bytes further is asked for. Measured on a Zen 4 core that reads memory at 22 to 27 GB/s,
 //! one query of 32 heads on 8 key heads and a cache of 32 k keys: 0.54 ms per head; 0.66 to 0.84 where 4 rows of keys and of values
-//! were asked for at once before 4 keys' scores, 1.15 where it were 16.
+//! were asked for at once before 4 keys' scores, 1.15 where it was 16.
 
 use super::Kernel;
 use crate::simd::mem::{load, store};
