@@ -99,14 +99,16 @@ impl Decay {
         let start = rows.keys().start;
         for run in rows.runs() {
             let end = run.clone().map(|i| rows.position[i] + 1).max().unwrap_or(0).max(start as i64) as usize;
+            let own = run.clone().map(|i| rows.position[i]).min().unwrap_or(0);
             let mut sum = 0.0;
             for keys in tiles_of(start..end) {
                 // SAFETY: a position is that of a key.
                 let gates = unsafe { gates(unit, &g, rows.set[run.start], &keys) };
                 for (s, &gate) in keys.zip(&gates) {
                     sum += if s == start { 0.0 } else { finite(gate) };
-                    for i in run.clone().filter(|&i| rows.position[i] == s as i64) {
-                        row[i] = sum;
+                    // Mostly, all rows come later.
+                    if s as i64 >= own {
+                        run.clone().filter(|&i| rows.position[i] == s as i64).for_each(|i| row[i] = sum);
                     }
                 }
             }
