@@ -223,99 +223,67 @@ fn backward_of_segments_allocates_nothing() {
     }
 }
 
-/// A mechanism with inputs besides `q`, `k`, `v`.
-type OtherForm = (&'static str, Mode, &'static [(Role, &'static [i64])]);
-
-/// Mechanisms that are not those of `mechanisms`: with rows beside the sequence, an index, a memory of segments.
-#[test]
-fn backward_of_other_forms_allocates_nothing() {
-    const ROWS: [i64; 4] = [2, 2, 40, 13];
-    let forms: [OtherForm; 3] = [
-        ("hard_retrieval", Mode::Causal, &[]),
-        (
-            "fam_block",
-            Mode::Causal,
-            &[(Role::FAM_Q, &[2, 2, 5, 13]), (Role::FAM_K, &[2, 2, 5, 13]), (Role::FAM_V, &[2, 2, 5, 13])],
-        ),
-        ("srformer", Mode::Cross, &[(Role::W_MEM, &[13, 13])]),
-    ];
-    let _turn = TURN.lock();
-    let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
-    for (runner, (name, mode, more)) in runners.iter().flat_map(|runner| forms.map(|one| (runner, one))) {
-        let context = Context::new(ContextOptions::new().runner(Arc::clone(runner))).unwrap();
-        let desc = subquad::Desc::new(name).modes(mode).heads(2, 2, 2).dims(13, 13);
-        let desc = if name == "srformer" { desc.param("block", 7) } else { desc };
-        let plan = Plan::new(&context, &desc).unwrap();
-        let own = [Role::Q, Role::K, Role::V].map(|role| (role, &ROWS[..]));
-        let all = || own.into_iter().chain(more.iter().copied());
-        let tensor = |shape: &[i64]| {
-            let data = Rng::new(1).values(shape.iter().product::<i64>() as usize, 1.0);
-            Array { shape: shape.to_vec(), data }
-        };
-        let mut given: Vec<_> = all().map(|(role, shape)| (role, tensor(shape))).collect();
-        given.push((Role::OUT.grad(), tensor(&ROWS)));
-        let mut wanted: Vec<_> = all().map(|(role, shape)| (role.grad(), shape, tensor(shape))).collect();
-        let mut memory = vec![0; plan.backward_workspace_size(2, 40, 45).unwrap()];
-        let mut once = || {
-            allocations(|| {
-                let mut args = Args::new();
-                for (role, array) in &given {
-                    args = args.input(*role, View::new(&array.data, &array.shape).unwrap());
-                }
-                for (role, shape, array) in &mut wanted {
-                    args = args.output(*role, ViewMut::new(&mut array.data, shape).unwrap());
-                }
-                plan.backward(mode, &args, &mut memory).unwrap();
-            })
-        };
-        assert_eq!((0..5).map(|_| once()).min(), Some(0), "{} workers: {name}", context.max_workers());
-    }
-}
-
 /// Forms of attention whose gradients have buffers of their own.
 #[test]
 fn backward_of_forms_allocates_nothing() {
     let _turn = TURN.lock();
     let runners: [Arc<dyn Runner>; 2] = [Arc::new(Serial), Arc::new(ThreadPool::new(3).unwrap())];
-    let attention =
-        [(Role::Q, vec![2, 4, 40, 13]), (Role::K, vec![2, 2, 40, 13]), (Role::V, vec![2, 2, 40, 21])];
-    let desc = |name, mode| Desc::new(name).modes(mode).heads(4, 2, 2).dims(13, 21);
-    let lla = |solver: &str| desc("lla", Mode::Causal).param("solver", solver);
+    let attention = |h, hk, e| {
+        [(Role::Q, vec![2, h, 40, 13]), (Role::K, vec![2, hk, 40, 13]), (Role::V, vec![2, hk, 40, e])]
+    };
+    let desc = |name, mode| (Desc::new(name).modes(mode).heads(4, 2, 2).dims(13, 21), attention(4, 2, 21));
+    let with = |(desc, own): (Desc, [(Role, Vec<i64>); 3]), more: &[(Role, &[i64])]| {
+        let more = more.iter().map(|(role, shape)| (*role, shape.to_vec()));
+        (desc, own.into_iter().chain(more).collect::<Vec<_>>())
+    };
+    let lla = |solver: &str| {
+        let (desc, own) = desc("lla", Mode::Causal);
+        (desc.param("solver", solver), own)
+    };
+    let (dape, own) = desc("dape_v2", Mode::Causal);
+    let dape = (dape.param("F", 5).param("K", 3), own);
+    let segments = Desc::new("srformer").modes(Mode::Cross).heads(2, 2, 2).dims(13, 13).param("block", 7);
     let calls = [
-        (desc("dnas", Mode::Bidirectional), vec![]),
-        (desc("dnas", Mode::Bidirectional), vec![(Role::BLEND, vec![4])]),
-        (lla("direct"), vec![(Role::RIDGE, vec![1])]),
-        (lla("cg"), vec![(Role::RIDGE, vec![2, 4, 40])]),
-        (
-            desc("dape_v2", Mode::Causal).param("F", 5).param("K", 3),
-            vec![
-                (Role::BIAS, vec![1, 4, 40, 40]),
-                (Role::W_CONV1, vec![5, 8, 3]),
-                (Role::B_CONV1, vec![5]),
-                (Role::W_CONV2, vec![4, 5, 3]),
-                (Role::B_CONV2, vec![4]),
+        with(desc("dnas", Mode::Bidirectional), &[]),
+        with(desc("dnas", Mode::Bidirectional), &[(Role::BLEND, &[4])]),
+        with(lla("direct"), &[(Role::RIDGE, &[1])]),
+        with(lla("cg"), &[(Role::RIDGE, &[2, 4, 40])]),
+        with(
+            dape,
+            &[
+                (Role::BIAS, &[1, 4, 40, 40]),
+                (Role::W_CONV1, &[5, 8, 3]),
+                (Role::B_CONV1, &[5]),
+                (Role::W_CONV2, &[4, 5, 3]),
+                (Role::B_CONV2, &[4]),
             ],
         ),
+        with(desc("hard_retrieval", Mode::Causal), &[]),
+        with(
+            desc("fam_block", Mode::Causal),
+            &[(Role::FAM_Q, &[2, 4, 5, 13]), (Role::FAM_K, &[2, 2, 5, 13]), (Role::FAM_V, &[2, 2, 5, 21])],
+        ),
+        with((segments, attention(2, 2, 13)), &[(Role::W_MEM, &[13, 13])]),
     ];
     for runner in runners {
         let context = Context::new(ContextOptions::new().runner(runner)).unwrap();
-        for (desc, own) in &calls {
+        for (desc, inputs) in &calls {
             let plan = Plan::new(&context, desc).unwrap();
             let mode = Mode::ALL.into_iter().find(|&mode| desc.modes.contains(mode)).unwrap();
-            let inputs: Vec<_> = attention.iter().chain(own).collect();
             let size = |shape: &[i64]| shape.iter().product::<i64>() as usize;
-            let (values, dout) = (vec![0.5f32; 8 * 40 * 40], [2i64, 4, 40, 21]);
+            let (q, v) = (&inputs[0].1, &inputs[2].1);
+            let (values, dout) = (vec![0.5f32; 8 * 40 * 40], [2, q[1], 40, v[3]]);
             let differentiable = |role: Role| plan.mechanism().role(role).unwrap().differentiable;
             let wanted = inputs.iter().filter(|(role, _)| differentiable(*role));
             let mut outputs: Vec<_> =
                 wanted.map(|(role, shape)| (role.grad(), shape, vec![0f32; size(shape)])).collect();
-            let mut memory = vec![0; plan.backward_workspace_size(2, 40, 40).unwrap()];
+            let mut memory = vec![0; plan.backward_workspace_size(2, 40, 45).unwrap()];
             let mut once = || {
                 allocations(|| {
                     let mut args = Args::new();
                     let view = |shape: &[i64]| View::new(&values[..size(shape)], shape).unwrap();
                     args = args.input(Role::OUT.grad(), view(&dout));
-                    for (role, shape) in &inputs {
+                    for (role, shape) in inputs {
                         args = args.input(*role, view(shape));
                     }
                     for (role, shape, data) in &mut outputs {

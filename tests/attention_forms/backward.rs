@@ -253,7 +253,9 @@ fn same_bits(got: &Array, want: &Array, what: impl std::fmt::Debug) {
 fn differences() {
     for name in MECHANISMS {
         let (mut compared, mut worst) = (0, 0.0f64);
-        for number in 0..cases().div_ceil(4) {
+        // Never so few that all may lie next to a threshold, where differences are none.
+        let problems = cases().max(40) / 4;
+        for number in 0..problems {
             let mut rng = Rng::new(seed() ^ (number as u64) << 36);
             let own = Backward::random(&mut rng, name);
             let best = own.index.as_ref().and_then(|_| own.with_best());
@@ -267,8 +269,7 @@ fn differences() {
             }
         }
         println!("{name}: {compared} compared, worst error {worst:.3} of the tolerance");
-        // A few cases may all lie next to a threshold, and are left out then.
-        assert!(compared >= cases() || cases() < 60, "only {compared} elements of {name} are not 0");
+        assert!(compared >= 8 * problems, "only {compared} elements of {name} are not 0");
     }
 }
 
@@ -373,7 +374,7 @@ impl Backward {
 fn poison_of_outputs() {
     for name in MECHANISMS {
         let mut arrived = 0;
-        for number in 0..cases() / 3 {
+        for number in 0..cases().max(60) / 3 {
             let mut rng = Rng::new(seed() ^ (number as u64) << 39);
             let own = Backward::random(&mut rng, name);
             let Some(&[sequence, head, t]) = own.case.queries().first() else { continue };
@@ -405,8 +406,7 @@ fn poison_of_outputs() {
                 }
             }
         }
-        // Few cases may have no such key.
-        assert!(arrived > 0 || cases() < 60, "{name}: nothing arrives");
+        assert!(arrived > 0, "{name}: nothing arrives");
     }
 }
 
