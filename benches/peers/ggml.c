@@ -378,6 +378,9 @@ static const char *parse(const char *text, struct problem *p)
     if (!p->step && strcmp(value, "causal") != 0) {
         return "only mode=causal and mode=step";
     }
+    if (number(text, "grad", "0") != 0) {
+        return "only the forward pass";
+    }
     p->b = number(text, "B", "1");
     p->h = number(text, "H", "0");
     p->d = number(text, "D", "0");

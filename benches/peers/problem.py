@@ -76,6 +76,8 @@ def parse(text):
     dtypes = ("f32", "bf16") if exact else ("f32",)
     if fields["dtype"] not in dtypes or fields.get("Hk", fields["H"]) != fields["H"]:
         raise Unsupported(f"only dtype={' or '.join(dtypes)} and Hk=H")
+    if fields.get("grad", "0") != "0":
+        raise Unsupported("only the forward pass")
     numbers = {key: int(fields[key]) for key in ("B", "H", "D", "E", "T", "threads")}
     if min(numbers.values()) < 1:
         raise Unsupported("every size must be at least 1")

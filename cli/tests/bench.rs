@@ -37,7 +37,7 @@ fn a_line_of_json_has_what_the_design_promises() {
 }
 
 #[test]
-fn every_mechanism_has_inputs_in_every_mode() {
+fn every_mechanism_has_inputs_in_every_mode_and_gradients() {
     let listed = json(&["list", "--json"]);
     let mut args = vec!["bench".to_owned(), "--json".to_owned(), "--seconds".to_owned(), "0.001".to_owned()];
     for mechanism in &listed {
@@ -64,7 +64,10 @@ fn every_mechanism_has_inputs_in_every_mode() {
                 "gau" => ",scale=0.1",
                 _ => "",
             };
-            args.push(format!("mechanism={name},mode={mode},H=2,D=16{length}{own}"));
+            let problem = format!("mechanism={name},mode={mode},H=2,D=16{length}{own}");
+            // Gradients come after a forward call, which is checked as well.
+            let grad = if mechanism["gradient"] == true && mode != "step" { ",grad=1" } else { "" };
+            args.push(format!("{problem}{grad}"));
         }
     }
     let lines = json(&args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -91,6 +94,60 @@ fn element_types() {
     }
     assert!(refused(&["bench", &problem(",dtype_state=f16")]).contains("desc.dtype_state = f16"));
     assert!(refused(&["bench", &problem(",dtype_state=f8")]).contains("dtype is `f8`"));
+}
+
+#[test]
+fn gradients_are_checked_and_timed_beside_forward() {
+    let problems = [
+        "mechanism=gated_delta_rule,grad=1,H=2,D=32,T=40,with=state_in+state_out",
+        "mechanism=softmax,grad=1,H=2,D=32,T=40",
+        "mechanism=diff,grad=1,H=2,D=32,T=40",
+        SMALL,
+    ];
+    let lines = json(&[&["bench", "--seconds", "0.01", "--json"], &problems[..]].concat());
+    for line in &lines[..3] {
+        let get = |key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
+        assert_eq!(line["grad"], true);
+        assert!(get("check_error") <= 1e-4 && get("workspace_bytes") > 0.0, "{line}");
+        assert!(get("backward_forward_ratio") > 0.0 && get("forward_ns_per_token_head") > 0.0, "{line}");
+        assert!(line["bound_ratio"].is_null(), "{line}");
+    }
+    assert!(lines[0]["gflops"].is_number() && lines[1]["gflops"].is_number());
+    assert!(lines[2]["gflops"].is_null(), "no count of what `diff` computes");
+    assert_eq!(lines[3]["grad"], false);
+    assert!(lines[3]["backward_forward_ratio"].is_null() && lines[3]["forward_ns_per_token_head"].is_null());
+    let problem = lines[0]["problem"].as_str().unwrap();
+    assert!(problem.starts_with("mechanism=gated_delta_rule,mode=causal,grad=1,B=1,"), "{problem}");
+    let again = done(&["bench", problem, "mechanism=diff,grad=1,H=2,T=20", "--seconds", "0.01"]);
+    let row = |name: &str| again.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(row("gated_delta_rule").contains("backward/forward "), "{again}");
+    let dashes = row("diff").split_whitespace().filter(|&cell| cell == "-").count();
+    assert_eq!(dashes, 3, "neither GFLOP/s, nor % peak, nor a bound: {again}");
+}
+
+#[test]
+fn gradients_of_other_types() {
+    let problem = |rest: &str| format!("mechanism=gated_delta_rule,grad=1,H=2,D=32,T=40,{rest}");
+    let with = "dtype=f16,dtype_state=bf16,with=state_in+state_out";
+    let problems =
+        [problem("dtype=bf16"), problem(with), "mechanism=softmax,grad=1,H=2,D=32,T=40,dtype=bf16".into()];
+    for problem in &problems {
+        let line = &json(&["bench", problem, "--seconds", "0.001", "--json"])[0];
+        assert!(line["check_error"].as_f64().is_some_and(|error| error < 1e-2), "{line}");
+    }
+}
+
+#[test]
+fn gradients_that_there_are_not_are_refused() {
+    let step = refused(&["bench", "mechanism=gla,mode=step,grad=1"]);
+    assert!(step.contains("grad is 1, expected 0: backward of gla in mode step"), "{step}");
+    assert!(step.contains("a step is a token of mode causal, which has gradients"), "{step}");
+    let lavo = refused(&["bench", "mechanism=lavo,M=8,grad=1"]);
+    assert!(
+        lavo.contains("grad is 1, expected 0: ") && lavo.contains("the mechanism has no gradient"),
+        "{lavo}"
+    );
+    assert!(refused(&["bench", "mechanism=gla,grad=dq"]).contains("grad is `dq`, expected 0 or 1"));
 }
 
 #[test]
@@ -130,7 +187,7 @@ fn files_lists_and_plots() {
 fn faults_name_what_was_given_and_what_is_expected() {
     let fault = |problem: &str| refused(&["bench", problem]);
     let unknown = fault("mechanism=gla,chunk=3");
-    assert!(unknown.contains("unknown key `chunk`; known keys are mechanism, mode, B, H"), "{unknown}");
+    assert!(unknown.contains("unknown key `chunk`; known keys are mechanism, mode, grad, B, H"), "{unknown}");
     assert!(unknown.contains("gate_activation"), "the mechanism's parameters are listed: {unknown}");
     assert!(fault("mechanism=gal").contains("mechanism is `gal`, expected one of linear"));
     assert!(fault("mechanism=gla,norm_eps=-1").contains("norm_eps is -1, expected at least 0"));

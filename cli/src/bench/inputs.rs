@@ -1,5 +1,6 @@
 //! Tensors for a problem: which roles it needs, their shapes, and plausible values for each.
 
+use super::gradient::{self, Pass, TAKEN};
 use super::problem::Problem;
 use crate::machine;
 use crate::random::Random;
@@ -26,34 +27,48 @@ pub fn past(problem: &Problem) -> Result<Given> {
     if !takes || !problem.mechanism.modes.contains(&Mode::Causal) {
         return Ok(Given::new());
     }
-    let mut causal = Problem { mode: Mode::Causal, n_queries: PAST, n_keys: PAST, ..problem.clone() };
+    let mut causal = Problem { mode: Mode::Causal, grad: false, ..problem.with_length(PAST) };
     causal.with.retain(|role| components.iter().all(|c| ![c.role_in, c.role_out].contains(role)));
     causal.with.extend(components.iter().map(|c| c.role_out));
     let (plan, roles) = (causal.plan()?, Roles::of(&causal)?);
     let mut tensors = Tensors::generate(&causal, &plan, &roles, &Given::new())?;
-    tensors.run(&plan, Mode::Causal, &mut vec![0; plan.workspace_size()])?;
+    tensors.run(&plan, Mode::Causal, &mut gradient::workspace(&causal, &plan)?)?;
     let role_in = |role| components.iter().find(|c| c.role_out == role).map(|c| c.role_in);
     Ok(tensors.results().filter_map(|(role, data)| Some((role_in(role)?, data))).collect())
 }
 
-/// The roles of a call, each with the index of its shape among the catalogue's alternatives.
+/// The roles of a call.
 #[derive(Clone, Debug)]
-pub struct Roles(Vec<(Role, usize)>);
+pub struct Roles {
+    /// Each with the index of its shape among the catalogue's alternatives.
+    list: Vec<(Role, usize)>,
+    /// Backward takes what forward computed.
+    pub takes_outputs: bool,
+}
 
 /// A tensor of a call.
 #[derive(Clone, Debug)]
-struct Tensor {
-    role: Role,
-    /// Where the same memory is bound as output: what is carried is updated in place.
-    role_out: Option<Role>,
-    output: bool,
-    shape: Vec<i64>,
-    data: Values,
+pub struct Tensor {
+    /// What it is.
+    pub role: Role,
+    /// Where the same memory is bound as output: what is carried is updated in place, unless backward needs it.
+    pub role_out: Option<Role>,
+    /// Whether the call writes it.
+    pub output: bool,
+    /// Extents.
+    pub shape: Vec<i64>,
+    /// Contiguous.
+    pub data: Values,
 }
 
 /// All tensors of a problem.
 #[derive(Clone, Debug)]
-pub struct Tensors(Vec<Tensor>);
+pub struct Tensors {
+    list: Vec<Tensor>,
+    /// Those of the backward call alone.
+    gradients: Vec<Tensor>,
+    takes_outputs: bool,
+}
 
 impl Roles {
     /// What the plan asks for: required roles, one of every group, the state in mode step, and whatever else
@@ -66,7 +81,7 @@ impl Roles {
         // Each turn settles one role, so there are no more turns than roles and alternatives.
         for _ in 0..4 * problem.mechanism.roles.len() {
             let mut tensors = Tensors::generate(&small, &plan, &roles, &Given::new())?;
-            let mut workspace = vec![0; plan.workspace_size()];
+            let mut workspace = gradient::workspace(&small, &plan)?;
             let fault = match tensors.run(&plan, small.mode, &mut workspace) {
                 Ok(()) => return Ok(roles),
                 Err(fault) => fault,
@@ -100,19 +115,21 @@ impl Roles {
                 roles.push((spec.role, 0));
             }
         }
-        Roles(roles)
+        let bound = |role: &Role| roles.iter().any(|(own, _)| own == role);
+        Roles { takes_outputs: TAKEN.iter().all(bound), list: roles }
     }
 
-    /// Takes up a role that is missing, or the next shape of one that does not fit.
+    /// Takes up a role that is missing, or the next shape of one that does not fit; keeps from backward what it does
+    /// not take.
     fn mend(&mut self, problem: &Problem, fault: &Error) -> bool {
         match *fault {
-            Error::MissingRole { role, .. } if self.0.iter().all(|(own, _)| *own != role) => {
-                self.0.push((role, 0));
+            Error::MissingRole { role, .. } if self.list.iter().all(|(own, _)| *own != role) => {
+                self.list.push((role, 0));
                 true
             }
             Error::WrongRank { role, .. } | Error::WrongExtent { role, .. } => {
                 let alternatives = problem.mechanism.role(role).map_or(0, |spec| spec.shapes.len());
-                match self.0.iter_mut().find(|(own, _)| *own == role) {
+                match self.list.iter_mut().find(|(own, _)| *own == role) {
                     Some((_, index)) if *index + 1 < alternatives => {
                         *index += 1;
                         true
@@ -120,6 +137,7 @@ impl Roles {
                     _ => false,
                 }
             }
+            Error::WrongRole { role, .. } if TAKEN.contains(&role) => std::mem::take(&mut self.takes_outputs),
             _ => false,
         }
     }
@@ -129,7 +147,7 @@ impl Tensors {
     /// Allocates and fills the tensors of a problem. Equal problems have equal values.
     pub fn generate(problem: &Problem, plan: &Plan, roles: &Roles, given: &Given) -> Result<Tensors> {
         let mut list = Vec::new();
-        for &(role, alternative) in &roles.0 {
+        for &(role, alternative) in &roles.list {
             let spec = problem.mechanism.role(role).ok_or_else(|| anyhow!("no role {role}"))?;
             let shape = extents(problem, plan, spec, alternative)?;
             list.push((spec, shape));
@@ -138,11 +156,13 @@ impl Tensors {
             .iter()
             .map(|(spec, shape)| len(shape).saturating_mul(dtype(problem, plan, spec.role).size()));
         check_memory(problem, bytes.sum())?;
-        let mut tensors = Tensors(Vec::new());
+        let mut tensors = Vec::<Tensor>::new();
         for (seed, (spec, shape)) in list.into_iter().enumerate() {
             let output = matches!(spec.kind, RoleKind::Output | RoleKind::StateOut);
             let component = plan.state_layout().components.iter().find(|c| c.role_out == spec.role);
-            let input = component.and_then(|c| tensors.0.iter_mut().find(|t| t.role == c.role_in));
+            // Backward needs the state as forward found it.
+            let component = component.filter(|_| !problem.grad);
+            let input = component.and_then(|c| tensors.iter_mut().find(|t| t.role == c.role_in));
             if let Some(input) = input {
                 input.role_out = Some(spec.role);
                 continue;
@@ -154,28 +174,41 @@ impl Tensors {
                 None => values(problem, plan, spec, &shape, seed as u64),
             };
             let data = Values::new(data, dtype(problem, plan, spec.role));
-            tensors.0.push(Tensor { role: spec.role, role_out: None, output, shape, data });
+            tensors.push(Tensor { role: spec.role, role_out: None, output, shape, data });
         }
-        Ok(tensors)
+        let gradients = if problem.grad { gradient::tensors(problem, &tensors)? } else { Vec::new() };
+        Ok(Tensors { list: tensors, gradients, takes_outputs: roles.takes_outputs })
     }
 
     /// Bytes that one call reads and writes.
-    pub fn bytes(&self) -> usize {
+    pub fn bytes(&mut self, pass: Pass) -> usize {
         let touched = |t: &Tensor| if t.role_out.is_some() { 2 } else { 1 };
-        self.0.iter().map(|t| t.data.dtype().size() * t.data.len() * touched(t)).sum()
+        self.bound(pass).map(|(_, t)| t.data.dtype().size() * t.data.len() * touched(t)).sum()
+    }
+
+    /// The tensors of a call, and whether it writes them.
+    fn bound(&mut self, pass: Pass) -> impl Iterator<Item = (bool, &mut Tensor)> {
+        let (backward, takes) = (pass == Pass::Backward, self.takes_outputs);
+        let own = self.list.iter_mut().filter_map(move |tensor| match tensor.output {
+            output if !backward => Some((output, tensor)),
+            true if !(takes && TAKEN.contains(&tensor.role)) => None,
+            _ => Some((false, tensor)),
+        });
+        let gradients = self.gradients.iter_mut().filter(move |_| backward);
+        own.chain(gradients.map(|tensor| (tensor.output, tensor)))
     }
 
     /// Binds everything.
-    pub fn args(&mut self) -> subquad::Result<Args<'_>> {
+    pub fn args(&mut self, pass: Pass) -> subquad::Result<Args<'_>> {
         let mut args = Args::new();
-        for tensor in &mut self.0 {
+        for (output, tensor) in self.bound(pass) {
             let (dtype, layout) = (tensor.data.dtype(), Layout::contiguous(&tensor.shape)?);
             // SAFETY: the values are as many as the shape says, of this type, and borrowed as long as the views.
             args = unsafe {
                 let mut view = || ViewMut::from_raw(tensor.data.address_mut(), dtype, layout);
                 match tensor.role_out {
                     Some(out) => args.in_place(tensor.role, out, view()),
-                    None if tensor.output => args.output(tensor.role, view()),
+                    None if output => args.output(tensor.role, view()),
                     None => args.input(tensor.role, View::from_raw(tensor.data.address(), dtype, layout)),
                 }
             };
@@ -183,20 +216,27 @@ impl Tensors {
         Ok(args)
     }
 
-    /// One call.
+    /// Each call of the problem once.
     pub fn run(&mut self, plan: &Plan, mode: Mode, workspace: &mut [u8]) -> subquad::Result<()> {
-        let args = self.args()?;
-        plan.execute(mode, &args, workspace)
+        plan.execute(mode, &self.args(Pass::Forward)?, workspace)?;
+        if self.gradients.is_empty() {
+            return Ok(());
+        }
+        plan.backward(mode, &self.args(Pass::Backward)?, workspace)
     }
 
     /// Roles that the call only reads.
     pub fn inputs(&self) -> impl Iterator<Item = Role> {
-        self.0.iter().filter(|tensor| !tensor.output && tensor.role_out.is_none()).map(|tensor| tensor.role)
+        self.list
+            .iter()
+            .filter(|tensor| !tensor.output && tensor.role_out.is_none())
+            .map(|tensor| tensor.role)
     }
 
-    /// What the call wrote: role and values.
+    /// What the calls wrote: role and values.
     pub fn results(&self) -> impl Iterator<Item = (Role, Vec<f32>)> {
-        let written = self.0.iter().filter(|tensor| tensor.output || tensor.role_out.is_some());
+        let all = self.list.iter().chain(&self.gradients);
+        let written = all.filter(|tensor| tensor.output || tensor.role_out.is_some());
         written.map(|tensor| (tensor.role_out.unwrap_or(tensor.role), tensor.data.reals()))
     }
 }
@@ -208,7 +248,8 @@ fn dtype(problem: &Problem, plan: &Plan, role: Role) -> DType {
     component.map_or(problem.dtype_of(role), |part| part.dtype)
 }
 
-fn len(shape: &[i64]) -> usize {
+/// Elements of a shape.
+pub fn len(shape: &[i64]) -> usize {
     shape.iter().map(|&n| n as usize).product()
 }
 
@@ -229,12 +270,12 @@ fn extents(problem: &Problem, plan: &Plan, spec: &RoleSpec, alternative: usize) 
 }
 
 /// Three quarters of the memory that is free: beyond, the machine swaps and times mean nothing.
-fn check_memory(problem: &Problem, needed: usize) -> Result<()> {
+pub fn check_memory(problem: &Problem, needed: usize) -> Result<()> {
     let Some(memory) = machine::memory() else { return Ok(()) };
     let limit = memory.available / 4 * 3;
     if needed > limit {
         bail!(
-            "problem `{problem}` needs {} for its tensors, but at most {} (3/4 of what is available) are used; \
+            "problem `{problem}` needs {} at once, but at most {} (3/4 of what is available) are used; \
              take fewer heads or tokens",
             table::bytes(needed),
             table::bytes(limit)

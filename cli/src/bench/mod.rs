@@ -2,6 +2,7 @@
 
 mod check;
 mod count;
+mod gradient;
 pub mod inputs;
 mod plot;
 pub mod problem;
@@ -16,11 +17,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-A problem is a list of key=value: mechanism (the only one without a default), mode, B, H, Hk, Hv, D, E, T, \
+A problem is a list of key=value: mechanism (the only one without a default), mode, grad (1: gradients), B, H, Hk, Hv, D, E, T, \
 S, dtype (of q, k, v and the output), dtype_state, bf16_dot (1: operands of products may be rounded to bf16), threads, isa, with (optional roles to bind too, joined by +), and any parameter of the mechanism \
 by its name. Left out, mode is the mechanism's first, B=1, H=16, Hk=H, Hv=Hk, D=128, E=D, T=2048, isa=auto. \
 T may be a list (1k:4k:16k) or a range in powers of two (1k..1M). Inputs are random with a fixed seed; a \
 step starts from the state that a few random tokens leave.
+
+With grad=1 it is the backward pass that is checked and timed: the gradients, in f32 whatever dtype says, of all inputs that have one, \
+and of the state that comes in where with=state_in+state_out binds one, from random gradients of the output and of the state that goes out. \
+Exact attention that takes out and lse of the forward pass is given them. Each sample of backward follows one of the forward pass of \
+the same problem; backward/forward is the median of their ratios. Mode step has no gradients, nor has every mechanism.
 
 Each line of a file (--file) is a problem; empty lines and what follows # are skipped.
 
@@ -30,6 +36,7 @@ Examples:
   subquad bench mechanism=gated_delta_rule,mode=step --threads 2
   subquad bench mechanism=gated_delta_rule,mode=step,B=32,dtype=bf16,dtype_state=bf16
   subquad bench mechanism=gated_delta_rule,dtype=bf16,bf16_dot=1
+  subquad bench mechanism=gated_delta_rule,grad=1
   subquad bench mechanism=simple_gla,H=1,T=1k..256k --plot cost.svg
   subquad bench --file problems.txt --json
 

@@ -53,7 +53,8 @@ fn label(row: &Row) -> String {
     let heads = if q == k && k == v { format!("H={q}") } else { format!("H={q}/{k}/{v}") };
     let (name, isa, threads) = (problem.mechanism.name, row.measured.isa, problem.threads);
     let sizes = format!("B={} {heads} D={} E={}", problem.batch, problem.dim_qk, problem.dim_v);
-    format!("{name} {} {sizes} {} {isa}x{threads} {}", problem.mode, problem.dtype, problem.extras())
+    let pass = if problem.grad { " backward" } else { "" };
+    format!("{name} {}{pass} {sizes} {} {isa}x{threads} {}", problem.mode, problem.dtype, problem.extras())
 }
 
 fn draw(path: &Path, all: &[Series]) -> Result<(), Box<dyn std::error::Error>> {

@@ -8,9 +8,10 @@ use subquad::catalog::{Default, Mechanism, ParamKind, StepKind};
 use subquad::{Context, ContextOptions, DType, Desc, Flags, Isa, Mode, Plan, Role, ThreadPool, Value};
 
 /// Everything but parameters that a problem string can say.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "mechanism",
     "mode",
+    "grad",
     "B",
     "H",
     "Hk",
@@ -40,6 +41,8 @@ pub struct Problem {
     pub mechanism: &'static Mechanism,
     /// What is computed.
     pub mode: Mode,
+    /// Gradients are computed too, and it is their time that counts.
+    pub grad: bool,
     /// Sequences.
     pub batch: i64,
     /// Heads of q, k and v.
@@ -123,6 +126,7 @@ impl Problem {
         Ok(Problem {
             mechanism,
             mode,
+            grad: parse_flag("grad", get("grad"))?,
             batch: size("B", 1)?,
             heads: [heads_q, heads_k, heads_v],
             dim_qk,
@@ -172,7 +176,13 @@ impl Problem {
         if self.bf16_dot {
             desc = desc.flags(Flags::BF16_DOT);
         }
-        Plan::new(&Context::new(options)?, &desc).with_context(|| format!("problem `{self}`"))
+        let plan = Plan::new(&Context::new(options)?, &desc).with_context(|| format!("problem `{self}`"))?;
+        if self.grad && !plan.has_gradient(self.mode) {
+            // It says why there is none.
+            plan.backward_workspace_size(1, 1, 1)
+                .with_context(|| format!("problem `{self}`: grad is 1, expected 0"))?;
+        }
+        Ok(plan)
     }
 
     /// Parameters and roles that were asked for, as the problem string has them; mostly empty.
@@ -236,7 +246,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [q, k, v] = self.heads;
-        write!(f, "mechanism={},mode={},B={},", self.mechanism.name, self.mode, self.batch)?;
+        let grad = if self.grad { "grad=1," } else { "" };
+        write!(f, "mechanism={},mode={},{grad}B={},", self.mechanism.name, self.mode, self.batch)?;
         write!(f, "H={q},Hk={k},Hv={v},D={},E={},T={}", self.dim_qk, self.dim_v, self.n_queries)?;
         if self.n_keys != self.n_queries {
             write!(f, ",S={}", self.n_keys)?;
@@ -434,6 +445,10 @@ mod tests {
         let types = "mechanism=gla,dtype=f16,dtype_state=bf16";
         assert!(all(types)[0].contains(",dtype=f16,dtype_state=bf16,"));
         assert_eq!(all(&all(types)[0]), all(types));
+        let grad = "mechanism=gla,T=7,grad=1";
+        assert!(all(grad)[0].starts_with("mechanism=gla,mode=causal,grad=1,B=1,"));
+        assert_eq!(all(&all(grad)[0]), all(grad));
+        assert_eq!(all("mechanism=gla,grad=0"), all("mechanism=gla"));
         let flag = "mechanism=gla,bf16_dot=1";
         assert!(all(flag)[0].contains(",dtype=f32,bf16_dot=1,"));
         assert_eq!(all(&all(flag)[0]), all(flag));
@@ -457,6 +472,7 @@ mod tests {
         assert!(fault("mechanism=gla,H=2,H=3").contains("twice"));
         assert!(fault("mechanism=gla,mode=step,T=5").contains("expected 1"));
         assert!(fault("mechanism=gla,bf16_dot=yes").contains("bf16_dot is `yes`, expected 0 or 1"));
+        assert!(fault("mechanism=gla,grad=dq").contains("grad is `dq`, expected 0 or 1"));
         assert!(fault("mechanism=gla,isa=mmx").contains("isa is `mmx`"));
     }
 }

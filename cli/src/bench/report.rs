@@ -1,6 +1,7 @@
 //! Results of a benchmark, as a table and as JSON.
 
 use super::check::tolerance;
+use super::count::Count;
 use super::problem::Problem;
 use super::timing::Measured;
 use crate::table::{Table, bytes, digits, number, si, word};
@@ -20,20 +21,24 @@ impl Row {
     /// One line of JSON.
     pub fn json(&self) -> Value {
         let Row { problem, measured, check_error } = self;
+        let counted = measured.count.flops > 0.0;
         json!({
             "problem": problem.to_string(),
             "mechanism": problem.mechanism.name,
             "mode": problem.mode.name(),
+            "grad": problem.grad,
             "T": problem.n_queries,
             "threads": problem.threads,
             "isa": measured.isa.name(),
             "ns_per_token_head": measured.ns_per_token_head(problem),
+            "forward_ns_per_token_head": measured.forward_ns_per_token_head(problem),
+            "backward_forward_ratio": measured.forward.map(|forward| forward.ratio),
             "tokens_per_s": measured.tokens_per_s(problem),
-            "gflops": measured.gflops(),
+            "gflops": counted.then(|| measured.gflops()),
             "peak_gflops": measured.peak_gflops,
-            "peak_fraction": measured.peak_fraction(),
+            "peak_fraction": counted.then(|| measured.peak_fraction()),
             "threads_peak_ratio": measured.peak_ratio,
-            "bound_ratio": measured.bound_ratio(),
+            "bound_ratio": (measured.count.bound > 0.0).then(|| measured.bound_ratio()),
             "bytes_per_s": measured.bytes_per_s(),
             "workspace_bytes": measured.workspace_bytes,
             "state_bytes": measured.state_bytes,
@@ -58,15 +63,18 @@ impl Row {
         let [q, k, v] = problem.heads;
         let heads = if q == k && k == v { q.to_string() } else { format!("{q}/{k}/{v}") };
         let busy = measured.cpu_share.is_some_and(|share| share < BUSY);
-        let remark = match (self.right(), measured.void, busy) {
-            (false, ..) => "WRONG".to_owned(),
-            (true, true, _) => "void".to_owned(),
-            (true, false, true) => match measured.cpu_ns_per_token_head(problem) {
-                Some(ns) => format!("busy: {} ns of CPU", digits(ns)),
-                None => String::new(),
-            },
-            (true, false, false) => String::new(),
+        let fault = match (self.right(), measured.void, busy) {
+            (false, ..) => Some("WRONG".to_owned()),
+            (true, true, _) => Some("void".to_owned()),
+            (true, false, true) => {
+                measured.cpu_ns_per_token_head(problem).map(|ns| format!("busy: {} ns of CPU", digits(ns)))
+            }
+            (true, false, false) => None,
         };
+        let ratio = measured.forward.map(|forward| format!("backward/forward {:.2}x", forward.ratio));
+        let remarks: Vec<_> = fault.into_iter().chain(ratio).collect();
+        let or_dash = |counted: f64, cell: String| if counted > 0.0 { cell } else { "-".to_owned() };
+        let Count { flops, bound } = measured.count;
         vec![
             problem.mechanism.name.to_owned(),
             problem.mode.to_string(),
@@ -76,15 +84,15 @@ impl Row {
             format!("{}x{}", measured.isa, problem.threads),
             digits(measured.ns_per_token_head(problem)),
             si(measured.tokens_per_s(problem)),
-            format!("{:.1}", measured.gflops()),
-            format!("{:.1}", 100.0 * measured.peak_fraction()),
-            if measured.count.bound > 0.0 { format!("{:.2}", measured.bound_ratio()) } else { "-".into() },
+            or_dash(flops, format!("{:.1}", measured.gflops())),
+            or_dash(flops, format!("{:.1}", 100.0 * measured.peak_fraction())),
+            or_dash(bound, format!("{:.2}", measured.bound_ratio())),
             format!("{:.1}", 1e-9 * measured.bytes_per_s()),
             bytes(measured.workspace_bytes),
             bytes(measured.state_bytes),
             format!("{:.1}", 100.0 * measured.spread),
             check_error.map_or("-".into(), |error| format!("{error:.0e}")),
-            remark,
+            remarks.join("; "),
         ]
     }
 }
@@ -118,7 +126,9 @@ pub fn table() -> Table {
 /// What the columns mean.
 pub const LEGEND: &str = "\
 head: of the most of H, Hk, Hv. GFLOP/s: 4DE+(C+1)(D+E) per token and head, delta rule 6DE+2C(D+E), step 5DE
-and 7DE. x bound: times the 4DE (6DE) that a recurrence can't avoid, at the peak measured before and after.
-state: of one sequence. +-%: interquartile range. error: largest difference from the scalar reference over the
-largest value, on at most 128 tokens; up to 1e-4 is right, and up to two roundings more where results have 16 bits. void: the peak moved by more than 5 % four times;
-busy: other programs took more than 5 % of the time; per token and head, the CPU's own time is this.";
+and 7DE; backward 10DE+(C+1)(3D+2E), delta rule 18DE+C(6D+5E)-E. x bound: times the 4DE (6DE) that a recurrence
+can't avoid, at the peak measured before and after. state: of one sequence. +-%: interquartile range. error: largest
+difference from the scalar reference over the largest value, on at most 128 tokens; up to 1e-4 is right, and up to
+two roundings more where results have 16 bits. void: the peak moved by more than 5 % four times; busy: other programs
+took more than 5 % of the time; per token and head, the CPU's own time is this. backward/forward: the row is one of
+backward, which takes this many times as long as forward, called by turns with it.";

@@ -1,12 +1,13 @@
-//! Median time of a call, between two measurements of the peak.
+//! Median time of a call, between two measurements of the peak; of backward, beside forward in the same rounds.
 
 use super::count::Count;
+use super::gradient::{self, Pass};
 use super::inputs::{Given, Roles, Tensors};
 use super::problem::Problem;
 use crate::{machine, peak};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
-use subquad::{Args, Plan};
+use subquad::Plan;
 
 /// The peak may move by this much between before and after; beyond, the run is void.
 const PEAK_DRIFT: f64 = 0.05;
@@ -19,11 +20,22 @@ const MIN_SAMPLES: usize = 5;
 /// Samples at most.
 const MAX_SAMPLES: usize = 20_000;
 
+/// The forward call of a problem whose gradients are timed: each of its samples comes before one of backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// Seconds of one call, the median.
+    pub seconds: f64,
+    /// Backward's time over forward's in the same round, the median.
+    pub ratio: f64,
+}
+
 /// What was measured of one problem.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// Seconds of one call, the median.
+    /// Seconds of one call, the median; of backward where gradients are timed.
     pub seconds: f64,
+    /// Where gradients are timed: forward.
+    pub forward: Option<Forward>,
     /// Interquartile range over the median.
     pub spread: f64,
     /// Calls that were timed.
@@ -64,6 +76,12 @@ impl Measured {
         1e9 * self.seconds / (tokens * Measured::heads(problem)) as f64
     }
 
+    /// The same of the forward call beside backward.
+    pub fn forward_ns_per_token_head(&self, problem: &Problem) -> Option<f64> {
+        let forward = self.forward?;
+        Some(Measured { seconds: forward.seconds, ..self.clone() }.ns_per_token_head(problem))
+    }
+
     /// The same of the CPU's time.
     pub fn cpu_ns_per_token_head(&self, problem: &Problem) -> Option<f64> {
         self.cpu_seconds.map(|seconds| Measured { seconds, ..self.clone() }.ns_per_token_head(problem))
@@ -74,7 +92,7 @@ impl Measured {
         (problem.batch * problem.n_queries) as f64 / self.seconds
     }
 
-    /// Billions of counted operations per second.
+    /// Billions of counted operations per second; 0 where none are counted.
     pub fn gflops(&self) -> f64 {
         1e-9 * self.count.flops / self.seconds
     }
@@ -99,8 +117,10 @@ impl Measured {
 pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) -> Result<Measured> {
     let plan = problem.plan()?;
     let mut tensors = Tensors::generate(problem, &plan, roles, given)?;
-    let mut workspace = vec![0; plan.workspace_size()];
-    let (count, bytes, info) = (Count::of(problem, &plan), tensors.bytes(), plan.info());
+    let mut workspace = gradient::workspace(problem, &plan)?;
+    let (pass, info) = (Pass::timed(problem), plan.info());
+    let (count, bytes) = (Count::of(problem, &plan, roles.takes_outputs), tensors.bytes(pass));
+    let workspace_bytes = pass.workspace_size(problem, &plan)?;
     tensors.run(&plan, problem.mode, &mut workspace).with_context(|| format!("problem `{problem}`"))?;
     if let Some((role, _)) = tensors.results().find(|(_, data)| data.iter().any(|x| !x.is_finite())) {
         bail!("problem `{problem}`: {role} has values that are not finite");
@@ -109,62 +129,114 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
     loop {
         attempts += 1;
         let before = peak::threads(info.isa, problem.threads, peak::SPAN);
-        let args = tensors.args()?;
-        let (samples, cpu) = sample(&plan, problem, &args, &mut workspace, seconds)?;
+        let samples = sample(&plan, problem, &mut tensors, &mut workspace, seconds)?;
         let after = peak::threads(info.isa, problem.threads, peak::SPAN);
         let void = (before / after - 1.0).abs() > PEAK_DRIFT;
         if void && attempts < ATTEMPTS {
             continue;
         }
-        let quartile = |i: usize| samples[(samples.len() - 1) * i / 4];
+        let times = samples.timed();
+        let [low, median, high] = quartiles(times.iter().copied());
+        let cpu_share = samples.cpu_share.filter(|_| problem.threads == 1);
         return Ok(Measured {
-            seconds: quartile(2),
-            spread: (quartile(3) - quartile(1)) / quartile(2),
-            samples: samples.len(),
+            seconds: median,
+            forward: samples.forward_beside(),
+            spread: (high - low) / median,
+            samples: times.len(),
             peak_gflops: (before + after) / 2.0,
             peak_ratio: (problem.threads > 1).then(|| after / peak::one_thread(info.isa, peak::SPAN)),
             void,
-            cpu_seconds: cpu.filter(|_| problem.threads == 1),
-            cpu_share: cpu
-                .filter(|_| problem.threads == 1)
-                .map(|cpu| cpu * samples.len() as f64 / samples.iter().sum::<f64>()),
+            cpu_seconds: cpu_share.map(|share| share * times.iter().sum::<f64>() / times.len() as f64),
+            cpu_share,
             count,
             bytes,
             isa: info.isa,
-            workspace_bytes: info.workspace_bytes,
+            workspace_bytes,
             state_bytes: info.state_bytes,
         });
     }
 }
 
-/// Seconds per call of every sample, in rising order, and the mean of CPU seconds per call.
+/// Seconds per call of every sample.
+struct Samples {
+    forward: Vec<f64>,
+    /// Each after the forward sample of the same index.
+    backward: Option<Vec<f64>>,
+    /// CPU seconds over the clock's, of all samples together.
+    cpu_share: Option<f64>,
+}
+
+impl Samples {
+    /// Those of the pass that the problem asks for.
+    fn timed(&self) -> &[f64] {
+        self.backward.as_deref().unwrap_or(&self.forward)
+    }
+
+    fn forward_beside(&self) -> Option<Forward> {
+        let both = self.backward.as_ref()?.iter().zip(&self.forward);
+        let [_, ratio, _] = quartiles(both.map(|(backward, forward)| backward / forward));
+        let [_, seconds, _] = quartiles(self.forward.iter().copied());
+        Some(Forward { seconds, ratio })
+    }
+}
+
+/// Calls for about `seconds`, forward and backward by turns.
 fn sample(
     plan: &Plan,
     problem: &Problem,
-    args: &Args,
+    tensors: &mut Tensors,
     workspace: &mut [u8],
     seconds: f64,
-) -> Result<(Vec<f64>, Option<f64>)> {
-    let mut time = |calls: u32| -> Result<Duration> {
+) -> Result<Samples> {
+    let mut time = |pass: Pass, calls: u32| -> Result<Duration> {
+        let args = tensors.args(pass)?;
         let start = Instant::now();
         for _ in 0..calls {
-            plan.execute(problem.mode, args, workspace)?;
+            match pass {
+                Pass::Forward => plan.execute(problem.mode, &args, workspace)?,
+                Pass::Backward => plan.backward(problem.mode, &args, workspace)?,
+            }
         }
         Ok(start.elapsed())
     };
     // The warm-up finds how many calls make a sample; it fills caches and starts the pool's threads.
     let mut calls = 1;
-    while time(calls)? < SAMPLE {
+    while time(Pass::Forward, calls)? < SAMPLE {
         calls *= 2;
     }
     let budget = Duration::from_secs_f64(seconds);
-    let mut samples = Vec::new();
+    let (mut forward, mut backward) = (Vec::new(), problem.grad.then(Vec::new));
     let (start, cpu) = (Instant::now(), machine::thread_cpu_seconds());
-    while samples.len() < MIN_SAMPLES || (start.elapsed() < budget && samples.len() < MAX_SAMPLES) {
-        samples.push(time(calls)?.as_secs_f64() / f64::from(calls));
+    while forward.len() < MIN_SAMPLES || (start.elapsed() < budget && forward.len() < MAX_SAMPLES) {
+        forward.push(time(Pass::Forward, calls)?.as_secs_f64() / f64::from(calls));
+        if let Some(backward) = &mut backward {
+            backward.push(time(Pass::Backward, calls)?.as_secs_f64() / f64::from(calls));
+        }
     }
-    let n_calls = samples.len() as f64 * f64::from(calls);
-    let cpu = cpu.zip(machine::thread_cpu_seconds()).map(|(start, end)| (end - start) / n_calls);
-    samples.sort_by(f64::total_cmp);
-    Ok((samples, cpu))
+    let cpu = cpu.zip(machine::thread_cpu_seconds()).map(|(start, end)| end - start);
+    let clock = forward.iter().chain(backward.iter().flatten()).sum::<f64>() * f64::from(calls);
+    Ok(Samples { forward, backward, cpu_share: cpu.map(|cpu| cpu / clock) })
+}
+
+/// The first quartile, the median and the third quartile.
+fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut sorted: Vec<_> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|i| sorted[(sorted.len() - 1) * i / 4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Samples;
+
+    #[test]
+    fn the_ratio_is_the_median_of_those_of_rounds() {
+        let (forward, backward) = (vec![4.0, 1.0, 2.0], Some(vec![20.0, 3.0, 4.0]));
+        let samples = Samples { forward, backward, cpu_share: None };
+        assert_eq!(samples.timed(), [20.0, 3.0, 4.0]);
+        let beside = samples.forward_beside().unwrap();
+        assert_eq!((beside.ratio, beside.seconds), (3.0, 2.0));
+        let alone = Samples { backward: None, ..samples };
+        assert!(alone.forward_beside().is_none() && alone.timed() == [4.0, 1.0, 2.0]);
+    }
 }
