@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn attention_gets_its_outputs_where_it_takes_them() {
         for (mechanism, takes) in
-            [("softmax", true), ("integral,signals=2", true), ("diff", false), ("gla", false)]
+            [("softmax", true), ("integral,signals=2", true), ("parallax", false), ("gla", false)]
         {
             let text = format!("mechanism={mechanism},grad=1,H=2,D=16,T=20");
             let (problem, roles, mut tensors) = tensors(&text);

@@ -26,7 +26,7 @@ step starts from the state that a few random tokens leave.
 With grad=1 it is the backward pass that is checked and timed: the gradients, in f32 whatever dtype says, of all inputs that have one, \
 and of the state that comes in where with=state_in+state_out binds one, from random gradients of the output and of the state that goes out. \
 Exact attention that takes out and lse of the forward pass is given them. Each sample of backward follows one of the forward pass of \
-the same problem; backward/forward is the median of their ratios. Mode step has no gradients, nor has every mechanism.
+the same problem; backward/forward is the median of their ratios. Mode step has no gradients, and some mechanisms have none.
 
 Each line of a file (--file) is a problem; empty lines and what follows # are skipped.
 
