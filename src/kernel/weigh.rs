@@ -16,13 +16,20 @@
 //! were asked for at once before 4 keys' scores, 1.15 where it was 16.
 
 use super::Kernel;
+use super::load_rows::Source;
 use crate::simd::mem::{load, store};
-use crate::simd::prefetch;
+use crate::simd::prefetch::{Ahead, LINE, prefetch};
+use crate::tensor::DType;
 use pulp::Simd;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Rows of `B` that all rows of `C` take in before the next.
+const TURN: usize = 16;
 
 /// One call. Strides are in elements.
 #[derive(Clone, Copy, Debug)]
-pub struct Args {
+pub struct Args<E> {
     /// Rows of `C`.
     pub m: usize,
     /// Rows of `B`.
@@ -34,11 +41,11 @@ pub struct Args {
     /// Elements between rows of `A`.
     pub lda: usize,
     /// `B`.
-    pub b: *const f32,
+    pub b: *const E,
     /// Elements between rows of `B`.
     pub ldb: usize,
-    /// Bytes from what is read of `B` to what a later call reads; 0: not known.
-    pub ahead: isize,
+    /// Where a later call reads `B`.
+    pub ahead: Ahead,
     /// `C`.
     pub c: *mut f32,
     /// Elements between rows of `C`.
@@ -49,14 +56,26 @@ pub struct Args {
     pub pre: *const f32,
 }
 
-/// The kernel.
-pub struct Weigh;
+impl<E> Args<E> {
+    /// The same, of other elements.
+    pub fn cast<F>(self) -> Args<F> {
+        let Args { m, n, e, a, lda, b, ldb, ahead, c, ldc, first, pre } = self;
+        Args { m, n, e, a, lda, b: b.cast(), ldb, ahead, c, ldc, first, pre }
+    }
+}
 
-impl Kernel for Weigh {
-    type Args = Args;
-    const NAME: &'static str = "weigh_f32";
+/// The kernel for elements `E` of `B`.
+pub struct Weigh<E>(PhantomData<E>);
 
-    unsafe fn reference(t: &Args) {
+impl<E: Source> Kernel for Weigh<E> {
+    type Args = Args<E>;
+    const NAME: &'static str = match E::DTYPE {
+        DType::Bf16 => "weigh_bf16",
+        DType::F16 => "weigh_f16",
+        _ => "weigh_f32",
+    };
+
+    unsafe fn reference(t: &Args<E>) {
         for i in 0..t.m {
             for c in 0..t.e.next_multiple_of(16) {
                 // SAFETY: i < m, j < n, c below e rounded up.
@@ -64,8 +83,8 @@ impl Kernel for Weigh {
                     let to = t.c.add(i * t.ldc + c);
                     let pre = if t.pre.is_null() { 1.0 } else { f64::from(*t.pre.add(i)) };
                     let before = if t.first { 0.0 } else { pre * f64::from(*to) };
-                    let product =
-                        |j: usize| f64::from(*t.a.add(j * t.lda + i)) * f64::from(*t.b.add(j * t.ldb + c));
+                    let b = |j: usize| f64::from((*t.b.add(j * t.ldb + c)).widen());
+                    let product = |j: usize| f64::from(*t.a.add(j * t.lda + i)) * b(j);
                     *to = (before + (0..t.n).map(product).sum::<f64>()) as f32;
                 }
             }
@@ -73,54 +92,93 @@ impl Kernel for Weigh {
     }
 
     #[inline(always)]
-    unsafe fn simd<S: Simd>(simd: S, t: &Args) {
+    unsafe fn simd<S: Simd>(simd: S, t: &Args<E>) {
         // SAFETY: the caller's contract, handed on.
-        unsafe { if t.ahead == 0 { rows::<S, false>(simd, t) } else { rows::<S, true>(simd, t) } }
+        unsafe { if t.ahead.bytes == 0 { rows::<S, E, false>(simd, t) } else { rows::<S, E, true>(simd, t) } }
     }
 }
 
 /// # Safety
 /// The contract of [`Args`].
 #[inline(always)]
-unsafe fn rows<S: Simd, const AHEAD: bool>(simd: S, t: &Args) {
-    let mut i = 0;
-    // SAFETY: the caller's contract; blocks stay inside `m`. One pass over `B` asks for what comes next.
-    unsafe {
-        while i + 4 <= t.m {
-            match (S::F32_LANES, AHEAD && i == 0) {
-                (8, true) => strips::<S, 4, 2, true>(simd, t, i),
-                (8, false) => strips::<S, 4, 2, false>(simd, t, i),
-                (_, true) => strips::<S, 4, 4, true>(simd, t, i),
-                (_, false) => strips::<S, 4, 4, false>(simd, t, i),
+unsafe fn rows<S: Simd, E: Source, const AHEAD: bool>(simd: S, t: &Args<E>) {
+    let turn = if S::F32_LANES == 8 { t.n } else { TURN };
+    let mut keys = 0..t.n.min(turn);
+    loop {
+        let mut i = 0;
+        // SAFETY: the caller's contract; blocks stay inside `m`. One pass over `B` asks for what comes next.
+        unsafe {
+            while i + 4 <= t.m {
+                match AHEAD && i == 0 {
+                    true => four::<S, E, true>(simd, t, i, &keys),
+                    false => four::<S, E, false>(simd, t, i, &keys),
+                }
+                i += 4;
             }
-            i += 4;
+            while i < t.m {
+                match AHEAD && i == 0 {
+                    true => one::<S, E, true>(simd, t, i, &keys),
+                    false => one::<S, E, false>(simd, t, i, &keys),
+                }
+                i += 1;
+            }
         }
-        while i < t.m {
-            match AHEAD && i == 0 {
-                true => strips::<S, 1, 8, true>(simd, t, i),
-                false => strips::<S, 1, 8, false>(simd, t, i),
-            }
-            i += 1;
+        if keys.end == t.n {
+            return;
+        }
+        keys = keys.end..(keys.end + turn).min(t.n);
+    }
+}
+
+/// Some rows of `B` into 4 rows.
+///
+/// # Safety
+/// The contract of [`Args`], `i + 4 ≤ m`, `keys` below `n`.
+#[inline(always)]
+unsafe fn four<S: Simd, E: Source, const AHEAD: bool>(simd: S, t: &Args<E>, i: usize, keys: &Range<usize>) {
+    let (mut j, e, lanes) = (0, t.e.next_multiple_of(16), S::F32_LANES);
+    // SAFETY: the caller's contract; strips stay inside the columns, of which there are whole vectors.
+    unsafe {
+        while lanes != 8 && j + 8 * lanes <= e {
+            block::<S, E, 2, 8, AHEAD>(simd, t, (i, j), keys);
+            block::<S, E, 2, 8, false>(simd, t, (i + 2, j), keys);
+            j += 8 * lanes;
+        }
+        while lanes != 8 && j + 4 * lanes <= e {
+            block::<S, E, 4, 4, AHEAD>(simd, t, (i, j), keys);
+            j += 4 * lanes;
+        }
+        while j + 2 * lanes <= e {
+            block::<S, E, 4, 2, AHEAD>(simd, t, (i, j), keys);
+            j += 2 * lanes;
+        }
+        while j < e {
+            block::<S, E, 4, 1, AHEAD>(simd, t, (i, j), keys);
+            j += lanes;
         }
     }
 }
 
-/// `MR` rows, all columns.
+/// Some rows of `B` into a single row.
 ///
 /// # Safety
-/// The contract of [`Args`], `i + MR ≤ m`.
+/// The contract of [`Args`], `i < m`, `keys` below `n`.
 #[inline(always)]
-unsafe fn strips<S: Simd, const MR: usize, const NR: usize, const AHEAD: bool>(simd: S, t: &Args, i: usize) {
-    let (mut j, e) = (0, t.e.next_multiple_of(16));
-    // SAFETY: the caller's contract; strips stay inside the columns, of which there are whole vectors.
+unsafe fn one<S: Simd, E: Source, const AHEAD: bool>(simd: S, t: &Args<E>, i: usize, keys: &Range<usize>) {
+    let (mut j, e, lanes) = (0, t.e.next_multiple_of(16), S::F32_LANES);
+    // SAFETY: as in `four`.
     unsafe {
-        while j + NR * S::F32_LANES <= e {
-            block::<S, MR, NR, AHEAD>(simd, t, i, j);
-            j += NR * S::F32_LANES;
+        while j + 8 * lanes <= e {
+            block::<S, E, 1, 8, AHEAD>(simd, t, (i, j), keys);
+            j += 8 * lanes;
+        }
+        while j + 4 * lanes <= e {
+            block::<S, E, 1, 4, AHEAD>(simd, t, (i, j), keys);
+            j += 4 * lanes;
         }
         while j < e {
-            block::<S, MR, 1, AHEAD>(simd, t, i, j);
-            j += S::F32_LANES;
+            block::<S, E, 1, 1, AHEAD>(simd, t, (i, j), keys);
+            j += lanes;
         }
     }
 }
@@ -128,40 +186,42 @@ unsafe fn strips<S: Simd, const MR: usize, const NR: usize, const AHEAD: bool>(s
 /// `MR` rows by `NR` vectors.
 ///
 /// # Safety
-/// The contract of [`Args`], `i + MR ≤ m`, `j + NR` vectors within the columns.
+/// The contract of [`Args`], `i + MR ≤ m`, `j + NR` vectors within the columns, `keys` below `n`.
 #[inline(always)]
-unsafe fn block<S: Simd, const MR: usize, const NR: usize, const AHEAD: bool>(
+unsafe fn block<S: Simd, E: Source, const MR: usize, const NR: usize, const AHEAD: bool>(
     simd: S,
-    t: &Args,
-    i: usize,
-    j: usize,
+    t: &Args<E>,
+    (i, j): (usize, usize),
+    keys: &Range<usize>,
 ) {
+    let ahead = t.ahead.distance(S::F32_LANES != 8 || MR == 1);
     let mut sum = [[simd.splat_f32s(0.0); NR]; MR];
     // SAFETY: rows below `m` and `n`, columns of these vectors.
     unsafe {
         let to = |r: usize, v: usize| t.c.add((i + r) * t.ldc + j + v * S::F32_LANES);
-        if !t.first {
+        let begun = keys.start > 0;
+        if begun || !t.first {
             for (r, sum) in sum.iter_mut().enumerate() {
-                let pre = simd.splat_f32s(if t.pre.is_null() { 1.0 } else { *t.pre.add(i + r) });
+                let pre = simd.splat_f32s(if begun || t.pre.is_null() { 1.0 } else { *t.pre.add(i + r) });
                 for (v, sum) in sum.iter_mut().enumerate() {
                     *sum = simd.mul_f32s(pre, load(simd, to(r, v)));
                 }
             }
         }
-        let (mut a, mut b) = (t.a.wrapping_add(i), t.b.wrapping_add(j));
-        for _ in 0..t.n {
-            let mut row = [simd.splat_f32s(0.0); NR];
-            for (v, row) in row.iter_mut().enumerate() {
-                let at = b.add(v * S::F32_LANES);
-                *row = load(simd, at);
-                if AHEAD && (v * S::F32_LANES).is_multiple_of(16) {
-                    prefetch(at.cast::<u8>().wrapping_offset(t.ahead), 1);
-                }
+        let (mut a, mut b) = (t.a.add(keys.start * t.lda + i), t.b.add(keys.start * t.ldb));
+        for _ in keys.clone() {
+            let mut weight = [simd.splat_f32s(0.0); MR];
+            for (r, weight) in weight.iter_mut().enumerate() {
+                *weight = simd.splat_f32s(*a.add(r));
             }
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let weight = simd.splat_f32s(*a.add(r));
-                for (sum, &row) in sum.iter_mut().zip(&row) {
-                    *sum = simd.mul_add_f32s(weight, row, *sum);
+            for v in 0..NR {
+                let at = b.add(j + v * S::F32_LANES);
+                if AHEAD && (v * S::F32_LANES * size_of::<E>()).is_multiple_of(LINE) {
+                    prefetch(at.cast::<u8>().wrapping_offset(ahead), 1);
+                }
+                let row = E::vector(simd, at);
+                for (sum, &weight) in sum.iter_mut().zip(&weight) {
+                    sum[v] = simd.mul_add_f32s(weight, row, sum[v]);
                 }
             }
             (a, b) = (a.wrapping_add(t.lda), b.wrapping_add(t.ldb));

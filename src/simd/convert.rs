@@ -21,7 +21,7 @@ pub(crate) fn f32_to_bf16(x: f32) -> bf16 {
 }
 
 /// 2⁻¹⁴, the smallest normal half, as `f32` bits.
-const F16_NORMAL: u32 = 0x3880_0000;
+pub(crate) const F16_NORMAL: u32 = 0x3880_0000;
 
 /// Exact. A denormal half is the difference of two normal `f32`.
 #[inline(always)]

@@ -6,8 +6,9 @@ mod denormal;
 mod isa;
 pub mod math;
 pub(crate) mod mem;
-mod prefetch;
+pub mod prefetch;
 pub(crate) mod reduce;
+pub(crate) mod wide;
 
 pub use bf16::has_bf16_dot;
 pub(crate) use denormal::DenormalGuard;

@@ -1,7 +1,25 @@
 //! Hints to bring memory closer before it is needed; never a fault, whatever the address.
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
+
+/// Where a later call reads what this one reads now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ahead {
+    /// Bytes from the first row of this call to that of the later one; 0: not known.
+    pub bytes: isize,
+    /// The later rows follow the last of this call.
+    pub follows: bool,
+}
+
+impl Ahead {
+    /// Bytes from what is read to what is asked for. Where memory is read in order, that is just so far that it comes in
+    /// time: the hardware asks for what is nearer.
+    #[inline(always)]
+    pub fn distance(self, in_order: bool) -> isize {
+        if self.follows && in_order { 8192 } else { self.bytes }
+    }
+}
 
 /// Asks for `bytes` from `p` on to be brought into the second-level cache.
 #[inline(always)]

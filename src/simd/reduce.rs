@@ -83,7 +83,14 @@ pub(crate) fn sums<S: Simd, const NA: usize, const NB: usize>(
             return unsafe { transmute_copy(&x86::sums_256(transmute_copy(&x))) };
         }
     }
-    x.map(|row| row.map(|x| s.reduce_sum_f32s(x)))
+    // Loops, which are always inlined: `map` may not be, and then its closure has none of the features of `S`.
+    let mut sums = [[0.0; NA]; NB];
+    for (sums, x) in sums.iter_mut().zip(&x) {
+        for (sum, &x) in sums.iter_mut().zip(x) {
+            *sum = s.reduce_sum_f32s(x);
+        }
+    }
+    sums
 }
 
 #[cfg(target_arch = "x86_64")]

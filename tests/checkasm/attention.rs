@@ -89,7 +89,7 @@ fn score_terms() {
 #[test]
 fn online_softmax() {
     cases::<OnlineSoftmax>(800, |rng, run| {
-        let (n, w) = (small(rng, 70), 16 * (1 + rng.below(3)));
+        let (n, w) = (small(rng, 70), [4, 16, 32, 48][rng.below(4)]);
         let ld = w + rng.below(20);
         let mut values = scores(rng, n, w, ld);
         for s in 0..n {

@@ -5,7 +5,7 @@
 
 use super::rows::{KEYS, Unit};
 use crate::engine::call::Sequence;
-use crate::simd::prefetch;
+use crate::simd::prefetch::{Ahead, prefetch};
 use crate::tensor::{Index, Table, Tensor};
 use std::ops::Range;
 
@@ -118,10 +118,15 @@ impl<'a> Unit<'a> {
         keys.end..(keys.end + n).min(last).max(keys.end)
     }
 
-    /// Bytes from the row `at` of the first of these keys to that of the first one after them; 0 where there is none.
-    pub fn ahead(&self, of: &HeadOf<'_>, at: *const u8, keys: &Range<usize>) -> isize {
+    /// Where, seen from the row `at` of the first of these keys, the keys after them lie.
+    pub fn ahead(&self, of: &HeadOf<'_>, at: *const u8, keys: &Range<usize>) -> Ahead {
         let after = self.after(keys);
-        if after.is_empty() { 0 } else { of.row(&self.run(&after)).addr().wrapping_sub(at.addr()) as isize }
+        if after.is_empty() {
+            return Ahead::default();
+        }
+        let bytes = of.row(&self.run(&after)).addr().wrapping_sub(at.addr()) as isize;
+        let row = of.tensor.stride(2) * of.tensor.dtype.size() as isize;
+        Ahead { bytes, follows: bytes == row * keys.len() as isize }
     }
 
     /// Asks for the rows of these keys.

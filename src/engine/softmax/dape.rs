@@ -20,6 +20,8 @@ use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::{dots, matmul, online_softmax};
 use crate::parallel::{self, Runner};
+use crate::simd::prefetch::Ahead;
+use crate::tensor::DType;
 use crate::workspace::{Carver, Workspace};
 use std::{ptr, slice};
 
@@ -240,7 +242,7 @@ impl Queries<'_> {
                 let from = Slice::tokens(k, &index, (end - first, d));
                 engine.kernels.common.load(&from, 1.0, ptr::null(), self.at(at.k), ld);
                 let lda = d.next_multiple_of(16);
-                (engine.kernels.dots)(&dots::Args {
+                let product = dots::Args {
                     m: sets,
                     n: end - first,
                     k: d,
@@ -248,10 +250,11 @@ impl Queries<'_> {
                     lda,
                     b: self.at(at.k),
                     ldb: ld,
-                    ahead: 0,
+                    ahead: Ahead::default(),
                     c: row(first).add(head * sets),
                     ldc: c,
-                });
+                };
+                engine.kernels.few.dots(product, DType::F32);
             }
             let slopes = slice::from_raw_parts(self.at(at.slopes), heads);
             for key in first..end {

@@ -44,6 +44,7 @@ mod call;
 mod columns;
 mod dape;
 mod decay;
+mod few;
 mod local;
 mod merge;
 mod pairs;
@@ -59,15 +60,14 @@ use super::linear::{Recurrence, Tiles};
 use super::{Engine, Extents};
 use crate::context::Context;
 use crate::error::Result;
-use crate::kernel::{
-    KernelFn, best_key, dots, elementwise, online_softmax, products as sums, score_terms, select, weigh,
-};
+use crate::kernel::{KernelFn, best_key, elementwise, online_softmax, products as sums, score_terms, select};
 use crate::parallel::{self, Runner};
 use crate::simd::Isa;
 use crate::workspace::{Carver, Workspace};
 pub use base::affine;
 pub use call::{Base, Call};
 pub use dape::Convolution;
+use few::Few;
 pub use local::Local;
 use pairs::Pairs;
 use prune::Norms;
@@ -215,8 +215,7 @@ const PARTS: usize = 32;
 #[derive(Clone, Copy)]
 struct Kernels {
     common: Tiles,
-    dots: KernelFn<dots::Args>,
-    weigh: KernelFn<weigh::Args>,
+    few: Few,
     terms: KernelFn<score_terms::Args>,
     online: KernelFn<online_softmax::Args>,
     end: KernelFn<online_softmax::EndArgs>,
@@ -237,8 +236,7 @@ impl Kernels {
         Kernels {
             weights,
             common: Tiles::new(isa, &Recurrence::default()),
-            dots: select::<dots::Dots>(isa),
-            weigh: select::<weigh::Weigh>(isa),
+            few: Few::new(isa),
             terms: select::<score_terms::ScoreTerms>(isa),
             online: select::<online_softmax::OnlineSoftmax>(isa),
             end: select::<online_softmax::SoftmaxEnd>(isa),

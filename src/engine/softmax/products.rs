@@ -5,6 +5,7 @@ use super::cache::HeadOf;
 use super::rows::{KEYS, ROWS, Unit};
 use crate::engine::linear::Rows as Slice;
 use crate::kernel::{dots, elementwise, matmul, products, weigh};
+use crate::simd::prefetch::Ahead;
 use crate::tensor::{DType, Tensor};
 use std::ops::Range;
 use std::ptr;
@@ -24,14 +25,16 @@ pub fn pitch(channels: usize) -> usize {
 pub struct Operand {
     pub at: *const f32,
     pub ld: usize,
-    /// Bytes from a row to the one at its place in the next tile, where the products ask for it; 0: they don't.
-    pub ahead: isize,
+    /// Where the next tile lies, if the products are to ask for it.
+    pub ahead: Ahead,
+    /// What the rows consist of: of 16-bit floats only where few queries read them, and then `at` is none of `f32`.
+    pub dtype: DType,
 }
 
 impl Operand {
     /// Rows that are there.
     pub fn new(at: *const f32, ld: usize) -> Operand {
-        Operand { at, ld, ahead: 0 }
+        Operand { at, ld, ahead: Ahead::default(), dtype: DType::F32 }
     }
 }
 
@@ -93,12 +96,14 @@ impl Buffers<'_> {
     /// The tensor has the head, and rows for these keys, at most 64.
     pub unsafe fn rows_of(&self, of: &HeadOf<'_>, keys: &Range<usize>, whole_vectors: bool) -> Operand {
         let (tensor, row) = (of.tensor, of.tensor.stride(2));
-        let plain = tensor.dtype == DType::F32 && tensor.stride(3) == 1 && row >= 0;
+        let known = tensor.dtype == DType::F32 || !self.unit.rows.wide;
+        let plain = known && tensor.stride(3) == 1 && row >= 0;
         if plain && (!whole_vectors || of.channels.is_multiple_of(16)) {
             let run = self.unit.run(keys);
             if run.n == keys.len() {
                 let at = of.row(&run);
-                return Operand { at: at.cast(), ld: row as usize, ahead: self.unit.ahead(of, at, keys) };
+                let ahead = self.unit.ahead(of, at, keys);
+                return Operand { at: at.cast(), ld: row as usize, ahead, dtype: tensor.dtype };
             }
         }
         // SAFETY: by contract.
@@ -182,18 +187,10 @@ impl Buffers<'_> {
                     ..matmul::Args::product(n, rows.width, d, x, ROWS as isize)
                 });
             } else {
-                (engine.kernels.dots)(&dots::Args {
-                    m: rows.n,
-                    n,
-                    k: d,
-                    a: q,
-                    lda: d.next_multiple_of(16),
-                    b: k.at,
-                    ldb: k.ld,
-                    ahead: k.ahead,
-                    c: x,
-                    ldc: ROWS,
-                });
+                let (a, lda, b, ldb, ahead) = (q, d.next_multiple_of(16), k.at, k.ld, k.ahead);
+                let (m, c, ldc) = (rows.n, x, ROWS);
+                let args = dots::Args { m, n, k: d, a, lda, b, ldb, ahead, c, ldc };
+                engine.kernels.few.dots(args, k.dtype);
             }
         }
     }
@@ -230,20 +227,11 @@ impl Buffers<'_> {
                 });
             } else {
                 let e = engine.e;
-                (engine.kernels.weigh)(&weigh::Args {
-                    m: rows.n,
-                    n,
-                    e,
-                    a: x,
-                    lda: ROWS,
-                    b: v.at,
-                    ldb: v.ld,
-                    ahead: v.ahead,
-                    c: acc,
-                    ldc: e.next_multiple_of(16),
-                    first,
-                    pre: factor,
-                });
+                let ldc = e.next_multiple_of(16);
+                let (b, ldb, ahead, m) = (v.at, v.ld, v.ahead, rows.n);
+                let (a, lda, c, pre) = (x, ROWS, acc, factor);
+                let args = weigh::Args { m, n, e, a, lda, b, ldb, ahead, c, ldc, first, pre };
+                engine.kernels.few.weigh(args, v.dtype);
             }
         }
     }

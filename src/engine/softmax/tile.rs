@@ -211,7 +211,8 @@ impl<'a> Tile<'a> {
     /// # Safety
     /// The stream's buffer holds scores.
     unsafe fn weights(&mut self, stream: usize, n: usize) -> Option<[f32; ROWS]> {
-        let (engine, running) = (self.buffers.unit.engine, &mut self.running[stream]);
+        let Unit { engine, rows, .. } = self.buffers.unit;
+        let running = &mut self.running[stream];
         let (mut factor, mut changed) = ([1.0; ROWS], false);
         let x = self.buffers.at(engine.at.x[stream]);
         if let Some(weights) = engine.kernels.weights {
@@ -223,7 +224,7 @@ impl<'a> Tile<'a> {
         unsafe {
             (engine.kernels.online)(&online_softmax::Args {
                 n,
-                w: self.buffers.unit.rows.width,
+                w: if rows.n <= 4 { 4 } else { rows.width },
                 x,
                 ld: ROWS,
                 max: running.max.as_mut_ptr(),

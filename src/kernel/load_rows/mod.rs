@@ -13,7 +13,7 @@ mod simd;
 mod x86;
 
 use crate::kernel::{Kernel, Row, generic_rows};
-use crate::simd::convert;
+use crate::simd::{convert, mem, wide};
 use crate::tensor::Element;
 use half::{bf16, f16};
 use pulp::Simd;
@@ -71,6 +71,22 @@ pub trait Source: Element {
 
     /// The value.
     fn widen(self) -> f32;
+
+    /// A vector of values.
+    ///
+    /// # Safety
+    /// As many elements as it has lanes are readable.
+    unsafe fn vector<S: Simd>(simd: S, p: *const Self) -> S::f32s;
+
+    /// The first `n` lanes of a vector, zero in the others.
+    ///
+    /// # Safety
+    /// As many elements are readable.
+    #[inline(always)]
+    unsafe fn head<S: Simd>(simd: S, n: usize, p: *const Self) -> S::f32s {
+        // SAFETY: by contract.
+        wide::one_by_one(simd, n, |i| unsafe { *p.add(i) }.widen())
+    }
 }
 
 impl Source for f32 {
@@ -79,6 +95,18 @@ impl Source for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(simd: S, p: *const f32) -> S::f32s {
+        // SAFETY: by contract.
+        unsafe { mem::load(simd, p) }
+    }
+
+    #[inline(always)]
+    unsafe fn head<S: Simd>(simd: S, n: usize, p: *const f32) -> S::f32s {
+        // SAFETY: by contract.
+        unsafe { mem::Head::new(simd, n).load(simd, p) }
     }
 }
 
@@ -91,6 +119,12 @@ impl Source for bf16 {
     fn widen(self) -> f32 {
         convert::bf16_to_f32(self)
     }
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(simd: S, p: *const bf16) -> S::f32s {
+        // SAFETY: by contract.
+        unsafe { wide::from_bf16(simd, p) }
+    }
 }
 
 impl Source for f16 {
@@ -101,6 +135,12 @@ impl Source for f16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         convert::f16_to_f32(self)
+    }
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(simd: S, p: *const f16) -> S::f32s {
+        // SAFETY: by contract.
+        unsafe { wide::from_f16(simd, p) }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::engine::softmax::products::pitch;
 use crate::error::Result;
 use crate::kernel::{dots, matmul, online_softmax, products};
 use crate::parallel::{self, Runner};
-use crate::tensor::Tensor;
+use crate::simd::prefetch::Ahead;
+use crate::tensor::{DType, Tensor};
 use crate::workspace::{Carver, Workspace};
 use std::ops::Range;
 use std::{ptr, slice};
@@ -350,18 +351,9 @@ impl Run<'_> {
                 self.rows(&queries.call.v, head, (n, e), maps.v);
                 let (a, m) = (self.buffer(at.dout + sets.start * e16).cast_const(), sets.len());
                 let (b, c) = (self.buffer(maps.v), dp.add(sets.start));
-                (engine.kernels.dots)(&dots::Args {
-                    m,
-                    n,
-                    k: e,
-                    a,
-                    lda: e16,
-                    b,
-                    ldb: ld,
-                    ahead: 0,
-                    c,
-                    ldc: h,
-                });
+                let product =
+                    dots::Args { m, n, k: e, a, lda: e16, b, ldb: ld, ahead: Ahead::default(), c, ldc: h };
+                engine.kernels.few.dots(product, DType::F32);
                 if self.grads.v.is_some() {
                     let dv = self.buffer(at.dv + head * self.head(ld));
                     (engine.kernels.common.matmul)(&matmul::Args {
