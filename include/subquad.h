@@ -605,6 +605,11 @@ subquad_status subquad_plan_state_size(const subquad_plan *plan,
  * without. Sequences may share pages. Entries of PAGE_TABLE that no key needs are not looked at. BIAS and G go by s; with
  * pages their S is n * page. The result has the bits that it has with the keys one after the other. Not with CU_SEQLENS.
  *
+ * Queries in pieces: srformer with parameter gen_len takes queries of a sequence from number QUERY_START[b] on, i32 [B],
+ * in modes step and cross. STATE_OUT and MEMORY_OUT of a call are STATE_IN and MEMORY_IN of the one that follows; so are
+ * TOTAL_OUT and Z_OUT, which spare the work on all keys, where they are bound. Nothing of a state is read where QUERY_START
+ * is 0. The result has the bits of the call with all queries.
+ *
  * After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
  * are not checked: NaN stays in the rows that read it.
  *
@@ -1302,6 +1307,11 @@ SUBQUAD_API const char *subquad_role_name(uint32_t role);
 #define SUBQUAD_ROLE_COUNT_IN 208            /* number of tokens that the incoming state is the mean of */
 #define SUBQUAD_ROLE_COUNT_OUT 209           /* the same, after the last token */
 #define SUBQUAD_ROLE_MSG_LOCAL_Z 210         /* normaliser of each rank from an empty start */
+#define SUBQUAD_ROLE_QUERY_START 211         /* number of the call's first query in its sequence */
+#define SUBQUAD_ROLE_MEMORY_IN 212           /* memory as queries read it, before the first query */
+#define SUBQUAD_ROLE_MEMORY_OUT 213          /* the same, after the last query */
+#define SUBQUAD_ROLE_TOTAL_IN 214            /* product of all keys and values */
+#define SUBQUAD_ROLE_TOTAL_OUT 215           /* the same, for calls that follow */
 
 #ifdef __cplusplus
 }

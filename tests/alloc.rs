@@ -414,6 +414,42 @@ fn caches_allocate_nothing() {
     }
 }
 
+/// Nor do queries of a sequence in pieces: inside a segment, and into one, with and without the products of all keys.
+#[test]
+fn pieces_allocate_nothing() {
+    let _turn = TURN.lock();
+    let context = Context::new(ContextOptions::new().runner(Arc::new(ThreadPool::new(3).unwrap()))).unwrap();
+    let desc = Desc::new("srformer").modes(Mode::Step).heads(2, 2, 2).dims(13, 13).param("block", 7);
+    let plan = Plan::new(&context, &desc.param("gen_len", 20)).unwrap();
+    let values = [0.5f32; 2 * 2 * 40 * 13];
+    let (row, matrix, keys) = ([2, 2, 1, 13], [2, 2, 13, 13], [2, 2, 40, 13]);
+    let (mut out, mut memory) = (Array::filled(&row, 0.0), problem::workspace(&plan));
+    let mut state = [(); 3].map(|()| Array::filled(&matrix, 0.5));
+    let mut z = Array::filled(&[2, 2, 13], 0.5);
+    for (starts, total) in [([1, 2], true), ([1, 4], true), ([1, 4], false)] {
+        let mut call = || {
+            let view =
+                |shape: &[i64]| View::new(&values[..shape.iter().product::<i64>() as usize], shape).unwrap();
+            let mut args = Args::new().input(Role::Q, view(&row)).input(Role::K, view(&keys));
+            args = args.input(Role::V, view(&keys)).input(Role::W_MEM, view(&[13, 13]));
+            args = args.input(Role::QUERY_START, View::new(&starts, &[2]).unwrap());
+            args = args.output(Role::OUT, ViewMut::new(&mut out.data, &row).unwrap());
+            let [membrane, read, all] = &mut state;
+            let view = |own| ViewMut::new(own, &matrix).unwrap();
+            args = args.in_place(Role::STATE_IN, Role::STATE_OUT, view(&mut membrane.data));
+            args = args.in_place(Role::MEMORY_IN, Role::MEMORY_OUT, view(&mut read.data));
+            if total {
+                args = args.in_place(Role::TOTAL_IN, Role::TOTAL_OUT, view(&mut all.data));
+                args =
+                    args.in_place(Role::Z_IN, Role::Z_OUT, ViewMut::new(&mut z.data, &[2, 2, 13]).unwrap());
+            }
+            plan.execute(Mode::Step, &args, &mut memory).unwrap();
+        };
+        let least = (0..5).map(|_| allocations(&mut call)).min();
+        assert_eq!(least, Some(0), "{starts:?}");
+    }
+}
+
 /// Nor do corrections of outputs.
 #[test]
 fn corrections_allocate_nothing() {

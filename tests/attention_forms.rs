@@ -9,6 +9,10 @@ mod backward;
 mod case;
 #[path = "attention_forms/oracle.rs"]
 mod oracle;
+#[path = "attention_forms/pieces.rs"]
+mod pieces;
+#[path = "attention_forms/steps.rs"]
+mod steps;
 
 use case::{Case, Run};
 use common::problem::{isas, percent};
@@ -29,7 +33,8 @@ fn compare(case: &Case, run: &Run, isa: subquad::Isa, types: Types) -> f64 {
     let mut worst = 0.0f64;
     for (role, want) in oracle::expect(case) {
         let Some(got) = run.reals.get(&role) else { continue };
-        let stored = if role == Role::STATE_OUT { types.state } else { types.out };
+        let carried = [Role::STATE_OUT, Role::MEMORY_OUT, Role::TOTAL_OUT, Role::Z_OUT].contains(&role);
+        let stored = if carried { types.of(role) } else { types.out };
         let rounding = if stored == DType::F32 { 0.0 } else { 1.01 * unit(stored) };
         for (i, (&g, w)) in got.data.iter().zip(&want).enumerate() {
             let (value, tolerance) = (w.value, w.tolerance + rounding * w.value.abs() + 1e-7);
@@ -133,7 +138,7 @@ fn wrong_parameters() {
     refused(desc("dnas", Mode::Causal), "later queries");
     refused(desc("dnas", Mode::Cross).param("scale", -1.0), "scale");
     let srformer = |mode| Desc::new("srformer").heads(2, 2, 2).dims(8, 8).modes(mode).param("block", 4i64);
-    refused(srformer(Mode::Step), "mode step");
+    refused(srformer(Mode::Step), "gen_len");
     refused(srformer(Mode::Causal), "only cross-attention");
     refused(srformer(Mode::Cross).heads(4, 2, 2), "heads_q");
     refused(srformer(Mode::Cross).dims(8, 6), "dim_v");

@@ -242,6 +242,11 @@ pub unsafe extern "C" fn subquad_plan_state_size(
 /// without. Sequences may share pages. Entries of PAGE_TABLE that no key needs are not looked at. BIAS and G go by s; with
 /// pages their S is n * page. The result has the bits that it has with the keys one after the other. Not with CU_SEQLENS.
 ///
+/// Queries in pieces: srformer with parameter gen_len takes queries of a sequence from number QUERY_START[b] on, i32 [B],
+/// in modes step and cross. STATE_OUT and MEMORY_OUT of a call are STATE_IN and MEMORY_IN of the one that follows; so are
+/// TOTAL_OUT and Z_OUT, which spare the work on all keys, where they are bound. Nothing of a state is read where QUERY_START
+/// is 0. The result has the bits of the call with all queries.
+///
 /// After a failure the plan is usable as before; all but INTERNAL leave outputs and state untouched. Values
 /// are not checked: NaN stays in the rows that read it.
 ///

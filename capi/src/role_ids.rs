@@ -571,3 +571,18 @@ pub const SUBQUAD_ROLE_COUNT_OUT: u32 = 209;
 
 /// normaliser of each rank from an empty start
 pub const SUBQUAD_ROLE_MSG_LOCAL_Z: u32 = 210;
+
+/// number of the call's first query in its sequence
+pub const SUBQUAD_ROLE_QUERY_START: u32 = 211;
+
+/// memory as queries read it, before the first query
+pub const SUBQUAD_ROLE_MEMORY_IN: u32 = 212;
+
+/// the same, after the last query
+pub const SUBQUAD_ROLE_MEMORY_OUT: u32 = 213;
+
+/// product of all keys and values
+pub const SUBQUAD_ROLE_TOTAL_IN: u32 = 214;
+
+/// the same, for calls that follow
+pub const SUBQUAD_ROLE_TOTAL_OUT: u32 = 215;

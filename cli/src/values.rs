@@ -3,11 +3,13 @@
 use half::{bf16, f16};
 use subquad::DType;
 
-/// Floats of one of the three types.
+/// Floats of one of the three types, or integers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     /// Single precision.
     F32(Vec<f32>),
+    /// Small integers.
+    I32(Vec<i32>),
     /// The bits of this 16-bit type.
     Half(DType, Vec<u16>),
 }
@@ -18,6 +20,7 @@ impl Values {
         match dtype {
             DType::Bf16 => Values::Half(dtype, reals.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()),
             DType::F16 => Values::Half(dtype, reals.iter().map(|&x| f16::from_f32(x).to_bits()).collect()),
+            DType::I32 => Values::I32(reals.iter().map(|&x| x as i32).collect()),
             _ => Values::F32(reals),
         }
     }
@@ -26,6 +29,7 @@ impl Values {
     pub fn dtype(&self) -> DType {
         match self {
             Values::F32(_) => DType::F32,
+            Values::I32(_) => DType::I32,
             Values::Half(dtype, _) => *dtype,
         }
     }
@@ -34,6 +38,7 @@ impl Values {
     pub fn len(&self) -> usize {
         match self {
             Values::F32(values) => values.len(),
+            Values::I32(values) => values.len(),
             Values::Half(_, bits) => bits.len(),
         }
     }
@@ -42,6 +47,7 @@ impl Values {
     pub fn reals(&self) -> Vec<f32> {
         match self {
             Values::F32(values) => values.clone(),
+            Values::I32(values) => values.iter().map(|&x| x as f32).collect(),
             Values::Half(DType::Bf16, bits) => bits.iter().map(|&x| bf16::from_bits(x).to_f32()).collect(),
             Values::Half(_, bits) => bits.iter().map(|&x| f16::from_bits(x).to_f32()).collect(),
         }
@@ -51,6 +57,7 @@ impl Values {
     pub fn address(&self) -> *const u8 {
         match self {
             Values::F32(values) => values.as_ptr().cast(),
+            Values::I32(values) => values.as_ptr().cast(),
             Values::Half(_, bits) => bits.as_ptr().cast(),
         }
     }
@@ -59,6 +66,7 @@ impl Values {
     pub fn address_mut(&mut self) -> *mut u8 {
         match self {
             Values::F32(values) => values.as_mut_ptr().cast(),
+            Values::I32(values) => values.as_mut_ptr().cast(),
             Values::Half(_, bits) => bits.as_mut_ptr().cast(),
         }
     }

@@ -11,6 +11,7 @@ const GOLDEN: &str = "tests/golden";
 const GATED: &str = "tests/golden/linear/gated_delta_rule_d128.safetensors";
 const GRADIENT: &str = "tests/golden/linear/gated_delta_rule_gva_grad.safetensors";
 const STEP: &str = "tests/golden/linear/linear_elu1_step.safetensors";
+const SEGMENTS: &str = "tests/golden/softmax/srformer_padded_mask.safetensors";
 
 /// Passed, failed and skipped, from the last line.
 fn totals(out: &str) -> [usize; 3] {
@@ -131,6 +132,16 @@ fn splits_threads_and_instruction_sets_change_nothing() {
     assert!(done(&["verify", STEP]).contains("5 calls"));
     assert_eq!(totals(&done(&["verify", GOLDEN, "--step", "--no-grad"]))[1], 0);
     assert!(done(&["verify", GATED, "--step"]).contains("calls"));
+    // Queries of another sequence than the keys', where their numbers are told.
+    for (how, calls) in
+        [(&["--step"][..], "33 calls"), (&["--split", "5"], "7 calls"), (&["--split", "50"], "")]
+    {
+        let out = done(&[&["verify", SEGMENTS][..], how].concat());
+        assert_eq!(totals(&out), [1, 0, 0]);
+        assert!(out.contains(calls), "{out}");
+    }
+    let halves = ["verify", SEGMENTS, "--step", "--dtype", "bf16", "--dtype-state", "bf16"];
+    assert!(done(&halves).contains("33 calls"));
 }
 
 #[test]

@@ -134,6 +134,11 @@ impl Settings {
         matches!(self, Settings::Softmax(attention) if attention.maps_keys())
     }
 
+    /// Whether the queries of a sequence may come in pieces, by their number.
+    pub fn counts_queries(&self) -> bool {
+        matches!(self, Settings::Softmax(attention) if attention.counts_queries())
+    }
+
     /// Whether backward takes `out` and `lse` of forward, where a call has them.
     pub fn takes_outputs(&self) -> bool {
         matches!(self, Settings::Softmax(attention) if attention.form == softmax::Form::Plain)

@@ -52,6 +52,7 @@ mod srformer;
 use crate::catalog::Role;
 use crate::engine::Settings;
 use crate::engine::linear::{Decay, FeatureMap, Gain, Normaliser, Projection, Recurrence};
+use crate::engine::softmax::{Attention, Form};
 use crate::error::Result;
 use crate::plan::Params;
 
@@ -149,7 +150,7 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
         Settings::Softmax(attention) => match (role, attention.wants_ridge()) {
             (Role::RIDGE, Some(true)) => Use::Required("parameter ridge is not given"),
             (Role::RIDGE, Some(false)) => Use::Parameter("parameter ridge is given"),
-            _ => Use::Catalogue,
+            _ => role_of_segments(attention, role),
         },
         Settings::GatedUnit(_) => match role {
             Role::QK | Role::V | Role::BIAS => Use::Cached,
@@ -162,6 +163,29 @@ pub(crate) fn role_use(settings: &Settings, role: Role) -> Use {
             (Role::G, _) => Use::Shape(usize::from(settings.inner.decay != Decay::Head)),
             _ => Use::Catalogue,
         },
+    }
+}
+
+/// What is carried between calls of one sequence of queries, where segments of keys belong to these.
+fn role_of_segments(attention: &Attention, role: Role) -> Use {
+    let Form::Segments(segments) = &attention.form else { return Use::Catalogue };
+    match role {
+        Role::QUERY_START
+        | Role::STATE_IN
+        | Role::MEMORY_IN
+        | Role::MEMORY_OUT
+        | Role::TOTAL_IN
+        | Role::TOTAL_OUT
+        | Role::Z_IN
+        | Role::Z_OUT
+            if segments.gen_len.is_none() =>
+        {
+            Use::Refused("parameter gen_len is not given: the queries of the call are all of their sequence")
+        }
+        Role::Z_IN | Role::Z_OUT if !segments.normed => {
+            Use::Refused("norms are kept only with normalize = key_norm")
+        }
+        _ => Use::Catalogue,
     }
 }
 

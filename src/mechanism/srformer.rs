@@ -6,6 +6,9 @@
 //! o_t = softmax_{s in segment j}(scale · q_t·k_s) v_s + scale q_t P / ‖k‖
 //! ```
 //!
+//! With `gen_len` the queries of a sequence may come in pieces, down to single ones in mode step: `query_start` says
+//! where a call stands, and `Vm`, `P` and, where they are kept, `clamp(Kᵀ V)` and `‖k‖` are carried.
+//!
 //! Long et al., *Segmented Recurrent Transformer*, arXiv 2305.16340.
 
 use super::Entry;
@@ -29,13 +32,12 @@ fn assemble(params: &Params) -> Result<Settings> {
             expected: "equal to desc.dim_qk for this mechanism",
         });
     }
-    if desc.modes.contains(Mode::Step) {
-        let what = "srformer in mode step".into();
-        let why = "the memory, its segment and the number of the query are no tensors of a call".into();
-        return Err(Error::Unsupported { what, why });
-    }
     let gen_len = match params.integer("gen_len") {
         Some(given) if given < 1 => return Err(range_error("gen_len", given.to_string(), "at least 1")),
+        None if desc.modes.contains(Mode::Step) => {
+            let expected = "a value in mode step: the queries of a whole sequence";
+            return Err(range_error("gen_len", "not given".into(), expected));
+        }
         given => given.map(|length| length as usize),
     };
     let block = params.integer("block").ok_or(Error::Internal("block is not in the catalogue"))?;

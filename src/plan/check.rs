@@ -2,7 +2,7 @@
 
 use super::shape::{Dim, Size, Sizes};
 use super::state::state_dtype;
-use super::{Inner, RoleRule, caches, memory, snapshots};
+use super::{Inner, RoleRule, caches, memory, pieces, snapshots};
 use crate::args::{Args, MAX_TENSORS, Side};
 use crate::catalog::{Mode, Role, RoleKind, RoleSpec};
 use crate::desc::Desc;
@@ -58,7 +58,7 @@ impl Bound {
             self.places[i] = Place { side, span: memory::check(role, side, &tensor)? };
             self.tensors.push(role, tensor);
         }
-        self.check_required(plan, pass)?;
+        self.check_required(plan, pass, mode)?;
         let n_sequences = self.check_ragged(mode)?;
         self.check_cache_roles()?;
         for rule in plan.rules(pass) {
@@ -73,6 +73,7 @@ impl Bound {
         self.check_caches(mode)?;
         self.check_lengths(plan, pass, mode)?;
         self.check_index(plan, mode, n_sequences)?;
+        self.check_starts()?;
         self.check_snapshots(plan, n_sequences)?;
         self.check_positions(plan)?;
         self.check_chosen(pass, mode)?;
@@ -138,6 +139,9 @@ fn check_role(plan: &Inner, pass: Pass, mode: Mode, role: Role, side: Side, dtyp
     }
     if let (Use::Ordered(why), Mode::Bidirectional | Mode::Cross) = (rule.usage, mode) {
         return wrong(why);
+    }
+    if plan.settings.counts_queries() && !role.is_grad() {
+        pieces::check_role(pass, rule)?;
     }
     let expected = match pass {
         Pass::Backward if plan.settings.takes_outputs() && OUTPUTS.contains(&role) => Ok(Side::In),
@@ -216,7 +220,7 @@ impl Bound {
         self.tensors.iter().zip(&self.places).map(|((role, tensor), place)| (role, tensor, place))
     }
 
-    fn check_required(&self, plan: &Inner, pass: Pass) -> Result<()> {
+    fn check_required(&self, plan: &Inner, pass: Pass, mode: Mode) -> Result<()> {
         if pass == Pass::Backward {
             self.check_gradients(plan)?;
         }
@@ -243,6 +247,9 @@ impl Bound {
             if self.get(role).is_none() {
                 return Err(Error::MissingRole { role, why });
             }
+        }
+        if plan.settings.counts_queries() {
+            return self.check_parts(plan, mode);
         }
         // What is carried comes whole: a normaliser without its state would be silently wrong.
         let states = |kind| plan.rules(pass).iter().filter(move |rule| rule.spec.kind == kind);

@@ -12,6 +12,7 @@ mod chosen;
 mod lengths;
 mod memory;
 mod params;
+mod pieces;
 mod segments;
 mod shape;
 mod snapshots;
@@ -201,6 +202,11 @@ impl Plan {
     /// with these keys alone, one after the other. `bias` and `g` go by the number of a key, 0 the oldest; with pages `S` is
     /// `n · page`. *Cost*: none where 64 keys follow each other in memory, otherwise a copy of them.
     /// `docs/spec/softmax.md` 1.8 has the details and an example.
+    ///
+    /// **Queries in pieces.** `srformer` with parameter `gen_len` takes queries of a sequence from number
+    /// [`Role::QUERY_START`] on, i32 `[B]`, in modes cross and step: a call reads what the one before has left of
+    /// [`Plan::state_layout`], and has the bits of the call with all queries. `docs/spec/softmax.md` 6 says which
+    /// parts may be left out.
     ///
     /// # Errors
     /// Names the tensor that is missing, unknown, of the wrong type or shape, misaligned or overlapping, or

@@ -152,6 +152,9 @@ impl Case {
                     ("gen_len", rng.pick(&[1i64, 20, 300]).into()),
                 ];
                 self.params.extend(choices.into_iter().filter(|_| rng.one_in(3)));
+                if self.real("gen_len").is_some() && rng.one_in(2) {
+                    self.carry_all();
+                }
             }
             "dape_v2" => {
                 let (f, taps) = (1 + rng.below(12) as i64, rng.pick(&[1i64, 3, 5]));
@@ -172,6 +175,15 @@ impl Case {
             }
             "lla" => self.fill_fit(rng, [n, b, h, t, s]),
             _ => {}
+        }
+    }
+
+    /// Binds every part of the state that `srformer` can hand on.
+    pub fn carry_all(&mut self) {
+        let (n, h, d) = (self.lengths.len() as i64, self.heads.0 as i64, self.d as i64);
+        self.outputs.extend([Role::MEMORY_OUT, Role::TOTAL_OUT].map(|role| (role, vec![n, h, d, d])));
+        if self.word("normalize") != Some("none") {
+            self.outputs.insert(Role::Z_OUT, vec![n, h, d]);
         }
     }
 

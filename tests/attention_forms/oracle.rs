@@ -347,6 +347,11 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
     let [kv, kv_size] = products(&k, &v, d, limit);
     let norm = |e: usize| k.iter().map(|k| k[e] * k[e]).sum::<f64>().sqrt();
     let norms: Vec<f64> = (0..d).map(norm).collect();
+    let part = |e: usize| match case.word("normalize") {
+        Some("none") => 1.0,
+        _ if norms[e] == 0.0 => 0.0,
+        _ => norms[e].recip(),
+    };
     let m = n_k.div_ceil(block);
     let w = |e: usize, f: usize| case.element(Role::W_MEM, e * d + f);
     let rounding = 6e-8 * (20.0 + n_k as f64 / 4.0 + d as f64 / 4.0);
@@ -379,12 +384,7 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
         }
         let mut row = weigh(&softmax(&scores), &values, d, size_of(q, &k, case.scale()));
         for (e, to) in row.iter_mut().enumerate() {
-            let part = match case.word("normalize") {
-                Some("none") => 1.0,
-                _ if norms[e] == 0.0 => 0.0,
-                _ => norms[e].recip(),
-            };
-            let part = case.scale() * part;
+            let part = case.scale() * part(e);
             to.value += (0..d).map(|i| q[i] * memory[i * d + e]).sum::<f64>() * part;
             let near = (0..d).map(|i| q[i].abs() * (memory[i * d + e] + size[i * d + e] / theta));
             to.tolerance += if fragile { f64::INFINITY } else { near.sum::<f64>() * part * rounding };
@@ -397,6 +397,24 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
             Element { value: membrane[i], tolerance }
         });
         put(case, all, Role::STATE_OUT, [sequence, head, i], row.collect());
+        if !case.outputs.contains_key(&Role::MEMORY_OUT) {
+            continue;
+        }
+        let row = (0..d).map(|e| {
+            let (at, part) = (i * d + e, part(e));
+            let tolerance = rounding * part * (memory[at] + size[at] / theta);
+            let tolerance = if fragile { f64::INFINITY } else { tolerance };
+            Element { value: memory[at] * part, tolerance }
+        });
+        put(case, all, Role::MEMORY_OUT, [sequence, head, i], row.collect());
+        let total = |at: usize| Element { value: kv[at], tolerance: rounding * kv_size[at] };
+        let row = (i * d..(i + 1) * d).map(total);
+        put(case, all, Role::TOTAL_OUT, [sequence, head, i], row.collect());
+    }
+    if let Some(all) = all.get_mut(&Role::Z_OUT) {
+        for (to, &value) in all[(sequence * case.heads.0 + head) * d..].iter_mut().zip(&norms) {
+            *to = Element { value, tolerance: rounding * value };
+        }
     }
 }
 

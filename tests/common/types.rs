@@ -43,6 +43,7 @@ impl Types {
             Role::Q | Role::K | Role::V | Role::KV => self.qkv,
             Role::OUT => self.out,
             Role::STATE_IN | Role::STATE_OUT => self.state,
+            Role::MEMORY_IN | Role::MEMORY_OUT | Role::TOTAL_IN | Role::TOTAL_OUT => self.state,
             Role::STATE_K_IN | Role::STATE_K_OUT | Role::STATE_V_IN | Role::STATE_V_OUT => self.state,
             Role::Z_IN | Role::Z_OUT | Role::SHIFT_IN | Role::SHIFT_OUT => F32,
             Role::MSG_GRAD => F32,

@@ -16,6 +16,8 @@
 //! | decay of the state in a step, per state head | `ME` | – |
 //!
 //! Softmax attention is `2(D+E)` per query and key that it sees, and twice that with two scores to each.
+//! With segments it sees `block` keys, and a query is `2DE` more; of mode cross there are `4SDE` for products of keys and
+//! values, and `2DE²` for each segment.
 //! Slots are two such states, `D` by `M` and `M` by `E`; orthogonal memory is `2MD` per key and `4MD` per query.
 //!
 //! With as many output as state heads this is `4DE+(C+1)(D+E)` for plain mechanisms and `6DE+2C(D+E)` for the
@@ -92,6 +94,7 @@ impl Count {
             // Beyond the blocks of a gated unit there is a state.
             let tokens = if has(Role::STATE_OUT) && has(Role::QK) { problem.n_queries } else { 0 };
             let linear = 4.0 * (problem.dim_qk * problem.dim_v * tokens) as f64;
+            let linear = linear + memory(problem);
             let flops = (problem.batch * heads) as f64 * (scores * each + linear);
             return Count { flops, bound: flops };
         }
@@ -130,14 +133,29 @@ fn corrections(problem: &Problem) -> Option<u8> {
     })
 }
 
+/// Keys of a segment, where each query sees those of one.
+fn segment(problem: &Problem) -> Option<i64> {
+    problem.mechanism.role(Role::W_MEM).and(problem.names().get("block").copied())
+}
+
+/// The memory of segments, of one head; that of a step is there.
+fn memory(problem: &Problem) -> f64 {
+    let Some(block) = segment(problem) else { return 0.0 };
+    let (d, e, t, s) = (problem.dim_qk, problem.dim_v, problem.n_queries, problem.n_keys);
+    let made = if problem.mode == Mode::Step { 0 } else { 2 * s + e * ((s + block - 1) / block).min(t) };
+    2.0 * (d * e * (t + made)) as f64
+}
+
 /// Pairs of a query and a key that it sees, of one head.
 fn pairs(problem: &Problem) -> f64 {
     let names = problem.names();
+    if let Some(block) = segment(problem) {
+        return (problem.n_queries * block.min(problem.n_keys)) as f64;
+    }
     let bound = |name: &str| names.get(name).copied().filter(|&bound| bound >= 0).unwrap_or(i64::MAX / 4);
     let (left, right) = (bound("window_left"), bound("window_right"));
     let causal = matches!(problem.mode, Mode::Causal | Mode::Step);
-    let segments = problem.mechanism.role(Role::W_MEM).is_some();
-    let block = names.get("block").copied().filter(|_| !segments);
+    let block = names.get("block").copied();
     let seen = |t: i64| {
         let position = problem.n_keys - problem.n_queries + t;
         let last = if causal { position } else { position.saturating_add(right) }.min(problem.n_keys - 1);
@@ -208,6 +226,8 @@ mod tests {
         assert_eq!(pairs("mechanism=softmax,mode=cross,T=100,S=7"), 700.0);
         assert_eq!(pairs("mechanism=softmax,mode=step,S=300"), 300.0);
         assert_eq!(pairs("mechanism=softmax,T=100,window_left=9"), 55.0 + 90.0 * 10.0);
+        assert_eq!(pairs("mechanism=srformer,mode=cross,T=20,S=100,block=8"), 160.0);
+        assert_eq!(pairs("mechanism=srformer,mode=step,S=100,block=8,gen_len=50"), 8.0);
         assert_eq!(pairs("mechanism=bswa,T=8,block=4,mem_blocks=1"), 10.0 + 5.0 + 6.0 + 7.0 + 8.0);
     }
 

@@ -314,7 +314,9 @@ fn values(problem: &Problem, plan: &Plan, spec: &RoleSpec, shape: &[i64], seed: 
         "dt_bias" => fill(&mut |r| -5.0 + r.normal()),
         "beta" | "erase" | "write" | "slot_write" => fill(&mut |r| sigmoid(r.normal())),
         "d_skip" => fill(&mut |_| 1.0),
-        "state_in" => fill(&mut |r| 0.1 * r.normal()),
+        "state_in" | "memory_in" | "total_in" => fill(&mut |r| 0.1 * r.normal()),
+        // Not the first: there is a state, and most queries are in the segment of the one before.
+        "query_start" => fill(&mut |_| 1.0),
         "basis" => fill(&mut |r| r.normal() / (problem.dim_qk as f32).sqrt()),
         "z_in" => fill(&mut |r| 1.0 + r.uniform()),
         name if name.ends_with("norm_weight") => fill(&mut |r| 1.0 + 0.1 * r.normal()),

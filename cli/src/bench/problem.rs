@@ -207,6 +207,7 @@ impl Problem {
     pub fn dtype_of(&self, role: Role) -> DType {
         match role {
             Role::Q | Role::K | Role::V | Role::OUT => self.dtype,
+            Role::QUERY_START => DType::I32,
             _ => DType::F32,
         }
     }

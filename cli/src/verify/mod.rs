@@ -63,10 +63,11 @@ pub struct Options {
     /// Workers of the built-in pool; 1 computes on the calling thread.
     #[arg(long, default_value_t = 1)]
     threads: u32,
-    /// Runs causal files with a recurrent state in calls of N tokens each, the state carried on.
+    /// Runs causal files with a recurrent state, and cross files whose queries may come in pieces (role `query_start`), in
+    /// calls of N tokens each, the state carried on.
     #[arg(long, value_name = "N")]
     split: Option<i64>,
-    /// Runs causal files with a recurrent state token by token in mode step, where the mechanism has it.
+    /// Runs these files token by token in mode step, where the mechanism has it.
     #[arg(long, conflicts_with = "split")]
     step: bool,
     /// Leaves out gradients.
@@ -90,7 +91,7 @@ pub struct Settings {
     pub threads: u32,
     /// Tokens of a call, where a file can be split.
     pub split: Option<i64>,
-    /// Causal files token by token, in mode step.
+    /// Files that can be split token by token, in mode step.
     pub step: bool,
     /// Gradients too, where a file has them.
     pub gradients: bool,

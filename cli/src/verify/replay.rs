@@ -109,6 +109,8 @@ struct File<'a> {
     own_mode: Mode,
     /// Mode of the calls.
     mode: Mode,
+    /// The queries come in several calls that say where they stand.
+    counted: bool,
     roles: Vec<(String, &'static RoleSpec)>,
     names: Names,
     split: Option<i64>,
@@ -124,13 +126,28 @@ impl<'a> File<'a> {
         };
         let roles = roles(reference, mechanism)?;
         let names = sizes(reference, mechanism, &roles);
-        let mode = if settings.step { as_step(mechanism, own_mode, &names) } else { own_mode };
-        Ok(File { reference, mechanism, own_mode, mode, roles, names, split: settings.split })
+        let counted = own_mode == Mode::Cross
+            && mechanism.role(Role::QUERY_START).is_some()
+            && (settings.step || settings.split.is_some());
+        let mode = match settings.step {
+            true if counted && mechanism.modes.contains(&Mode::Step) => Mode::Step,
+            true => as_step(mechanism, own_mode, &names),
+            false => own_mode,
+        };
+        Ok(File { reference, mechanism, own_mode, mode, counted, roles, names, split: settings.split })
     }
 
     /// A plan for calls that begin so many tokens into the file.
     fn plan(&self, engine: &Engine, mode: Mode, types: Types, start: i64) -> Result<Plan, Stop> {
         let mut problem = problem(self.reference, self.mechanism, mode, &self.names, types)?;
+        if let (true, Some(&t)) = (self.counted, self.names.get("T")) {
+            // What is the number of queries unless it is given: no call has them all.
+            for param in self.mechanism.params.iter().filter(|param| param.default == Default::Expr("T")) {
+                if !self.reference.params.contains_key(param.name) {
+                    problem.params.push(Param { name: string(param.name)?, value: Value::Int(t) });
+                }
+            }
+        }
         if let (1.., Some(&position0)) = (start, self.names.get(POSITION)) {
             problem.params.retain(|param| param.name.as_bytes() != POSITION.as_bytes());
             let value = Value::Int(position0 + start);
@@ -300,6 +317,8 @@ struct Run<'a> {
     reference: &'a Reference,
     mode: Mode,
     recurrent: bool,
+    counted: bool,
+    batch: i64,
     roles: Vec<(String, &'static RoleSpec)>,
     plan: Plan,
     inputs: BTreeMap<String, Buffer>,
@@ -361,17 +380,31 @@ impl<'a> Run<'a> {
             };
         }
         let recurrent = file.mechanism.step == StepKind::Recurrent;
-        let (mode, roles) = (file.mode, file.roles.clone());
-        Ok(Run { reference, mode, recurrent, roles, plan, inputs, outputs, carried, operands })
+        let (mode, counted, roles) = (file.mode, file.counted, file.roles.clone());
+        let run = Run {
+            reference,
+            mode,
+            recurrent,
+            counted,
+            batch,
+            roles,
+            plan,
+            inputs,
+            outputs,
+            carried,
+            operands,
+        };
+        Ok(run)
     }
 
     /// The tokens of each call: a recurrent step takes one, and a causal file can be split anywhere if every
-    /// token has a query and a key, or after any block where there are some.
+    /// token has a query and a key, or after any block where there are some. Counted queries can be split anywhere.
     fn pieces(&self, split: Option<i64>, names: &Names) -> Vec<Range<i64>> {
         let (t, s) = (names.get("T").copied().unwrap_or(1), names.get("S").copied());
         let tied = s.is_none_or(|s| s == t) && self.recurrent && !self.carried.is_empty();
         let piece = match (self.mode, split) {
-            (Mode::Step, _) if tied => 1,
+            (Mode::Step, _) if tied || self.counted => 1,
+            (Mode::Cross, Some(n)) if self.counted => n,
             // Blocks lie at absolute positions: a call begins with one.
             (Mode::Causal, Some(n)) if tied => {
                 let block = names.get("block").copied().unwrap_or(1);
@@ -398,6 +431,11 @@ impl<'a> Run<'a> {
                 _ => {}
             }
         }
+        let starts = vec![tokens.start as i32; self.batch as usize];
+        if self.counted {
+            let bound = Bound::whole(Role::QUERY_START.base_name(), &[self.batch]);
+            inputs.push(input(bound, (DType::I32, starts.as_ptr().cast())));
+        }
         let has = |name: &String| self.reference.tensors.contains_key(name);
         let (any_in, any_out) = (
             self.carried.iter().any(|part| has(&part.role_in)),
@@ -421,7 +459,7 @@ impl<'a> Run<'a> {
                 outputs.push(output(bound(&part.role_out), data));
             }
         }
-        // SAFETY: every tensor lies in a vector of this struct or of the file with that shape; outputs and
+        // SAFETY: every tensor lies in a vector of this function, of this struct or of the file with that shape; outputs and
         // carried tensors are borrowed mutably for the call.
         let result = unsafe { self.plan.execute(self.mode as u32, &inputs, &outputs) };
         result.map_err(|fault| Stop::Fail(fault.to_string()))
@@ -430,14 +468,17 @@ impl<'a> Run<'a> {
     /// The part of a tensor that belongs to these tokens: all of it, but for axes of tokens.
     fn slice(&self, name: &str, spec: &RoleSpec, tensor: &Tensor, tokens: &Range<i64>) -> Bound {
         let mut bound = Bound::whole(name, &tensor.shape);
-        if !self.recurrent || ![Mode::Causal, Mode::Step].contains(&self.mode) {
+        let by_token = self.recurrent && [Mode::Causal, Mode::Step].contains(&self.mode);
+        if !by_token && !self.counted {
             return bound;
         }
         let shapes = spec.shapes.iter().filter_map(|text| shape::parse(text));
         let Some(axes) = shapes.into_iter().find(|axes| axes.len() == tensor.shape.len()) else {
             return bound;
         };
-        for (axis, _) in axes.iter().enumerate().filter(|(_, axis)| axis.is("T") || axis.is("S")) {
+        // Keys stay where only queries are split.
+        let split = |axis: &shape::Axis| axis.is("T") || (by_token && axis.is("S"));
+        for (axis, _) in axes.iter().enumerate().filter(|(_, axis)| split(axis)) {
             // A tensor with another number of tokens is no part of a split: `pieces` did not split then.
             if tokens.end <= tensor.shape[axis] && tokens.end - tokens.start < tensor.shape[axis] {
                 bound.shape[axis] = tokens.end - tokens.start;

@@ -210,6 +210,11 @@ pub(super) static ROLES: &[&str] = &[
     "count_in",
     "count_out",
     "msg_local_z",
+    "query_start",
+    "memory_in",
+    "memory_out",
+    "total_in",
+    "total_out",
 ];
 
 /// Mechanisms, page by page.
@@ -560,4 +565,9 @@ pub static ROLE_MEANINGS: &[(&str, &str)] = &[
     ("count_in", "number of tokens that the incoming state is the mean of"),
     ("count_out", "the same, after the last token"),
     ("msg_local_z", "normaliser of each rank from an empty start"),
+    ("query_start", "number of the call's first query in its sequence"),
+    ("memory_in", "memory as queries read it, before the first query"),
+    ("memory_out", "the same, after the last query"),
+    ("total_in", "product of all keys and values"),
+    ("total_out", "the same, for calls that follow"),
 ];

@@ -396,4 +396,14 @@ impl Role {
     pub const COUNT_OUT: Role = Role(209);
     /// normaliser of each rank from an empty start
     pub const MSG_LOCAL_Z: Role = Role(210);
+    /// number of the call's first query in its sequence
+    pub const QUERY_START: Role = Role(211);
+    /// memory as queries read it, before the first query
+    pub const MEMORY_IN: Role = Role(212);
+    /// the same, after the last query
+    pub const MEMORY_OUT: Role = Role(213);
+    /// product of all keys and values
+    pub const TOTAL_IN: Role = Role(214);
+    /// the same, for calls that follow
+    pub const TOTAL_OUT: Role = Role(215);
 }

@@ -195,7 +195,18 @@ pub(super) static MECHANISMS: &[Mechanism] = &[
             RoleSpec::input(Role::V, &["B,H,S,D"]).required().differentiable(),
             RoleSpec::input(Role::W_MEM, &["D,D"]).required().differentiable(),
             RoleSpec::output(Role::OUT, &["B,H,T,D"]).differentiable(),
+            RoleSpec::input(Role::QUERY_START, &["B"])
+                .dtype("i32")
+                .note("needed in mode step; with gen_len only"),
+            RoleSpec::state_in(Role::STATE_IN, &["B,H,D,D"]).note("with memory_in, unless query_start is 0"),
             RoleSpec::state_out(Role::STATE_OUT, &["B,H,D,D"]).note("the membrane Vm"),
+            RoleSpec::state_in(Role::MEMORY_IN, &["B,H,D,D"]),
+            RoleSpec::state_out(Role::MEMORY_OUT, &["B,H,D,D"])
+                .note("Pj of the last query's segment, divided by n under key_norm"),
+            RoleSpec::state_in(Role::TOTAL_IN, &["B,H,D,D"]).note("read where a query enters a segment"),
+            RoleSpec::state_out(Role::TOTAL_OUT, &["B,H,D,D"]).note("KV, clamped"),
+            RoleSpec::state_in(Role::Z_IN, &["B,H,D"]).note("with total_in; key_norm only"),
+            RoleSpec::state_out(Role::Z_OUT, &["B,H,D"]).note("the norms n"),
         ],
         same_as: "",
     },

@@ -58,7 +58,6 @@ pub struct Call {
     /// Weights and biases of two convolutions over the scores.
     pub convolutions: [Option<Tensor>; 4],
     pub w_mem: Option<Tensor>,
-    pub state_out: Option<Tensor>,
     pub memory: Option<Memory>,
     /// The queries are the memory's: they read the block of the call's queries, and the memory.
     pub asks_memory: bool,
@@ -122,7 +121,6 @@ impl Call {
             ridge: get(Role::RIDGE),
             convolutions: [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(&get),
             w_mem: get(Role::W_MEM),
-            state_out: get(Role::STATE_OUT),
             memory: get(Role::FAM_K).zip(get(Role::FAM_V)).map(|(k, v)| Memory {
                 k,
                 v,

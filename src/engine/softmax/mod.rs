@@ -72,6 +72,7 @@ pub use local::Local;
 use pairs::Pairs;
 use prune::Norms;
 use rows::{KEYS, ROWS, Unit};
+use segments::Carried;
 pub use segments::Segments;
 
 /// Which keys a query at position `p` sees, besides what the mode says.
@@ -196,6 +197,11 @@ impl Attention {
     pub fn maps_keys(&self) -> bool {
         use Form::{Best, Difference, Local, Plain, Probe};
         matches!(self.form, Plain | Difference | Probe | Best { .. } | Local(_))
+    }
+
+    /// Whether the queries of a sequence may come in pieces, by their number.
+    pub fn counts_queries(&self) -> bool {
+        matches!(self.form, Form::Segments(Segments { gen_len: Some(_), .. }))
     }
 
     /// Whether there is a bound on distances, so that positions have to be those of a self-attention.
@@ -427,11 +433,13 @@ impl Engine for Softmax {
     }
 
     fn execute(&self, runner: &dyn Runner, call: &shared::Call, workspace: &Workspace) -> Result<()> {
-        let call = Call::new(call);
+        let (tensors, call) = (call.tensors, Call::new(call));
         match &self.settings.form {
             Form::Blend => return columns::run(self, runner, &call, workspace),
             Form::Convolution(settings) => return dape::run(self, settings, runner, &call, workspace),
-            Form::Segments(settings) => return segments::run(self, settings, runner, &call, workspace),
+            Form::Segments(settings) => {
+                return segments::run(self, settings, runner, (&call, &Carried::new(tensors)), workspace);
+            }
             _ => {}
         }
         self.run(runner, &call, workspace)?;

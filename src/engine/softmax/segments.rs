@@ -8,19 +8,25 @@
 //! o_t = softmax_j(scale q_t·k_s) v + scale q_t P / n      n_e = ‖k_{·e}‖
 //! ```
 //!
-//! *Tasks*: sequence × head, whose segments follow each other. *Cost*: `2 (D + E) block + 2 D E` FLOPs per query, `2 S D E`
-//! twice and `2 D E²` per segment. *Workspace*: five matrices `[D, E]` per worker.
+//! The queries of a sequence may come in pieces, down to single ones ([`Carried`]). A row has lanes of its own however few
+//! there are, so its bits are those of the whole call.
+//!
+//! *Tasks*: sequence × head, whose segments follow each other. *Cost*: `2 (D + E) block + 2 D E` FLOPs per query (a call of
+//! fewer than 16 takes as long as one of 16), `2 S D E` for all keys, and for each segment that is entered `2 block D E` and `2 D E²`.
+//! A call that enters none reads nothing of the state but `P`, and in place where it can. *Workspace*: five matrices `[D, E]` per worker.
 
 use super::Softmax;
 use super::call::Call;
 use super::products::{Buffers, Operand};
 use super::rows::{KEYS, ROWS, Rows, Unit};
 use super::tile::{Beside, Tile};
-use crate::engine::call::Sequence;
+use crate::catalog::Role;
+use crate::engine::call::{Bindings, Sequence};
 use crate::engine::linear::Rows as Slice;
 use crate::error::Result;
 use crate::kernel::{matmul, products};
 use crate::parallel::{self, Runner};
+use crate::tensor::{DType, Index, Tensor};
 use crate::workspace::{Carver, Workspace};
 use std::ops::Range;
 use std::{ptr, slice};
@@ -54,17 +60,31 @@ impl Segments {
         first..(first + self.block).min(s.n_k)
     }
 
-    /// Queries of a segment.
-    pub fn queries(&self, s: &Sequence, segment: usize) -> Range<usize> {
-        let (m, length) = (self.count(s), self.gen_len.unwrap_or(s.n_q).max(1));
-        // The first `t` with `⌊t m / length⌋ ≥ segment`.
-        let first = |segment: usize| segment.saturating_mul(length).div_ceil(m).min(s.n_q);
-        first(segment)..if segment + 1 < m { first(segment + 1) } else { s.n_q }
+    /// The segment of a query, by its number in the sequence.
+    fn of(&self, s: &Sequence, query: usize) -> usize {
+        query.saturating_mul(self.count(s)) / self.length(s)
     }
 
-    /// Segments that a query is in, in order.
-    pub fn visited(&self, s: &Sequence) -> impl DoubleEndedIterator<Item = usize> {
-        (0..self.count(s)).filter(|&segment| !self.queries(s, segment).is_empty())
+    /// Number of the first query of a segment: the first `t` with `⌊t m / gen_len⌋ ≥ segment`.
+    fn first(&self, s: &Sequence, segment: usize) -> usize {
+        segment.saturating_mul(self.length(s)).div_ceil(self.count(s))
+    }
+
+    fn length(&self, s: &Sequence) -> usize {
+        self.gen_len.unwrap_or(s.n_q).max(1)
+    }
+
+    /// Queries of a segment among those of the call, whose first is number `start` of its sequence.
+    pub fn queries(&self, s: &Sequence, start: usize, segment: usize) -> Range<usize> {
+        let first = |segment: usize| self.first(s, segment).saturating_sub(start).min(s.n_q);
+        first(segment)..if segment + 1 < self.count(s) { first(segment + 1) } else { s.n_q }
+    }
+
+    /// Segments that a query of the call is in, in order.
+    pub fn visited(&self, s: &Sequence, start: usize) -> impl DoubleEndedIterator<Item = usize> {
+        let end = if s.n_q > 0 { self.count(s).min(self.of(s, start + s.n_q - 1) + 1) } else { 0 };
+        let first = self.of(s, start).min(end.saturating_sub(1));
+        (first..end).filter(move |&segment| !self.queries(s, start, segment).is_empty())
     }
 
     /// The logarithm of how many keys a segment lacks that count.
@@ -104,12 +124,53 @@ impl Matrices {
     }
 }
 
+/// A part of the state: what the call before has left, and where it goes.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    from: Option<Tensor>,
+    to: Option<Tensor>,
+}
+
+/// What calls of one sequence of queries hand on, each of them absent where nothing is.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried {
+    /// Numbers of the calls' first queries; 0 without them.
+    starts: Option<Index>,
+    /// `Vm`.
+    membrane: Part,
+    /// `P`, or `P / n`.
+    memory: Part,
+    /// `clamp(Kᵀ V)`, and `n`.
+    total: Part,
+    norms: Part,
+}
+
+impl Carried {
+    /// Nothing.
+    pub const NONE: Carried = {
+        let part = Part { from: None, to: None };
+        Carried { starts: None, membrane: part, memory: part, total: part, norms: part }
+    };
+
+    /// Of a checked call.
+    pub fn new(tensors: &Bindings) -> Carried {
+        let part = |from, to| Part { from: tensors.get(from), to: tensors.get(to) };
+        Carried {
+            starts: tensors.get(Role::QUERY_START).map(Index),
+            membrane: part(Role::STATE_IN, Role::STATE_OUT),
+            memory: part(Role::MEMORY_IN, Role::MEMORY_OUT),
+            total: part(Role::TOTAL_IN, Role::TOTAL_OUT),
+            norms: part(Role::Z_IN, Role::Z_OUT),
+        }
+    }
+}
+
 /// Runs a call.
 pub fn run(
     engine: &Softmax,
     settings: &Segments,
     runner: &dyn Runner,
-    call: &Call,
+    (call, carried): (&Call, &Carried),
     workspace: &Workspace,
 ) -> Result<()> {
     let heads = engine.heads.0;
@@ -119,7 +180,7 @@ pub fn run(
         let rows = settings.rows(engine, &sequence, 0..0, &(0..0));
         let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
         // SAFETY: tensors have the shapes that `plan::check` made sure of; buffers those that `Matrices` names.
-        unsafe { Head::new(&unit, settings, workspace.worker(worker)).run() }
+        unsafe { Head::new(&unit, settings, carried, workspace.worker(worker)).run() }
     })
 }
 
@@ -127,12 +188,16 @@ pub fn run(
 pub struct Head<'a> {
     buffers: Buffers<'a>,
     settings: &'a Segments,
+    carried: &'a Carried,
+    /// Number of the call's first query.
+    start: usize,
 }
 
 impl<'a> Head<'a> {
     /// The head of a unit without rows.
-    pub fn new(unit: &'a Unit<'a>, settings: &'a Segments, base: *mut f32) -> Head<'a> {
-        Head { buffers: Buffers { unit, base }, settings }
+    pub fn new(unit: &'a Unit<'a>, settings: &'a Segments, carried: &'a Carried, base: *mut f32) -> Head<'a> {
+        let start = carried.starts.map_or(0, |starts| starts.get(unit.index) as usize);
+        Head { buffers: Buffers { unit, base }, settings, carried, start }
     }
 
     /// Elements between rows of the matrices.
@@ -154,40 +219,142 @@ impl<'a> Head<'a> {
     /// Tensors and buffers are those of the call.
     unsafe fn run(&self) {
         let unit = self.buffers.unit;
-        let (at, s, d) = (&unit.engine.at.matrices, &unit.sequence, unit.engine.d);
+        let (at, s, carried) = (&unit.engine.at.matrices, &unit.sequence, self.carried);
+        let visited = || self.settings.visited(s, self.start);
+        let enters = visited().any(|segment| !self.is_in(segment));
         // SAFETY: by contract.
         unsafe {
-            self.begin();
-            for segment in self.settings.visited(s) {
+            if enters {
+                self.begin();
+            } else if !self.stays(&carried.total) || !self.stays(&carried.norms) {
+                self.total();
+            }
+            for segment in visited() {
                 let keys = self.settings.keys(s, segment);
-                self.visit(&keys);
-                self.queries(self.settings.queries(s, segment), &keys, true);
+                let memory = if self.is_in(segment) { self.memory_in() } else { self.visit(&keys) };
+                self.queries(self.settings.queries(s, self.start, segment), &keys, Some(memory));
             }
             if s.n_k == 0 {
-                self.queries(0..s.n_q, &(0..0), false);
+                self.queries(0..s.n_q, &(0..0), None);
             }
-            if let Some(to) = &unit.call.state_out {
-                let head = [s.slot, unit.head];
-                let to = Slice::tokens(to, &head, (d, d));
-                unit.engine.kernels.common.store(self.buffers.at(at.membrane), self.ld(), &to);
+            for (part, at) in [(&carried.membrane, at.membrane), (&carried.memory, at.memory)] {
+                if enters {
+                    self.store(part, at);
+                } else if !self.stays(part) {
+                    self.load(part, at);
+                    self.store(part, at);
+                }
             }
         }
     }
 
-    /// An empty memory, and what it is made of.
+    /// Whether the memory is that of a segment since before the call.
+    fn is_in(&self, segment: usize) -> bool {
+        self.settings.first(&self.buffers.unit.sequence, segment) < self.start
+    }
+
+    /// Whether nothing has to be done for a part that the call does not change.
+    fn stays(&self, part: &Part) -> bool {
+        part.to.is_none() || (self.start > 0 && part.from == part.to)
+    }
+
+    /// Loads a matrix of the state; zeros where there is none, and before the first query.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn load(&self, part: &Part, to: usize) {
+        let (unit, d) = (self.buffers.unit, self.buffers.unit.engine.d);
+        // SAFETY: by contract.
+        unsafe {
+            let Some(from) = part.from.as_ref().filter(|_| self.start > 0) else {
+                return self.matrix(to).fill(0.0);
+            };
+            let head = [unit.sequence.slot, unit.head];
+            let from = Slice::tokens(from, &head, (d, d));
+            unit.engine.kernels.common.load(&from, 1.0, ptr::null(), self.buffers.at(to), self.ld());
+        }
+    }
+
+    /// Stores a matrix of the state, if it is wanted.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn store(&self, part: &Part, from: usize) {
+        let (unit, d) = (self.buffers.unit, self.buffers.unit.engine.d);
+        if let Some(to) = &part.to {
+            let head = [unit.sequence.slot, unit.head];
+            let to = Slice::tokens(to, &head, (d, d));
+            // SAFETY: by contract; the slot and head are this task's.
+            unsafe { unit.engine.kernels.common.store(self.buffers.at(from), self.ld(), &to) };
+        }
+    }
+
+    /// The memory as the call before has left it: where it lies, if products can read it there.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn memory_in(&self) -> Operand {
+        let (unit, part) = (self.buffers.unit, &self.carried.memory);
+        if let Some(from) = &part.from
+            && from.dtype == DType::F32
+            && from.stride(3) == 1
+            && from.stride(2) >= 0
+        {
+            return Operand::new(from.f32_at(&[unit.sequence.slot, unit.head]), from.stride(2) as usize);
+        }
+        // SAFETY: by contract.
+        unsafe { self.load(part, unit.engine.at.matrices.memory) };
+        self.memory()
+    }
+
+    fn memory(&self) -> Operand {
+        Operand::new(self.buffers.at(self.buffers.unit.engine.at.matrices.memory), self.ld())
+    }
+
+    /// What the memory moves on from, and what that takes.
     ///
     /// # Safety
     /// As [`Head::run`].
     pub unsafe fn begin(&self) {
-        let (at, s) = (&self.buffers.unit.engine.at.matrices, &self.buffers.unit.sequence);
+        let at = &self.buffers.unit.engine.at.matrices;
         // SAFETY: by contract.
         unsafe {
-            self.matrix(at.membrane).fill(0.0);
-            if s.n_k > 0 && s.n_q > 0 {
-                self.load_weight(true);
-                self.products(0..s.n_k, at.all, true);
+            self.load(&self.carried.membrane, at.membrane);
+            self.load_weight(true);
+            self.total();
+        }
+    }
+
+    /// Products and inverse norms of all keys, carried in or computed; they are stored where they are wanted.
+    ///
+    /// # Safety
+    /// As [`Head::run`].
+    unsafe fn total(&self) {
+        let (unit, Carried { total, norms, .. }) = (self.buffers.unit, self.carried);
+        let (engine, d, ld) = (unit.engine, unit.engine.d, self.ld());
+        let (tiles, at, head) =
+            (&engine.kernels.common, &engine.at.matrices, [unit.sequence.slot, unit.head]);
+        let norm = self.buffers.at(at.norms);
+        // SAFETY: by contract; norms are a row of a matrix.
+        unsafe {
+            if self.start > 0 && total.from.is_some() {
+                self.load(total, at.all);
+                if let Some(from) = &norms.from {
+                    tiles.load(&Slice::one(from, &head, 2, d), 1.0, ptr::null(), norm, ld);
+                }
+            } else {
+                self.products(0..unit.sequence.n_k, at.all, true);
                 self.clamp(at.all);
             }
+            if !self.stays(total) {
+                self.store(total, at.all);
+            }
+            if let Some(to) = norms.to.as_ref().filter(|_| !self.stays(norms)) {
+                tiles.store(norm, ld, &Slice::one(to, &head, 2, d));
+            }
+            // A channel that is zero in all keys has no part in the memory.
+            let norm = slice::from_raw_parts_mut(norm, ld);
+            norm.iter_mut().for_each(|x| *x = if *x == 0.0 { 0.0 } else { x.recip() });
         }
     }
 
@@ -219,7 +386,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// `Kᵀ V` of some keys, and the inverse norms of the channels of the keys if they are wanted.
+    /// `Kᵀ V` of some keys, and the norms of the channels of the keys if they are wanted.
     ///
     /// # Safety
     /// As [`Head::run`].
@@ -257,17 +424,16 @@ impl<'a> Head<'a> {
                 }
             }
             if norms {
-                // A channel that is zero in all keys has no part in the memory.
-                norm.iter_mut().for_each(|x| *x = if *x == 0.0 { 0.0 } else { x.sqrt().recip() });
+                norm.iter_mut().for_each(|x| *x = x.sqrt());
             }
         }
     }
 
-    /// The memory moves on to a segment.
+    /// The memory moves on to a segment; as it is then.
     ///
     /// # Safety
     /// As [`Head::run`]; the products of all keys are there.
-    pub unsafe fn visit(&self, keys: &Range<usize>) {
+    pub unsafe fn visit(&self, keys: &Range<usize>) -> Operand {
         let unit = self.buffers.unit;
         let (at, d, ld) = (&unit.engine.at.matrices, unit.engine.d, self.ld());
         let Segments { threshold, leak, normed, .. } = *self.settings;
@@ -304,15 +470,15 @@ impl<'a> Head<'a> {
                 }
             }
         }
+        self.memory()
     }
 
     /// Queries of a segment.
     ///
     /// # Safety
     /// As [`Head::run`].
-    unsafe fn queries(&self, queries: Range<usize>, keys: &Range<usize>, memory: bool) {
+    unsafe fn queries(&self, queries: Range<usize>, keys: &Range<usize>, linear: Option<Operand>) {
         let Unit { engine, call, sequence, index, head, .. } = *self.buffers.unit;
-        let linear = memory.then(|| Operand::new(self.buffers.at(engine.at.matrices.memory), self.ld()));
         for first in queries.clone().step_by(ROWS) {
             let of = first..(first + ROWS).min(queries.end);
             let rows = self.settings.rows(engine, &sequence, of, keys);

@@ -21,7 +21,7 @@ use super::tile::Tile;
 use crate::engine::call::Sequence;
 use crate::engine::softmax::products::{Buffers, Operand, pitch};
 use crate::engine::softmax::rows::{KEYS, ROWS, Unit};
-use crate::engine::softmax::segments::{Head, Segments};
+use crate::engine::softmax::segments::{Carried, Head, Segments};
 use crate::engine::softmax::{Form, Softmax};
 use crate::error::Result;
 use crate::kernel::matmul;
@@ -90,7 +90,7 @@ impl Run<'_> {
         let (engine, call) = (self.engine, self.call);
         let rows = settings.rows(engine, &sequence, 0..0, &(0..0));
         let unit = Unit { engine, call, sequence, index, head, splits: 1, rows };
-        let head = Head::new(&unit, settings, base);
+        let head = Head::new(&unit, settings, &Carried::NONE, base);
         // SAFETY: by contract.
         unsafe { Reverse { run: self, unit: &unit, settings, head, base }.run() }
     }
@@ -155,18 +155,18 @@ impl Reverse<'_> {
             self.head.begin();
             self.head.matrix(self.at().all).fill(0.0);
             ptr::write_bytes(self.buffer(self.at().norms), 0, 2 * ld);
-            for (visit, segment) in settings.visited(s).enumerate() {
+            for (visit, segment) in settings.visited(s, 0).enumerate() {
                 let keys = settings.keys(s, segment);
                 self.head.visit(&keys);
                 self.head.matrix(self.memory(visit)).fill(0.0);
-                self.queries(settings.queries(s, segment), &keys, Some(visit));
+                self.queries(settings.queries(s, 0, segment), &keys, Some(visit));
                 self.close(visit);
             }
             // The membrane is its gradient from here on, the memory that of the products.
             self.head.load_weight(false);
             self.head.matrix(at.membrane).fill(0.0);
-            let visits = settings.visited(s).count();
-            for (i, segment) in settings.visited(s).rev().enumerate() {
+            let visits = settings.visited(s, 0).count();
+            for (i, segment) in settings.visited(s, 0).rev().enumerate() {
                 self.leave(visits - 1 - i, &settings.keys(s, segment));
             }
             self.head.products(0..s.n_k, at.part, false);
