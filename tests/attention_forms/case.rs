@@ -224,9 +224,16 @@ impl Case {
 
     /// A row of an input `[B, H, tokens, channels]`.
     pub fn row(&self, role: Role, at: [usize; 3]) -> Vec<f64> {
-        let n = |axis: usize| self.inputs[&role].shape[axis] as usize;
+        let array = &self.inputs[&role];
+        let n = |axis: usize| array.shape[axis] as usize;
         let first = ((at[0] * n(1) + at[1]) * n(2) + at[2]) * n(3);
-        (first..first + n(3)).map(|i| self.element(role, i)).collect()
+        let mut row: Vec<f64> = array.data[first..first + n(3)].iter().map(|&x| x.into()).collect();
+        if let Some((_, i, by)) = self.nudge.filter(|(own, ..)| *own == role)
+            && let Some(x) = i.checked_sub(first).and_then(|i| row.get_mut(i))
+        {
+            *x += by;
+        }
+        row
     }
 
     /// An element of an input.

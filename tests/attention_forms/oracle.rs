@@ -11,14 +11,22 @@ pub struct Element {
     pub tolerance: f64,
 }
 
+/// What the queries of a sequence and a head read: its keys and values, and the memory's.
+struct Seen {
+    keys: Vec<Vec<f64>>,
+    values: Vec<Vec<f64>>,
+    memory: [Vec<Vec<f64>>; 2],
+    /// `ln Σ_t e^{X_ts}` of `dnas`.
+    columns: Vec<f64>,
+}
+
 /// One query: its sequence, query head, token.
 struct Query<'a> {
     case: &'a Case,
     sequence: usize,
     head: usize,
     t: usize,
-    /// `ln Σ_t e^{X_ts}` of `dnas`.
-    columns: &'a [f64],
+    seen: &'a Seen,
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -62,27 +70,30 @@ pub fn expect(case: &Case) -> BTreeMap<Role, Vec<Element>> {
     let mut all: BTreeMap<_, _> = case.outputs.iter().map(filled).collect();
     for sequence in 0..case.lengths.len() {
         let (batch, q0, _) = case.start(sequence);
+        if case.name == "dape_v2" {
+            dape(case, sequence, &mut all);
+            continue;
+        }
         for head in 0..case.heads.0 {
             if case.name == "srformer" {
                 srformer(case, sequence, head, &mut all);
                 continue;
             }
-            let columns = if case.name == "dnas" { columns(case, sequence, head) } else { vec![] };
+            let seen = Seen::new(case, sequence, head);
             for t in 0..case.lengths[sequence].0 {
-                let query = Query { case, sequence, head, t, columns: &columns };
+                let query = Query { case, sequence, head, t, seen: &seen };
                 let row = match case.name {
                     "fam_block" => fam_block(&query),
                     "hard_retrieval" => continue,
                     "dnas" => dnas(&query),
                     "lla" => lla(&query),
-                    "dape_v2" => dape(&query),
                     other => panic!("no definition of {other}"),
                 };
                 put(case, &mut all, Role::OUT, [batch, head, q0 + t], row);
             }
             if let Some(shape) = case.outputs.get(&Role::FAM_OUT) {
                 for row in 0..shape[2] as usize {
-                    let values = fam_memory(case, sequence, head, row);
+                    let values = fam_memory(case, &seen, sequence, head, row);
                     put(case, &mut all, Role::FAM_OUT, [sequence, head, row], values);
                 }
             }
@@ -102,19 +113,52 @@ fn put(case: &Case, all: &mut BTreeMap<Role, Vec<Element>>, role: Role, at: [usi
 }
 
 /// `Σ w v`; scores of some size carry errors of that size into weights.
-fn weigh(weights: &[f64], v: &[Vec<f64>], e: usize, size: f64) -> Vec<Element> {
-    let element = |e: usize| {
-        let value = weights.iter().zip(v).map(|(w, v)| w * v[e]).sum();
-        let magnitude: f64 = weights.iter().zip(v).map(|(w, v)| (w * v[e]).abs()).sum();
-        Element { value, tolerance: 6e-8 * (20.0 + v.len() as f64 + 4.0 * size) * magnitude + 1e-9 }
-    };
-    (0..e).map(element).collect()
+fn weigh(weights: &[f64], v: &[&[f64]], e: usize, size: f64) -> Vec<Element> {
+    let mut sums = vec![[0.0; 2]; e];
+    for (w, v) in weights.iter().zip(v) {
+        for ([value, magnitude], v) in sums.iter_mut().zip(*v) {
+            *value += w * v;
+            *magnitude += (w * v).abs();
+        }
+    }
+    let relative = 6e-8 * (20.0 + v.len() as f64 + 4.0 * size);
+    let element = |[value, magnitude]: [f64; 2]| Element { value, tolerance: relative * magnitude + 1e-9 };
+    sums.into_iter().map(element).collect()
 }
 
 /// Sizes of the terms of scores.
-fn size_of(q: &[f64], keys: &[Vec<f64>], scale: f64) -> f64 {
-    let size = |k: &Vec<f64>| q.iter().zip(k).map(|(q, k)| (q * k).abs()).sum::<f64>();
+fn size_of<K: AsRef<[f64]>>(q: &[f64], keys: &[K], scale: f64) -> f64 {
+    let size = |k: &K| q.iter().zip(k.as_ref()).map(|(q, k)| (q * k).abs()).sum::<f64>();
     1.0 + scale * keys.iter().map(size).fold(0.0, f64::max) * (1.0 + q.len() as f64 / 8.0)
+}
+
+impl Seen {
+    fn new(case: &Case, sequence: usize, head: usize) -> Seen {
+        let key_head = case.key_head(head);
+        let [keys, values] = [Role::K, Role::V].map(|role| case.rows(role, sequence, key_head));
+        let memory = [Role::FAM_K, Role::FAM_V].map(|role| {
+            let rows = case.inputs.get(&role).map_or(0, |memory| memory.shape[2] as usize);
+            (0..rows).map(|row| case.row(role, [sequence, key_head, row])).collect()
+        });
+        let columns = if case.name == "dnas" { columns(case, &keys, sequence, head) } else { vec![] };
+        Seen { keys, values, memory, columns }
+    }
+
+    /// Some of the keys and values.
+    fn of(&self, keys: std::ops::Range<usize>) -> [Vec<&[f64]>; 2] {
+        [&self.keys, &self.values].map(|rows| refs(&rows[keys.clone()]))
+    }
+
+    /// The memory's keys and values, after these of the sequence.
+    fn with_memory(&self, keys: std::ops::Range<usize>) -> [Vec<&[f64]>; 2] {
+        let mut all = self.of(keys);
+        all.iter_mut().zip(&self.memory).for_each(|(all, memory)| all.extend(refs(memory)));
+        all
+    }
+}
+
+fn refs(rows: &[Vec<f64>]) -> Vec<&[f64]> {
+    rows.iter().map(Vec::as_slice).collect()
 }
 
 impl Query<'_> {
@@ -124,75 +168,55 @@ impl Query<'_> {
     }
 }
 
-fn attend(case: &Case, q: &[f64], k: &[Vec<f64>], v: &[Vec<f64>]) -> Vec<Element> {
+fn attend(case: &Case, q: &[f64], [k, v]: [Vec<&[f64]>; 2]) -> Vec<Element> {
     let scores: Vec<f64> = k.iter().map(|k| case.scale() * dot(q, k)).collect();
-    weigh(&softmax(&scores), v, case.e, size_of(q, k, case.scale()))
-}
-
-/// The memory's keys and values, after these of the sequence.
-fn with_memory(
-    case: &Case,
-    sequence: usize,
-    head: usize,
-    keys: std::ops::Range<usize>,
-) -> [Vec<Vec<f64>>; 2] {
-    let head = case.key_head(head);
-    let rows = case.inputs[&Role::FAM_K].shape[2] as usize;
-    [(Role::K, Role::FAM_K), (Role::V, Role::FAM_V)].map(|(own, memory)| {
-        let mut all = case.rows(own, sequence, head)[keys.clone()].to_vec();
-        all.extend((0..rows).map(|row| case.row(memory, [sequence, head, row])));
-        all
-    })
+    weigh(&softmax(&scores), &v, case.e, size_of(q, &k, case.scale()))
 }
 
 /// The softmax whose gradients the scores of `hard_retrieval` have.
 pub fn soft_retrieval(case: &Case, [sequence, head, t]: [usize; 3]) -> Vec<f64> {
-    let query = Query { case, sequence, head, t, columns: &[] };
-    let seen = case.visible(sequence, t);
-    let [k, v] =
-        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[seen.clone()].to_vec());
-    attend(case, &query.q(), &k, &v).iter().map(|element| element.value).collect()
+    let seen = Seen::new(case, sequence, head);
+    let query = Query { case, sequence, head, t, seen: &seen };
+    let out = attend(case, &query.q(), seen.of(case.visible(sequence, t)));
+    out.iter().map(|element| element.value).collect()
 }
 
 /// Scores of the keys that a query sees.
 pub fn scores(case: &Case, [sequence, head, t]: [usize; 3]) -> Vec<f64> {
-    let query = Query { case, sequence, head, t, columns: &[] };
+    let (batch, q0, _) = case.start(sequence);
+    let q = case.row(Role::Q, [batch, head, q0 + t]);
     let keys = case.rows(Role::K, sequence, case.key_head(head));
-    case.visible(sequence, t).map(|s| dot(&query.q(), &keys[s])).collect()
+    case.visible(sequence, t).map(|s| dot(&q, &keys[s])).collect()
 }
 
 fn fam_block(query: &Query<'_>) -> Vec<Element> {
-    let Query { case, sequence, head, t, .. } = *query;
-    let [k, v] = with_memory(case, sequence, head, case.visible(sequence, t));
-    attend(case, &query.q(), &k, &v)
+    let seen = query.seen.with_memory(query.case.visible(query.sequence, query.t));
+    attend(query.case, &query.q(), seen)
 }
 
-fn fam_memory(case: &Case, sequence: usize, head: usize, row: usize) -> Vec<Element> {
+fn fam_memory(case: &Case, seen: &Seen, sequence: usize, head: usize, row: usize) -> Vec<Element> {
     let (n_q, n_k) = case.lengths[sequence];
-    let [k, v] = with_memory(case, sequence, head, n_k - n_q..n_k);
-    attend(case, &case.row(Role::FAM_Q, [sequence, head, row]), &k, &v)
+    attend(case, &case.row(Role::FAM_Q, [sequence, head, row]), seen.with_memory(n_k - n_q..n_k))
 }
 
-fn columns(case: &Case, sequence: usize, head: usize) -> Vec<f64> {
+fn columns(case: &Case, keys: &[Vec<f64>], sequence: usize, head: usize) -> Vec<f64> {
     let queries = case.rows(Role::Q, sequence, head);
     let live = &queries[..case.length(Role::QUERY_LEN, sequence, queries.len())];
-    let keys = case.rows(Role::K, sequence, case.key_head(head));
     let column = |k: &Vec<f64>| log_sum(&Vec::from_iter(live.iter().map(|q| case.scale() * dot(q, k))));
     keys.iter().map(column).collect()
 }
 
 fn dnas(query: &Query<'_>) -> Vec<Element> {
-    let Query { case, sequence, head, t, columns } = *query;
+    let Query { case, sequence, head, t, seen } = *query;
     let (n_q, n_k) = case.lengths[sequence];
     if t >= case.length(Role::QUERY_LEN, sequence, n_q) {
         return vec![Element { value: 0.0, tolerance: 0.0 }; case.e];
     }
     let keys = case.length(Role::KEY_LEN, sequence, n_k);
-    let [k, v] =
-        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[..keys].to_vec());
+    let [k, v] = seen.of(0..keys);
     let q = query.q();
     let plain: Vec<f64> = k.iter().map(|k| case.scale() * dot(&q, k)).collect();
-    let less: Vec<f64> = plain.iter().zip(columns).map(|(x, c)| x - c).collect();
+    let less: Vec<f64> = plain.iter().zip(&seen.columns).map(|(x, c)| x - c).collect();
     let blend = case.inputs.get(&Role::BLEND).map_or(1.0, |blend| blend.data[head].into());
     let both = softmax(&less).into_iter().zip(softmax(&plain));
     let weights: Vec<f64> = both.map(|(w, p)| blend * w + (1.0 - blend) * p).collect();
@@ -224,7 +248,7 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
 
 fn lla(query: &Query<'_>) -> Vec<Element> {
     let Query { case, sequence, head, t, .. } = *query;
-    let (q, d, seen) = (query.q(), case.d, case.visible(sequence, t));
+    let (q, d) = (query.q(), case.d);
     let ridge = case.inputs.get(&Role::RIDGE).map(|ridge| {
         let (batch, q0, _) = case.start(sequence);
         f64::from(match ridge.shape.len() {
@@ -234,8 +258,7 @@ fn lla(query: &Query<'_>) -> Vec<Element> {
         })
     });
     let ridge = ridge.or(case.real("ridge")).unwrap();
-    let [k, v] =
-        [Role::K, Role::V].map(|role| case.rows(role, sequence, case.key_head(head))[seen.clone()].to_vec());
+    let [k, v] = query.seen.of(case.visible(sequence, t));
     if k.is_empty() {
         return vec![Element { value: 0.0, tolerance: 0.0 }; case.e];
     }
@@ -261,65 +284,68 @@ fn lla(query: &Query<'_>) -> Vec<Element> {
 }
 
 /// Scores, and positions, of all heads `[2H][keys]`: zero past the query.
-fn score_map(query: &Query<'_>) -> Vec<Vec<f64>> {
-    let Query { case, sequence, t, .. } = *query;
+fn score_map(case: &Case, seen: &[Seen], sequence: usize, t: usize) -> Vec<Vec<f64>> {
     let ((batch, q0, k0), (n_q, n_k)) = (case.start(sequence), case.lengths[sequence]);
     let position = n_k - n_q + t;
     let mut map = vec![vec![0.0; n_k]; 2 * case.heads.0];
-    for head in 0..case.heads.0 {
+    for (head, seen) in seen.iter().enumerate() {
         let q = case.row(Role::Q, [batch, head, q0 + t]);
-        for (key, k) in
-            case.rows(Role::K, sequence, case.key_head(head)).iter().enumerate().take(position + 1)
-        {
+        let slope: f64 = case.inputs.get(&Role::ALIBI_SLOPES).map_or(0.0, |slopes| slopes.data[head].into());
+        let bias = case.inputs.get(&Role::BIAS).map(|bias| {
+            let at = [batch.min(bias.shape[0] as usize - 1), head.min(bias.shape[1] as usize - 1), q0 + t];
+            case.row(Role::BIAS, at)
+        });
+        for (key, k) in seen.keys.iter().enumerate().take(position + 1) {
             map[head][key] = case.scale() * dot(&q, k);
-            let slope = case.inputs.get(&Role::ALIBI_SLOPES).map_or(0.0, |slopes| slopes.data[head].into());
             map[case.heads.0 + head][key] = -slope * (position - key) as f64;
-            if let Some(bias) = case.inputs.get(&Role::BIAS) {
-                let at =
-                    [batch.min(bias.shape[0] as usize - 1), head.min(bias.shape[1] as usize - 1), q0 + t];
-                map[case.heads.0 + head][key] += case.row(Role::BIAS, at)[k0 + key];
-            }
+            map[case.heads.0 + head][key] += bias.as_ref().map_or(0.0, |bias| bias[k0 + key]);
         }
     }
     map
 }
 
-fn dape(query: &Query<'_>) -> Vec<Element> {
-    let Query { case, sequence, head, t, .. } = *query;
-    let (n_q, n_k) = case.lengths[sequence];
-    let (seen, map) = (n_k - n_q + t + 1, score_map(query));
+/// Every row of a sequence: the convolutions of a query go across heads.
+fn dape(case: &Case, sequence: usize, all: &mut BTreeMap<Role, Vec<Element>>) {
+    let ((batch, q0, _), (n_q, n_k)) = (case.start(sequence), case.lengths[sequence]);
     let size = |name| case.real(name).unwrap() as usize;
-    let (f, taps) = (size("F"), size("K"));
+    let (f, taps, heads) = (size("F"), size("K"), case.heads.0);
     let (half, leaky) = ((taps / 2) as i64, case.real("leaky_slope").unwrap_or(0.01));
-    let value = |role: Role, at: usize| f64::from(case.inputs[&role].data[at]);
-    let hidden = |channel: usize, key: i64| -> f64 {
-        if key < 0 || (case.word("edge") == Some("zero") && key >= n_k as i64) {
-            return 0.0;
-        }
-        let mut sum = value(Role::B_CONV1, channel);
-        for (c, row) in map.iter().enumerate() {
-            for tap in 0..taps {
-                let x = usize::try_from(key + tap as i64 - half).ok().and_then(|key| row.get(key));
-                sum += value(Role::W_CONV1, (channel * map.len() + c) * taps + tap) * x.unwrap_or(&0.0);
+    let values = |role| -> Vec<f64> { case.inputs[&role].data.iter().map(|&x| x.into()).collect() };
+    let [w1, b1, w2, b2] = [Role::W_CONV1, Role::B_CONV1, Role::W_CONV2, Role::B_CONV2].map(values);
+    let seen_by: Vec<Seen> = (0..heads).map(|head| Seen::new(case, sequence, head)).collect();
+    for t in 0..n_q {
+        let (seen, map) = (n_k - n_q + t + 1, score_map(case, &seen_by, sequence, t));
+        let hidden = |channel: usize, key: i64| -> f64 {
+            if key < 0 || (case.word("edge") == Some("zero") && key >= n_k as i64) {
+                return 0.0;
             }
+            let mut sum = b1[channel];
+            for (row, w) in map.iter().zip(w1[channel * map.len() * taps..].chunks_exact(taps)) {
+                for (tap, w) in w.iter().enumerate() {
+                    let x = usize::try_from(key + tap as i64 - half).ok().and_then(|key| row.get(key));
+                    sum += w * x.unwrap_or(&0.0);
+                }
+            }
+            if sum > 0.0 { sum } else { leaky * sum }
+        };
+        let near: Vec<Vec<f64>> = (0..f)
+            .map(|channel| (0..seen as i64 + 2 * half).map(|key| hidden(channel, key - half)).collect())
+            .collect();
+        for (head, own) in seen_by.iter().enumerate() {
+            let corrected = |key: usize| {
+                let mut x = map[head][key] + map[heads + head][key] + b2[head];
+                for (near, w) in near.iter().zip(w2[head * f * taps..].chunks_exact(taps)) {
+                    x += dot(w, &near[key..key + taps]);
+                }
+                x
+            };
+            let scores: Vec<f64> = (0..seen).map(corrected).collect();
+            // Terms of a corrected score: each at most some 10 wide.
+            let size = 20.0 * (f * taps * map.len()) as f64;
+            let row = weigh(&softmax(&scores), &refs(&own.values[..seen]), case.e, size);
+            put(case, all, Role::OUT, [batch, head, q0 + t], row);
         }
-        if sum > 0.0 { sum } else { leaky * sum }
-    };
-    let near: Vec<Vec<f64>> = (0..f)
-        .map(|channel| (0..seen as i64 + 2 * half).map(|key| hidden(channel, key - half)).collect())
-        .collect();
-    let corrected = |key: usize| {
-        let mut x = map[head][key] + map[case.heads.0 + head][key] + value(Role::B_CONV2, head);
-        for (channel, near) in near.iter().enumerate() {
-            let weight = |tap: usize| value(Role::W_CONV2, (head * f + channel) * taps + tap);
-            x += (0..taps).map(|tap| weight(tap) * near[key + tap]).sum::<f64>();
-        }
-        x
-    };
-    let scores: Vec<f64> = (0..seen).map(corrected).collect();
-    let v = &case.rows(Role::V, sequence, case.key_head(head))[..seen];
-    // Terms of a corrected score: each at most some 10 wide.
-    weigh(&softmax(&scores), v, case.e, 20.0 * (f * taps * map.len()) as f64)
+    }
 }
 
 /// `Σ_s k_sᵀ v_s` of some keys, within the limit, and of their absolute values.
@@ -348,7 +374,7 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
     let norm = |e: usize| k.iter().map(|k| k[e] * k[e]).sum::<f64>().sqrt();
     let norms: Vec<f64> = (0..d).map(norm).collect();
     let m = n_k.div_ceil(block);
-    let w = |e: usize, f: usize| case.element(Role::W_MEM, e * d + f);
+    let w: Vec<f64> = (0..d * d).map(|i| case.element(Role::W_MEM, i)).collect();
     let rounding = 6e-8 * (20.0 + n_k as f64 / 4.0 + d as f64 / 4.0);
     let (mut membrane, mut size) = (vec![0.0; d * d], vec![0.0; d * d]);
     let (mut memory, mut last, mut fragile) = (vec![0.0; d * d], None, false);
@@ -360,9 +386,10 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
             let [own, own_size] = products(&k[keys.clone()], &v[keys.clone()], d, limit);
             for i in 0..d * d {
                 let (row, e) = (i / d * d, i % d);
-                let x: f64 = (0..d).map(|f| (kv[row + f] - own[row + f]) * w(e, f)).sum();
+                let w = &w[e * d..(e + 1) * d];
+                let x: f64 = (0..d).map(|f| (kv[row + f] - own[row + f]) * w[f]).sum();
                 membrane[i] = leak * membrane[i] + x;
-                let terms = (0..d).map(|f| (kv_size[row + f] + own_size[row + f]) * w(e, f).abs());
+                let terms = (0..d).map(|f| (kv_size[row + f] + own_size[row + f]) * w[f].abs());
                 size[i] = leak * size[i] + terms.sum::<f64>() + theta;
                 let above: f64 = membrane[i] / theta - 1.0;
                 fragile |= above.abs() <= 2.0 * rounding * size[i] / theta;
@@ -371,11 +398,12 @@ fn srformer(case: &Case, sequence: usize, head: usize, all: &mut BTreeMap<Role, 
             }
         }
         let mut scores: Vec<f64> = k[keys.clone()].iter().map(|k| case.scale() * dot(q, k)).collect();
-        let mut values = v[keys.clone()].to_vec();
+        let mut values = refs(&v[keys.clone()]);
+        let zero = vec![0.0; d];
         if case.word("pad") == Some("zero_key") {
             let missing = if m > 0 { block - keys.len() } else { 0 };
             scores.resize(scores.len() + missing, 0.0);
-            values.resize(values.len() + missing, vec![0.0; d]);
+            values.resize(values.len() + missing, &zero);
         }
         let mut row = weigh(&softmax(&scores), &values, d, size_of(q, &k, case.scale()));
         for (e, to) in row.iter_mut().enumerate() {
@@ -413,8 +441,7 @@ pub fn check_index(case: &Case, run: &Run) {
             let (k, v) = (Role::K, Role::V);
             let [k, v] = [k, v].map(|role| case.rows(role, sequence, case.key_head(head)));
             for t in 0..case.lengths[sequence].0 {
-                let query = Query { case, sequence, head, t, columns: &[] };
-                let (q, seen) = (query.q(), case.visible(sequence, t));
+                let (q, seen) = (case.row(Role::Q, [batch, head, q0 + t]), case.visible(sequence, t));
                 let at = (batch * case.heads.0 + head) * shape[2] as usize + q0 + t;
                 let out = &run.reals[&Role::OUT].data[at * case.e..][..case.e];
                 let index = run.index[at];
