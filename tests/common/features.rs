@@ -33,6 +33,44 @@ impl Oracle<'_> {
         })
     }
 
+    pub(super) fn map_row(&self, row: &mut [Num]) {
+        let elu1 = |x: f64| if x > 0.0 { num(x + 1.0) } else { num(x.exp()) };
+        let each = |row: &mut [Num], f: &dyn Fn(f64) -> Num| row.iter_mut().for_each(|x| *x = f(x.x));
+        match self.map.as_str() {
+            "" | "identity" => {}
+            "elu1" => each(row, &elu1),
+            "elu1_neg" => each(row, &|x| elu1(-x)),
+            // Cancels below zero.
+            "tanh1" => each(row, &|x| Num { x: x.tanh() + 1.0, m: 2.0 }),
+            "relu" => each(row, &|x| num(x.max(0.0))),
+            "relu2" => each(row, &|x| num(x.max(0.0).powi(2))),
+            "silu" => each(row, &|x| num(x / (1.0 + (-x).exp()))),
+            // The roundings of an exponent are as many as it is large.
+            "softmax" => {
+                let top = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.x));
+                let sum: f64 = row.iter().map(|x| (x.x - top).exp()).sum();
+                each(row, &|x| {
+                    let p = (x - top).exp() / sum;
+                    Num { x: p, m: p * (1.0 + (x - top).abs() / 4.0) }
+                });
+            }
+            "exp" => each(row, &|x| {
+                let p = x.exp();
+                Num { x: p, m: p * (1.0 + self.largest_exponent / 2.0) }
+            }),
+            other => panic!("feature map {other}"),
+        }
+    }
+
+    pub(super) fn coef(&self) -> [f64; 2] {
+        let given = self.p.params.iter().find(|(name, _)| *name == "coef").map(|(_, value)| value);
+        match given {
+            Some(subquad::Value::Reals(list)) => [list[0], list[1]],
+            None => [1.0, 1.0],
+            other => panic!("coef {other:?}"),
+        }
+    }
+
     /// `e^y`, for an exponent whose terms have this sum of absolute values.
     fn exponential(&self, y: f64, magnitude: f64) -> Num {
         Num { x: y.exp(), m: y.exp() * (1.0 + magnitude + self.largest_exponent / 2.0) }

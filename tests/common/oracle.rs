@@ -12,7 +12,9 @@
 //! features. It is a bound, some ten times what is seen.
 
 use super::golden::Array;
-use super::problem::{Problem, Tensors};
+#[allow(unused_imports, reason = "each test target uses a part")]
+pub use super::outputs::check;
+use super::problem::Problem;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use subquad::{Mode, Role};
@@ -53,23 +55,23 @@ pub(super) struct Oracle<'a> {
     pub p: &'a Problem,
     pub heads: [usize; 3],
     n_state: usize,
-    n_out: usize,
+    pub n_out: usize,
     pub d: usize,
-    e: usize,
+    pub e: usize,
     /// Rows of the state.
     pub m: usize,
     cyclic: bool,
     corrects: bool,
     scale: f64,
     /// What parameters say, looked up once.
-    map: String,
+    pub map: String,
     exponential: bool,
-    denominator: Option<(String, f64)>,
+    pub denominator: Option<(String, f64)>,
     pub largest_exponent: f64,
     /// The orthonormal cosines, where a map transforms by them.
     pub cosines: OnceCell<Vec<f64>>,
     /// Roundings.
-    c: f64,
+    pub c: f64,
     nudge: Option<Nudge>,
 }
 
@@ -170,12 +172,12 @@ fn largest_exponent(p: &Problem) -> f64 {
 
 /// The state of a head while tokens go by.
 #[derive(Clone)]
-struct State {
+pub(super) struct State {
     /// `[M, E]`; the magnitudes of corrected states are norms of columns, the same in each row.
-    s: Vec<Num>,
-    z: Vec<Num>,
+    pub s: Vec<Num>,
+    pub z: Vec<Num>,
     /// Running maximum of `k` (map `exp`).
-    shift: Vec<f64>,
+    pub shift: Vec<f64>,
 }
 
 /// Gates of a token.
@@ -308,44 +310,6 @@ impl Oracle<'_> {
             row.insert(0, num(a0.sqrt()));
         }
         row
-    }
-
-    fn map_row(&self, row: &mut [Num]) {
-        let elu1 = |x: f64| if x > 0.0 { num(x + 1.0) } else { num(x.exp()) };
-        let each = |row: &mut [Num], f: &dyn Fn(f64) -> Num| row.iter_mut().for_each(|x| *x = f(x.x));
-        match self.map.as_str() {
-            "" | "identity" => {}
-            "elu1" => each(row, &elu1),
-            "elu1_neg" => each(row, &|x| elu1(-x)),
-            // Cancels below zero.
-            "tanh1" => each(row, &|x| Num { x: x.tanh() + 1.0, m: 2.0 }),
-            "relu" => each(row, &|x| num(x.max(0.0))),
-            "relu2" => each(row, &|x| num(x.max(0.0).powi(2))),
-            "silu" => each(row, &|x| num(x / (1.0 + (-x).exp()))),
-            // The roundings of an exponent are as many as it is large.
-            "softmax" => {
-                let top = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.x));
-                let sum: f64 = row.iter().map(|x| (x.x - top).exp()).sum();
-                each(row, &|x| {
-                    let p = (x - top).exp() / sum;
-                    Num { x: p, m: p * (1.0 + (x - top).abs() / 4.0) }
-                });
-            }
-            "exp" => each(row, &|x| {
-                let p = x.exp();
-                Num { x: p, m: p * (1.0 + self.largest_exponent / 2.0) }
-            }),
-            other => panic!("feature map {other}"),
-        }
-    }
-
-    fn coef(&self) -> [f64; 2] {
-        let given = self.p.params.iter().find(|(name, _)| *name == "coef").map(|(_, value)| value);
-        match given {
-            Some(subquad::Value::Reals(list)) => [list[0], list[1]],
-            None => [1.0, 1.0],
-            other => panic!("coef {other:?}"),
-        }
     }
 
     /// `α`, one of all channels or one of each, and the gain of the value.
@@ -553,103 +517,4 @@ impl Oracle<'_> {
         };
         Num { x, m }
     }
-
-    /// Norms of the output, over a head or over all heads of a token.
-    fn normalise(&self, y: &mut [Num]) {
-        let (t, e) = (self.p.t as usize, self.e);
-        let normalize = self.p.word("normalize");
-        if !matches!(normalize.as_str(), "rms_head" | "rms_gate" | "srms_all") {
-            return;
-        }
-        let eps = self.p.real("norm_eps");
-        let sigmoid_gate = self.p.word("gate_activation") == "sigmoid";
-        let at =
-            |batch: usize, h: usize, token: usize, c: usize| ((batch * self.n_out + h) * t + token) * e + c;
-        let groups: Vec<Vec<usize>> = if normalize == "srms_all" {
-            vec![(0..self.n_out).collect()]
-        } else {
-            (0..self.n_out).map(|h| vec![h]).collect()
-        };
-        for batch in 0..self.p.b as usize {
-            for token in 0..t {
-                for heads in &groups {
-                    let places = || heads.iter().flat_map(|&h| (0..e).map(move |c| (h, c)));
-                    let n = places().count() as f64;
-                    let sum =
-                        |f: fn(Num) -> f64| places().map(|(h, c)| f(y[at(batch, h, token, c)])).sum::<f64>();
-                    let rho = 1.0 / (sum(|y| y.x * y.x) / n + eps).sqrt();
-                    let coupling = sum(|y| y.x.abs() * y.m) / n;
-                    for (h, c) in places() {
-                        let weight = match self.tensor(Role::OUT_NORM_WEIGHT) {
-                            Some(_) if normalize == "srms_all" => {
-                                self.at(Role::OUT_NORM_WEIGHT, &[h * e + c])
-                            }
-                            _ => self.at(Role::OUT_NORM_WEIGHT, &[c]),
-                        };
-                        let gate = self.at(Role::GATE, &[batch, h, token, c]).map_or(1.0, |gate| {
-                            let sigmoid = 1.0 / (1.0 + (-gate).exp());
-                            if sigmoid_gate { sigmoid } else { gate * sigmoid }
-                        });
-                        let factor = rho * weight.unwrap_or(1.0) * gate;
-                        let y = &mut y[at(batch, h, token, c)];
-                        let m = factor.abs() * (y.m + y.x.abs() * (1.0 + rho * rho * coupling));
-                        *y = Num { x: y.x * factor, m };
-                    }
-                }
-            }
-        }
-    }
-
-    fn gather(&self, y: Vec<Num>, states: Vec<State>) -> BTreeMap<Role, Expected> {
-        let expected = |nums: Vec<Num>| expected(nums, self.c);
-        let carries = self.p.has_shift() && self.p.shift;
-        let rows = |f: fn(&State) -> &[Num], width: usize| {
-            let scaled = states.iter().flat_map(|state| {
-                f(state).iter().enumerate().map(move |(i, n)| {
-                    // Where the shift is carried out, the state comes without it.
-                    let shift = state.shift[i / width];
-                    let carried = carries && shift > f64::NEG_INFINITY;
-                    let plain = if carried { (-shift).exp() } else { 1.0 };
-                    Num { x: n.x * plain, m: n.m * plain }
-                })
-            });
-            expected(scaled.collect())
-        };
-        let mut all = BTreeMap::from([(Role::OUT, expected(y))]);
-        all.insert(Role::STATE_OUT, rows(|state| &state.s, self.e));
-        if self.denominator.is_some() {
-            all.insert(Role::Z_OUT, rows(|state| &state.z, 1));
-        }
-        if carries {
-            let shift = states.iter().flat_map(|state| state.shift.iter().map(|&m| num(m)));
-            all.insert(Role::SHIFT_OUT, expected(shift.collect()));
-        }
-        all
-    }
-}
-
-/// Panics unless every output is as expected; gives the worst error as a fraction of its tolerance.
-#[track_caller]
-pub fn check(got: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> String) -> f64 {
-    assert!(got.keys().eq(want.keys()), "{:?} for {:?}: {}", got.keys(), want.keys(), what());
-    let mut worst = 0.0f64;
-    for (role, want) in want {
-        let got = &got[role];
-        assert_eq!(got.data.len(), want.value.len(), "{role} of {}", what());
-        for (i, &g) in got.data.iter().enumerate() {
-            let (w, tolerance) = (want.value[i], want.tolerance[i]);
-            // A denominator of zero, or all but zero: nothing is known.
-            if !tolerance.is_finite() {
-                continue;
-            }
-            // What a single holds, infinities included.
-            let close = g == w as f32 || (f64::from(g) - w).abs() <= tolerance;
-            let at = || super::problem::index_of(i, &got.shape);
-            assert!(close, "{role}{:?} is {g:e} for {w:e}, tolerance {tolerance:e}: {}", at(), what());
-            if g != w as f32 {
-                worst = worst.max((f64::from(g) - w).abs() / tolerance);
-            }
-        }
-    }
-    worst
 }

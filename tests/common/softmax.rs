@@ -98,10 +98,11 @@ impl<'a> Oracle<'a> {
                     let rows = [0, 1].map(|map| self.row(at, 2 * head + map, 2 * (head / sets) + map));
                     let lam = self.at(Role::LAM, &[head]).unwrap();
                     let [one, two] = rows.each_ref().map(|row| sums(&row.weights));
-                    out.extend(one.iter().zip(two).map(|(one, two)| Num {
-                        x: one.x - lam * two.x,
-                        m: one.m + lam.abs() * two.m,
-                    }));
+                    out.extend(
+                        one.iter()
+                            .zip(two)
+                            .map(|(one, two)| Num { x: one.x - lam * two.x, m: one.m + lam.abs() * two.m }),
+                    );
                     continue;
                 }
                 let mut row = self.row(at, head, head / sets);
@@ -120,9 +121,8 @@ impl<'a> Oracle<'a> {
 
     /// `P_s (1 + Σ P t − t_s)`.
     fn probe(&self, row: &mut Row, [batch, head, token]: [usize; 3], key_head: usize) {
-        let probe: Vec<f64> = (0..self.p.d as usize)
-            .map(|c| self.at(Role::PROBE, &[batch, head, token, c]).unwrap())
-            .collect();
+        let probe: Vec<f64> =
+            (0..self.p.d as usize).map(|c| self.at(Role::PROBE, &[batch, head, token, c]).unwrap()).collect();
         let score = |s: usize| (s, dot(&probe, self.k.row(batch, key_head, s)));
         let scores: Vec<_> = row.weights.iter().map(|&(s, _)| score(s)).collect();
         let mean = row
