@@ -3,15 +3,15 @@
 # `demo`, `test` and `install` need cargo, a C and (for `test`) a C++ compiler, nothing else.
 
 CARGO   ?= cargo
-CC      ?= cc
-CXX     ?= c++
 PREFIX  ?= /usr/local
 DESTDIR ?=
 PROBLEMS ?= benches/problems.txt
 
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
-export CARGO CC CXX
+# CC and CXX are handed on only where they are given: a package that compiles C does so again when they appear or go, and
+# with it all tests.
+export CARGO
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full bench bench-peers header install fmt lint doc clean

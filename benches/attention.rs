@@ -4,8 +4,10 @@
 mod support;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use half::bf16;
 use std::ptr::null;
 use subquad::kernel::{best_key, dots, online_softmax, score_grad, score_terms, weigh};
+use subquad::simd::prefetch::Ahead;
 use support::{bench, numbers};
 
 /// `n` keys, `w` queries.
@@ -20,16 +22,16 @@ fn attention_grads(n: usize, w: usize) -> score_grad::Args {
     score_grad::Args { dx: numbers(n * w), shift: vectors[0], factor: vectors[1], delta: vectors[2], ..plain }
 }
 
-/// Scores of `m` queries with `n` keys.
-fn products(m: usize, n: usize, k: usize) -> dots::Args {
+/// Scores of `m` queries with `n` keys. Rows of 16-bit floats lie in what are numbers twice as long: small ones too.
+fn products<E>(m: usize, n: usize, k: usize) -> dots::Args<E> {
     let (a, b, c) = (numbers(m * k), numbers(n * k), numbers(n * 32));
-    dots::Args { m, n, k, a, lda: k, b, ldb: k, ahead: 0, c, ldc: 32 }
+    dots::Args { m, n, k, a, lda: k, b, ldb: k, ahead: Ahead::default(), c, ldc: 32 }.cast()
 }
 
 /// Values of `n` keys for `m` queries.
-fn sums(m: usize, n: usize, e: usize) -> weigh::Args {
-    let (a, b, c) = (numbers(n * 32), numbers(n * e), numbers(m * e));
-    weigh::Args { m, n, e, a, lda: 32, b, ldb: e, ahead: 0, c, ldc: e, first: true, pre: null() }
+fn sums<E>(m: usize, n: usize, e: usize) -> weigh::Args<E> {
+    let (a, b, c, ahead) = (numbers(n * 32), numbers(n * e), numbers(m * e), Ahead::default());
+    weigh::Args { m, n, e, a, lda: 32, b, ldb: e, ahead, c, ldc: e, first: true, pre: null() }.cast()
 }
 
 /// ALiBi and a mask.
@@ -47,11 +49,15 @@ fn online(n: usize, w: usize) -> online_softmax::Args {
 
 fn attention(c: &mut Criterion) {
     for m in [4, 1] {
-        bench::<dots::Dots>(c, &format!("{m}x64x128"), m * 64 * 128, products(m, 64, 128));
-        bench::<weigh::Weigh>(c, &format!("{m}x64x128"), m * 64 * 128, sums(m, 64, 128));
+        let (size, elements) = (format!("{m}x64x128"), m * 64 * 128);
+        bench::<dots::Dots<f32>>(c, &size, elements, products(m, 64, 128));
+        bench::<dots::Dots<bf16>>(c, &size, elements, products(m, 64, 128));
+        bench::<weigh::Weigh<f32>>(c, &size, elements, sums(m, 64, 128));
+        bench::<weigh::Weigh<bf16>>(c, &size, elements, sums(m, 64, 128));
     }
     bench::<score_terms::ScoreTerms>(c, "64x32", 64 * 32, terms(64, 32));
     bench::<online_softmax::OnlineSoftmax>(c, "64x32", 64 * 32, online(64, 32));
+    bench::<online_softmax::OnlineSoftmax>(c, "64x4", 64 * 4, online(64, 4));
     bench::<best_key::BestKey>(c, "64x32", 64 * 32, best(64, 32));
     bench::<score_grad::ScoreGrad>(c, "64x32", 64 * 32, attention_grads(64, 32));
 }

@@ -1,14 +1,19 @@
 //! Kernels of softmax attention. Model: roundings (2⁻²⁴) of the magnitudes that are added, as the kernels' pages count
 //! them; an exponential turns the rounding of its argument into a relative one.
 
+use crate::convert::Value;
 use crate::guarded::Guarded;
 use crate::support::{EPS, Rng, TINY, assert_close, cases};
 use crate::tiles::{extent, poison, small, some, up};
+use half::{bf16, f16};
 use subquad::kernel::Kernel;
+
 use subquad::kernel::dots::{self, Dots};
+use subquad::kernel::load_rows::Source;
 use subquad::kernel::online_softmax::{self, EndArgs, MASKED, OnlineSoftmax, SoftmaxEnd};
 use subquad::kernel::score_terms::{self, ScoreTerms};
 use subquad::kernel::weigh::{self, Weigh};
+use subquad::simd::prefetch::Ahead;
 
 /// Scores: ordinary, or far apart, with masked ones and poison among them in some calls.
 fn scores(rng: &mut Rng, n: usize, w: usize, ld: usize) -> Vec<f32> {
@@ -188,10 +193,22 @@ fn softmax_end() {
     });
 }
 
-#[test]
-fn dots() {
-    cases::<Dots>(600, |rng, run| {
-        let (m, n, k) = (small(rng, 20), small(rng, 40), small(rng, 150));
+/// Where a next tile may lie; nothing there is read.
+fn ahead(rng: &mut Rng) -> Ahead {
+    Ahead { bytes: rng.pick(&[0, 512, -64]), follows: rng.one_in(2) }
+}
+
+/// Values of a type, and their magnitudes.
+fn typed<E: Value>(values: &[f32]) -> (Vec<E>, Vec<f32>) {
+    let values: Vec<E> = values.iter().map(|&x| E::make(x)).collect();
+    let sizes = values.iter().map(|x| x.show().abs()).collect();
+    (values, sizes)
+}
+
+fn dots_of<E: Source + Value>() {
+    cases::<Dots<E>>(600, |rng, run| {
+        let longest = if rng.one_in(3) { 400 } else { 150 };
+        let (m, n, k) = (small(rng, 20), small(rng, 40), small(rng, longest));
         let (lda, ldb, ldc) = (up(k) + rng.below(9), k + rng.below(9), m + rng.below(9));
         let mut a = rng.values(extent(m, up(k), lda), 2.0);
         for i in 0..m {
@@ -200,9 +217,10 @@ fn dots() {
         let mut b = rng.values(extent(n, k, ldb), 2.0);
         let hostile = rng.one_in(4);
         poison(rng, hostile, &mut b);
-        let [size_a, size_b]: [Vec<f32>; 2] = [&a, &b].map(|x| x.iter().map(|x| x.abs()).collect());
-        let [a, b] = [&a, &b].map(|values| Guarded::new(rng, values));
-        let (unset, ahead) = (vec![-7.5; extent(n, m, ldc)], rng.pick(&[0, 512, -64]));
+        let (b, size_b) = typed::<E>(&b);
+        let size_a: Vec<f32> = a.iter().map(|x| x.abs()).collect();
+        let (a, b) = (Guarded::new(rng, &a), Guarded::new(rng, &b));
+        let (unset, ahead) = (vec![-7.5; extent(n, m, ldc)], ahead(rng));
         let [mut want, mut got, mut size] = [(); 3].map(|()| Guarded::new(rng, &unset));
         let args =
             dots::Args { m, n, k, a: a.as_ptr(), lda, b: b.as_ptr(), ldb, ahead, c: want.as_mut_ptr(), ldc };
@@ -211,7 +229,7 @@ fn dots() {
             Dots::reference(&args);
             run(&dots::Args { c: got.as_mut_ptr(), ..args });
             let (a, b) = (size_a.as_ptr(), size_b.as_ptr());
-            Dots::reference(&dots::Args { a, b, c: size.as_mut_ptr(), ..args });
+            Dots::reference(&dots::Args { a, b, c: size.as_mut_ptr(), ..args.cast::<f32>() });
         }
         got.check();
         compare(&got, &want, (m, ldc), |j, i, _| {
@@ -221,21 +239,38 @@ fn dots() {
 }
 
 #[test]
-fn weigh() {
-    cases::<Weigh>(600, |rng, run| {
-        let (m, n, e) = (small(rng, 20), small(rng, 70), small(rng, 150));
+fn dots_f32() {
+    dots_of::<f32>();
+}
+
+#[test]
+fn dots_bf16() {
+    dots_of::<bf16>();
+}
+
+#[test]
+fn dots_f16() {
+    dots_of::<f16>();
+}
+
+fn weigh_of<E: Source + Value>() {
+    cases::<Weigh<E>>(600, |rng, run| {
+        let widest = if rng.one_in(3) { 400 } else { 150 };
+        let (m, n, e) = (small(rng, 20), small(rng, 70), small(rng, widest));
         let (lda, ldb, ldc) = (m + rng.below(9), up(e) + rng.below(9), up(e) + rng.below(9));
         let [first, with_factor] = [(); 2].map(|()| rng.one_in(3));
-        let ahead = rng.pick(&[0, 512, -64]);
+        let ahead = ahead(rng);
         let a = rng.values(extent(n, m, lda), 2.0);
         let mut b = rng.values(extent(n, up(e), ldb), 2.0);
         let hostile = rng.one_in(4);
         poison(rng, hostile, &mut b);
+        let (b, size_b) = typed::<E>(&b);
         let (c, pre) = (rng.values(extent(m, up(e), ldc), 2.0), rng.values(m, 2.0));
-        let sizes = [&a, &b, &c, &pre].map(|x| x.iter().map(|x| x.abs()).collect::<Vec<f32>>());
-        let [a, b, pre, size_a, size_b, size_pre] =
-            [&a, &b, &pre, &sizes[0], &sizes[1], &sizes[3]].map(|values| Guarded::new(rng, values));
-        let [mut want, mut got, mut size] = [&c, &c, &sizes[2]].map(|c| Guarded::new(rng, c));
+        let [size_a, size_c, size_pre] =
+            [&a, &c, &pre].map(|x| x.iter().map(|x| x.abs()).collect::<Vec<f32>>());
+        let [a, pre] = [&a, &pre].map(|values| Guarded::new(rng, values));
+        let b = Guarded::new(rng, &b);
+        let [mut want, mut got, mut size] = [&c, &c, &size_c].map(|c| Guarded::new(rng, c));
         let args = weigh::Args {
             m,
             n,
@@ -255,13 +290,28 @@ fn weigh() {
             Weigh::reference(&args);
             run(&weigh::Args { c: got.as_mut_ptr(), ..args });
             let (a, b, pre) = (size_a.as_ptr(), size_b.as_ptr(), some(with_factor, size_pre.as_ptr()));
-            Weigh::reference(&weigh::Args { a, b, pre, c: size.as_mut_ptr(), ..args });
+            Weigh::reference(&weigh::Args { a, b, pre, c: size.as_mut_ptr(), ..args.cast::<f32>() });
         }
         got.check();
         compare(&got, &want, (up(e), ldc), |i, c, _| {
             f64::from(size[i * ldc + c]) * EPS * (n as f64 + 4.0) + TINY
         });
     });
+}
+
+#[test]
+fn weigh_f32() {
+    weigh_of::<f32>();
+}
+
+#[test]
+fn weigh_bf16() {
+    weigh_of::<bf16>();
+}
+
+#[test]
+fn weigh_f16() {
+    weigh_of::<f16>();
 }
 
 /// Parts that are not there are not looked at.

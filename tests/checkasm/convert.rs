@@ -40,7 +40,7 @@ fn strides(rng: &mut Rng, n: usize, d: usize, may_repeat: bool) -> Strides {
 }
 
 /// Floats that tests make from `f32` and print as such.
-trait Value: Copy {
+pub trait Value: Copy {
     fn make(x: f32) -> Self;
     fn show(self) -> f32;
 }

@@ -12,7 +12,7 @@ impl Oracle<'_> {
     /// A row of `q` or `k` as features, for mechanisms with a map of their own.
     pub(super) fn mapped(&self, role: Role, batch: usize, head: usize, token: usize) -> Option<Vec<Num>> {
         let p = self.p;
-        let x = self.row(role, batch, head, token);
+        let x = self.row(role, [batch, head, token]);
         Some(match p.mechanism.name {
             "cosformer" => {
                 let i = (p.integer("position0") + token as i64) as f64;
@@ -33,13 +33,47 @@ impl Oracle<'_> {
         })
     }
 
-    fn row(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<f64> {
-        (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect()
+    pub(super) fn map_row(&self, row: &mut [Num]) {
+        let elu1 = |x: f64| if x > 0.0 { num(x + 1.0) } else { num(x.exp()) };
+        let each = |row: &mut [Num], f: &dyn Fn(f64) -> Num| row.iter_mut().for_each(|x| *x = f(x.x));
+        match self.map.as_str() {
+            "" | "identity" => {}
+            "elu1" => each(row, &elu1),
+            "elu1_neg" => each(row, &|x| elu1(-x)),
+            // Cancels below zero.
+            "tanh1" => each(row, &|x| Num { x: x.tanh() + 1.0, m: 2.0 }),
+            "relu" => each(row, &|x| num(x.max(0.0))),
+            "relu2" => each(row, &|x| num(x.max(0.0).powi(2))),
+            "silu" => each(row, &|x| num(x / (1.0 + (-x).exp()))),
+            // The roundings of an exponent are as many as it is large.
+            "softmax" => {
+                let top = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.x));
+                let sum: f64 = row.iter().map(|x| (x.x - top).exp()).sum();
+                each(row, &|x| {
+                    let p = (x - top).exp() / sum;
+                    Num { x: p, m: p * (1.0 + (x - top).abs() / 4.0) }
+                });
+            }
+            "exp" => each(row, &|x| {
+                let p = x.exp();
+                Num { x: p, m: p * (1.0 + self.largest_exponent / 2.0) }
+            }),
+            other => panic!("feature map {other}"),
+        }
+    }
+
+    pub(super) fn coef(&self) -> [f64; 2] {
+        let given = self.p.params.iter().find(|(name, _)| *name == "coef").map(|(_, value)| value);
+        match given {
+            Some(subquad::Value::Reals(list)) => [list[0], list[1]],
+            None => [1.0, 1.0],
+            other => panic!("coef {other:?}"),
+        }
     }
 
     /// `e^y`, for an exponent whose terms have this sum of absolute values.
     fn exponential(&self, y: f64, magnitude: f64) -> Num {
-        Num { x: y.exp(), m: y.exp() * (1.0 + magnitude + self.largest_exponent() / 2.0) }
+        Num { x: y.exp(), m: y.exp() * (1.0 + magnitude + self.largest_exponent / 2.0) }
     }
 
     fn rolled(&self, role: Role, x: &[f64]) -> Vec<Num> {
@@ -55,9 +89,9 @@ impl Oracle<'_> {
 
     fn focused(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<Num> {
         let degree = self.p.integer("degree") as i32;
+        let eps = self.p.real("feature_eps");
         let y = |h: usize| -> Vec<f64> {
-            let row = self.row(role, batch, h, token);
-            let eps = self.p.real("feature_eps");
+            let row = self.row(role, [batch, h, token]);
             let temperature = |c: usize| self.at(Role::TEMPERATURE, &[h, c]).unwrap();
             row.iter().enumerate().map(|(c, x)| (x.max(0.0) + eps) / temperature(c)).collect()
         };
@@ -122,13 +156,14 @@ impl Oracle<'_> {
     }
 
     fn dijiang(&self, x: &[f64]) -> Vec<Num> {
-        let d = self.d as f64;
+        let (n, d) = (self.d, self.d as f64);
         let c = |k: usize, n: usize| {
             let scale = if k == 0 { 1.0 / d } else { 2.0 / d }.sqrt();
             scale * (PI * (2 * n + 1) as f64 * k as f64 / (2.0 * d)).cos()
         };
-        let t = |n: usize| self.at(Role::W_DIAG, &[n]).unwrap();
-        let u = self.affine(x, self.d, |k, n| t(n) * c(k, n), |_| 0.0);
+        let cosines = self.cosines.get_or_init(|| (0..n * n).map(|i| c(i / n, i % n)).collect());
+        let t: Vec<f64> = (0..n).map(|n| self.at(Role::W_DIAG, &[n]).unwrap()).collect();
+        let u = self.affine(x, n, |k, i| t[i] * cosines[k * n + i], |_| 0.0);
         if self.p.word("feature_map") == "softmax" {
             return Self::softmax(&u);
         }
@@ -162,10 +197,9 @@ impl Oracle<'_> {
     }
 
     fn fixated(&self, role: Role, batch: usize, head: usize, token: usize) -> Vec<Num> {
-        let positive = |role| {
-            self.row(role, batch, head, token).into_iter().map(|x| x.max(0.0) + self.p.real("feature_eps"))
-        };
-        let v = (0..self.d).map(|c| self.at(Role::V, &[batch, head, token, c]).unwrap());
+        let eps = self.p.real("feature_eps");
+        let positive = |role| self.row(role, [batch, head, token]).into_iter().map(|x| x.max(0.0) + eps);
+        let v = self.row(Role::V, [batch, head, token]);
         let joined: Vec<f64> = positive(Role::Q).chain(positive(Role::K)).chain(v).collect();
         let two = role == Role::K && self.tensor(Role::W_GATE_K).is_some();
         let (w, b) = if two { (Role::W_GATE_K, Role::B_GATE_K) } else { (Role::W_GATE, Role::B_GATE) };

@@ -8,10 +8,15 @@ mod features;
 pub mod gated;
 pub mod golden;
 pub mod oracle;
+mod outputs;
+mod params;
 pub mod problem;
 pub mod refusal;
+mod run;
 mod slots;
 mod softmax;
+mod strided;
 #[path = "../checkasm/support.rs"]
 pub mod support;
 pub mod types;
+mod values;

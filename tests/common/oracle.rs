@@ -12,7 +12,10 @@
 //! features. It is a bound, some ten times what is seen.
 
 use super::golden::Array;
-use super::problem::{Problem, Tensors};
+#[allow(unused_imports, reason = "each test target uses a part")]
+pub use super::outputs::check;
+use super::problem::Problem;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use subquad::{Mode, Role};
 
@@ -52,16 +55,23 @@ pub(super) struct Oracle<'a> {
     pub p: &'a Problem,
     pub heads: [usize; 3],
     n_state: usize,
-    n_out: usize,
+    pub n_out: usize,
     pub d: usize,
-    e: usize,
+    pub e: usize,
     /// Rows of the state.
     pub m: usize,
     cyclic: bool,
     corrects: bool,
     scale: f64,
+    /// What parameters say, looked up once.
+    pub map: String,
+    exponential: bool,
+    pub denominator: Option<(String, f64)>,
+    pub largest_exponent: f64,
+    /// The orthonormal cosines, where a map transforms by them.
+    pub cosines: OnceCell<Vec<f64>>,
     /// Roundings.
-    c: f64,
+    pub c: f64,
     nudge: Option<Nudge>,
 }
 
@@ -133,19 +143,48 @@ fn oracle(p: &Problem, nudge: Option<Nudge>, roundings: f64) -> Oracle<'_> {
         cyclic: p.word("head_map") == "cyclic",
         corrects,
         scale: if p.mechanism.param("scale").is_some() { p.real("scale") } else { 1.0 },
+        map: p.word("feature_map"),
+        exponential: p.is_exp(),
+        denominator: p.has_denominator().then(|| (den_mode(p), p.real("den_eps"))),
+        largest_exponent: largest_exponent(p),
+        cosines: OnceCell::new(),
         nudge,
         c: (8.0 + m.max(p.d as usize) as f64 / 4.0 + tokens * (1.5 + steepest)) * corrected + roundings,
     }
 }
 
+fn den_mode(p: &Problem) -> String {
+    if p.mechanism.param("den_mode").is_none() { "add".into() } else { p.word("den_mode") }
+}
+
+/// The largest that an exponent of the map `exp` can be.
+fn largest_exponent(p: &Problem) -> f64 {
+    let largest =
+        |role| p.inputs.get(&role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
+    let [q, k] = match p.mechanism.name {
+        "lln" => ["x_scale_q", "x_scale_k"].map(|name| p.real(name)),
+        // The rows of an orthonormal matrix, in absolute values, are at most √D.
+        "dijiang" => [f64::from(largest(Role::W_DIAG)) * (p.d as f64).sqrt(); 2],
+        _ => [1.0; 2],
+    };
+    q * f64::from(largest(Role::Q)) + k * f64::from(largest(Role::K)) + f64::from(largest(Role::SHIFT_IN))
+}
+
 /// The state of a head while tokens go by.
 #[derive(Clone)]
-struct State {
+pub(super) struct State {
     /// `[M, E]`; the magnitudes of corrected states are norms of columns, the same in each row.
-    s: Vec<Num>,
-    z: Vec<Num>,
+    pub s: Vec<Num>,
+    pub z: Vec<Num>,
     /// Running maximum of `k` (map `exp`).
-    shift: Vec<f64>,
+    pub shift: Vec<f64>,
+}
+
+/// Gates of a token.
+struct Gates {
+    /// `α`, one of all channels or one of each.
+    alpha: Vec<f64>,
+    gain: f64,
 }
 
 impl Oracle<'_> {
@@ -163,6 +202,21 @@ impl Oracle<'_> {
         });
         let nudged = self.nudge.filter(|nudge| (nudge.role, nudge.at) == (role, flat));
         Some(f64::from(array.data[flat]) + nudged.map_or(0.0, |nudge| nudge.by))
+    }
+
+    /// The last axis of an input that is bound.
+    pub(super) fn row(&self, role: Role, index: [usize; 3]) -> Vec<f64> {
+        let array = &self.p.inputs[&role];
+        let n = |axis: usize| array.shape[axis] as usize;
+        assert!(array.shape.len() == 4 && (0..3).all(|axis| index[axis] < n(axis)), "{role}");
+        let first = ((index[0] * n(1) + index[1]) * n(2) + index[2]) * n(3);
+        let mut row: Vec<f64> = array.data[first..first + n(3)].iter().map(|&x| f64::from(x)).collect();
+        if let Some(nudge) = self.nudge.filter(|nudge| nudge.role == role)
+            && let Some(x) = nudge.at.checked_sub(first).and_then(|at| row.get_mut(at))
+        {
+            *x += nudge.by;
+        }
+        row
     }
 
     fn shared(&self, h: usize, of: usize, n: usize) -> usize {
@@ -237,8 +291,7 @@ impl Oracle<'_> {
         if let Some(features) = self.mapped(role, batch, head, token) {
             return features;
         }
-        let row: Vec<f64> = (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect();
-        let mut row: Vec<Num> = row.into_iter().map(num).collect();
+        let mut row: Vec<Num> = self.row(role, [batch, head, token]).into_iter().map(num).collect();
         if self.p.flag("l2norm_qk") {
             let square: f64 = row.iter().map(|x| x.x * x.x).sum();
             let eps = self.p.real("l2norm_eps");
@@ -250,32 +303,7 @@ impl Oracle<'_> {
             };
             row.iter_mut().for_each(|x| *x = if square == 0.0 { num(0.0) } else { num(x.x / norm) });
         }
-        let map = self.p.word("feature_map");
-        let top = row.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.x));
-        let sum: f64 = row.iter().map(|x| (x.x - top).exp()).sum();
-        let elu1 = |x: f64| if x > 0.0 { num(x + 1.0) } else { num(x.exp()) };
-        for x in &mut row {
-            *x = match map.as_str() {
-                "" | "identity" => *x,
-                "elu1" => elu1(x.x),
-                "elu1_neg" => elu1(-x.x),
-                // Cancels below zero.
-                "tanh1" => Num { x: x.x.tanh() + 1.0, m: 2.0 },
-                "relu" => num(x.x.max(0.0)),
-                "relu2" => num(x.x.max(0.0).powi(2)),
-                "silu" => num(x.x / (1.0 + (-x.x).exp())),
-                // The roundings of an exponent are as many as it is large.
-                "softmax" => {
-                    let p = (x.x - top).exp() / sum;
-                    Num { x: p, m: p * (1.0 + (x.x - top).abs() / 4.0) }
-                }
-                "exp" => {
-                    let p = x.x.exp();
-                    Num { x: p, m: p * (1.0 + self.largest_exponent() / 2.0) }
-                }
-                other => panic!("feature map {other}"),
-            };
-        }
+        self.map_row(&mut row);
         if self.p.mechanism.name == "linear1p" {
             let [a0, a1] = self.coef();
             row.iter_mut().for_each(|x| *x = num(a1.sqrt() * x.x));
@@ -284,62 +312,45 @@ impl Oracle<'_> {
         row
     }
 
-    pub(super) fn largest_exponent(&self) -> f64 {
-        let largest =
-            |role| self.tensor(role).map_or(0.0f32, |t| t.data.iter().fold(0.0, |m, x| x.abs().max(m)));
-        let [q, k] = match self.p.mechanism.name {
-            "lln" => ["x_scale_q", "x_scale_k"].map(|name| self.p.real(name)),
-            // The rows of an orthonormal matrix, in absolute values, are at most √D.
-            "dijiang" => [f64::from(largest(Role::W_DIAG)) * (self.d as f64).sqrt(); 2],
-            _ => [1.0; 2],
-        };
-        q * f64::from(largest(Role::Q)) + k * f64::from(largest(Role::K)) + f64::from(largest(Role::SHIFT_IN))
-    }
-
-    fn coef(&self) -> [f64; 2] {
-        let given = self.p.params.iter().find(|(name, _)| *name == "coef").map(|(_, value)| value);
-        match given {
-            Some(subquad::Value::Reals(list)) => [list[0], list[1]],
-            None => [1.0, 1.0],
-            other => panic!("coef {other:?}"),
-        }
-    }
-
-    /// `α` of channel `c`, and the gain of the value.
-    fn gates(&self, batch: usize, head: usize, token: usize, c: usize) -> (f64, f64) {
+    /// `α`, one of all channels or one of each, and the gain of the value.
+    fn gates(&self, batch: usize, head: usize, token: usize) -> Gates {
         let step = self.at(Role::DT, &[batch, head, token]).or_else(|| {
             let x = self.at(Role::DT_RAW, &[batch, head, token])?
                 + self.at(Role::DT_BIAS, &[head]).unwrap_or(0.0);
             Some(x.max(0.0) + (-x.abs()).exp().ln_1p())
         });
         let g = match self.tensor(Role::G).map(|g| g.shape.len()) {
-            Some(1) => self.at(Role::G, &[head]).unwrap(),
-            Some(3) => self.at(Role::G, &[batch, head, token]).unwrap(),
-            Some(4) => self.at(Role::G, &[batch, head, token, c]).unwrap(),
-            _ => self.at(Role::DECAY_RATE, &[head]).map_or(0.0, |rate| rate * step.unwrap()),
+            Some(1) => vec![self.at(Role::G, &[head]).unwrap()],
+            Some(3) => vec![self.at(Role::G, &[batch, head, token]).unwrap()],
+            Some(4) => self.row(Role::G, [batch, head, token]),
+            _ => vec![self.at(Role::DECAY_RATE, &[head]).map_or(0.0, |rate| rate * step.unwrap())],
         };
         // Factors themselves, in place of their logarithms.
         let g = match self.tensor(Role::DECAY).map(|decay| decay.shape.len()) {
-            Some(1) => self.at(Role::DECAY, &[head]).unwrap().ln(),
+            Some(1) => vec![self.at(Role::DECAY, &[head]).unwrap().ln()],
             Some(_) if self.tensor(Role::G).is_none() => {
-                self.at(Role::DECAY, &[batch, head, token]).unwrap().ln()
+                vec![self.at(Role::DECAY, &[batch, head, token]).unwrap().ln()]
             }
             _ => g,
         };
         let gain = self.at(Role::BETA, &[batch, head, token]).or(step).unwrap_or(1.0);
-        (g.exp(), gain)
+        Gates { alpha: g.into_iter().map(f64::exp).collect(), gain }
     }
 
-    fn value(&self, batch: usize, head: usize, token: usize, e: usize) -> f64 {
-        let head = self.shared(head, self.n_state, self.heads[2]);
-        self.at(Role::V, &[batch, head, token, e]).unwrap()
+    fn value(&self, batch: usize, head: usize, token: usize) -> Vec<f64> {
+        self.row(Role::V, [batch, self.shared(head, self.n_state, self.heads[2]), token])
     }
 
     /// The value as it is written, before any correction.
-    fn gained(&self, batch: usize, head: usize, token: usize, e: usize) -> f64 {
-        let (_, gain) = self.gates(batch, head, token, 0);
-        gain * self.at(Role::WRITE, &[batch, head, token, e]).unwrap_or(1.0)
-            * self.value(batch, head, token, e)
+    fn gained(&self, batch: usize, head: usize, token: usize, gain: f64) -> Vec<f64> {
+        let mut value = self.value(batch, head, token);
+        if self.tensor(Role::WRITE).is_some() {
+            let write = self.row(Role::WRITE, [batch, head, token]);
+            value.iter_mut().zip(write).for_each(|(v, write)| *v *= gain * write);
+        } else {
+            value.iter_mut().for_each(|v| *v *= gain);
+        }
+        value
     }
 
     fn key(&self, batch: usize, head: usize, token: usize) -> Vec<Num> {
@@ -350,11 +361,11 @@ impl Oracle<'_> {
     fn with_bonus(&self, state: &State, batch: usize, head: usize, token: usize) -> Option<State> {
         self.tensor(Role::BONUS)?;
         let mut seen = state.clone();
+        let gained = self.gained(batch, head, token, self.gates(batch, head, token).gain);
         for (c, k) in self.key(batch, head, token).iter().enumerate() {
             let u = self.at(Role::BONUS, &[head, c]).unwrap();
-            for e in 0..self.e {
-                let s = &mut seen.s[c * self.e + e];
-                let own = u * k.x * self.gained(batch, head, token, e);
+            for (s, gained) in seen.s[c * self.e..].iter_mut().zip(&gained) {
+                let own = u * k.x * gained;
                 *s = Num { x: s.x + own, m: s.m + own.abs() };
             }
         }
@@ -362,12 +373,14 @@ impl Oracle<'_> {
     }
 
     /// The vector that the correction reads the state with, after the decay.
-    fn erase(&self, key: &[Num], batch: usize, head: usize, token: usize) -> Vec<f64> {
-        let gate = |c: usize| match self.at(Role::ERASE, &[batch, head, token, c]) {
-            Some(erase) => erase,
-            None => self.gates(batch, head, token, c).1,
-        };
-        key.iter().enumerate().map(|(c, k)| gate(c) * k.x).collect()
+    fn erase(&self, key: &[Num], gain: f64, batch: usize, head: usize, token: usize) -> Vec<f64> {
+        match self.tensor(Role::ERASE) {
+            Some(_) => {
+                let gates = self.row(Role::ERASE, [batch, head, token]);
+                key.iter().zip(gates).map(|(k, gate)| gate * k.x).collect()
+            }
+            None => key.iter().map(|k| gain * k.x).collect(),
+        }
     }
 
     /// `b rᵀ` of two writes, with the norms of `a` and `b` multiplied: `r` is what `a` reads before the decay.
@@ -379,57 +392,73 @@ impl Oracle<'_> {
         token: usize,
     ) -> Option<(Vec<f64>, f64)> {
         self.tensor(Role::A)?;
-        let row = |role| -> Vec<f64> {
-            (0..self.d).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect()
-        };
-        let (a, b) = (row(Role::A), row(Role::B));
+        let [a, b] = [Role::A, Role::B].map(|role| self.row(role, [batch, head, token]));
         let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let read = |e: usize| -> f64 { (0..self.d).map(|c| a[c] * state.s[c * self.e + e].x).sum() };
-        let r: Vec<f64> = (0..self.e).map(read).collect();
+        let mut r = vec![0.0; self.e];
+        for (a, row) in a.iter().zip(state.s.chunks_exact(self.e)) {
+            r.iter_mut().zip(row).for_each(|(r, s)| *r += a * s.x);
+        }
         let write = b.iter().flat_map(|b| r.iter().map(move |r| b * r)).collect();
         Some((write, norm(&a) * norm(&b)))
     }
 
     fn write(&self, state: &mut State, batch: usize, head: usize, token: usize) {
         let mut key = self.key(batch, head, token);
-        let top = key.iter().map(|k| k.x.ln()).collect::<Vec<_>>();
+        let Gates { alpha, gain } = self.gates(batch, head, token);
+        let top: Vec<f64> = key.iter().map(|k| if self.exponential { k.x.ln() } else { 0.0 }).collect();
         if self.p.mechanism.name == "rfa_gate" {
-            let (alpha, _) = self.gates(batch, head, token, 0);
-            key.iter_mut().for_each(|k| *k = Num { x: k.x * (1.0 - alpha), m: k.m * (1.0 - alpha) });
+            let rest = 1.0 - alpha[0];
+            key.iter_mut().for_each(|k| *k = Num { x: k.x * rest, m: k.m * rest });
         }
         let key_norm = key.iter().map(|k| k.m * k.m).sum::<f64>().sqrt();
         let second = self.second_write(state, batch, head, token);
+        let gamma: Vec<f64> = match self.tensor(Role::GV) {
+            Some(_) => self.row(Role::GV, [batch, head, token]).into_iter().map(f64::exp).collect(),
+            None => vec![1.0; self.e],
+        };
         let mut steepest = 0.0f64;
-        for (c, k) in key.iter().enumerate() {
-            let (alpha, _) = self.gates(batch, head, token, c.min(self.d - 1));
+        for (c, (k, row)) in key.iter().zip(state.s.chunks_exact_mut(self.e)).enumerate() {
+            let alpha = alpha[c.min(alpha.len() - 1)];
+            let of_magnitudes = if self.corrects { 1.0 } else { alpha };
             steepest = steepest.max(alpha);
-            for e in 0..self.e {
-                let gamma = self.at(Role::GV, &[batch, head, token, e]).map_or(1.0, f64::exp);
-                let s = &mut state.s[c * self.e + e];
-                (s.x, s.m) = (s.x * alpha * gamma, s.m * gamma * if self.corrects { 1.0 } else { alpha });
+            for (s, gamma) in row.iter_mut().zip(&gamma) {
+                (s.x, s.m) = (s.x * alpha * gamma, s.m * gamma * of_magnitudes);
             }
             let z = &mut state.z[c];
             (z.x, z.m) = (z.x * alpha + k.x, z.m * alpha + k.m);
-            if self.p.is_exp() {
+            if self.exponential {
                 state.shift[c] = state.shift[c].max(top[c]);
             }
         }
-        let erase = if self.corrects { self.erase(&key, batch, head, token) } else { Vec::new() };
-        let erase_norm = erase.iter().map(|e| e * e).sum::<f64>().sqrt();
+        let mut x: Vec<Num> = self.gained(batch, head, token, gain).into_iter().map(num).collect();
+        if self.corrects && second.is_none() {
+            let erase = self.erase(&key, gain, batch, head, token);
+            self.correct(state, &erase, &mut x);
+        }
         let growth = steepest + second.as_ref().map_or(0.0, |(_, norm)| *norm);
-        for e in 0..self.e {
-            let column = || (0..self.m).map(|c| c * self.e + e);
-            let norm = column().map(|i| state.s[i].x.powi(2)).sum::<f64>().sqrt();
-            let mut x = num(self.gained(batch, head, token, e));
-            if self.corrects && second.is_none() {
-                let read: f64 = column().zip(&erase).map(|(i, erase)| state.s[i].x * erase).sum();
-                x = Num { x: x.x - read, m: x.m + erase_norm * norm };
-            }
-            for (i, k) in column().zip(&key) {
-                let s = &mut state.s[i];
-                s.x += k.x * x.x + second.as_ref().map_or(0.0, |(write, _)| write[i]);
+        for (c, (k, row)) in key.iter().zip(state.s.chunks_exact_mut(self.e)).enumerate() {
+            for (s, x) in row.iter_mut().zip(&x) {
+                s.x += k.x * x.x;
                 s.m = if self.corrects { s.m * growth + key_norm * x.m } else { s.m + k.m * x.m };
             }
+            if let Some((write, _)) = &second {
+                row.iter_mut().zip(&write[c * self.e..]).for_each(|(s, write)| s.x += write);
+            }
+        }
+    }
+
+    /// Takes what `erase` reads of the state from what is to be written.
+    fn correct(&self, state: &State, erase: &[f64], x: &mut [Num]) {
+        let erase_norm = erase.iter().map(|e| e * e).sum::<f64>().sqrt();
+        let (mut squares, mut read) = (vec![0.0; self.e], vec![0.0; self.e]);
+        for (erase, row) in erase.iter().zip(state.s.chunks_exact(self.e)) {
+            for ((s, square), read) in row.iter().zip(&mut squares).zip(&mut read) {
+                *square += s.x * s.x;
+                *read += s.x * erase;
+            }
+        }
+        for ((x, read), square) in x.iter_mut().zip(read).zip(squares) {
+            *x = Num { x: x.x - read, m: x.m + erase_norm * square.sqrt() };
         }
     }
 
@@ -439,42 +468,41 @@ impl Oracle<'_> {
             let q = self.features(Role::Q, batch, self.shared(out, self.n_out, self.heads[0]), query);
             let q: Vec<Num> = q.iter().map(|q| Num { x: q.x * self.scale, m: q.m * self.scale }).collect();
             let norm = q.iter().map(|q| q.m * q.m).sum::<f64>().sqrt();
-            let den = self.p.has_denominator().then(|| self.denominator(&q, state));
-            for e in 0..self.e {
-                let mut sum = Num::default();
-                for (c, q) in q.iter().enumerate() {
-                    let s = state.s[c * self.e + e];
-                    sum = Num { x: sum.x + q.x * s.x, m: sum.m + q.m * s.m };
+            let den = self.denominator.as_ref().map(|(mode, eps)| self.denominator(&q, state, mode, *eps));
+            let mut sums = vec![Num::default(); self.e];
+            for (q, row) in q.iter().zip(state.s.chunks_exact(self.e)) {
+                for (sum, s) in sums.iter_mut().zip(row) {
+                    *sum = Num { x: sum.x + q.x * s.x, m: sum.m + q.m * s.m };
                 }
+            }
+            let skip = self.at(Role::D_SKIP, &[head]).map(|skip| (skip, self.value(batch, head, key)));
+            for (e, sum) in sums.iter_mut().enumerate() {
                 if self.corrects {
                     sum.m = norm * state.s[e].m;
                 }
-                if let Some(skip) = self.at(Role::D_SKIP, &[head]) {
-                    let v = skip * self.value(batch, head, key, e);
-                    sum = Num { x: sum.x + v, m: sum.m + v.abs() };
+                if let Some((skip, value)) = &skip {
+                    let v = skip * value[e];
+                    *sum = Num { x: sum.x + v, m: sum.m + v.abs() };
                 }
                 if let Some(Num { x: 0.0, m: 0.0 }) = den {
-                    sum = num(0.0);
+                    *sum = num(0.0);
                 } else if let Some(den) = den {
-                    sum = Num { x: sum.x / den.x, m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs() };
+                    *sum = Num { x: sum.x / den.x, m: (sum.m + (sum.x / den.x).abs() * den.m) / den.x.abs() };
                     // First order no longer tells anything.
                     if den.m * self.c * U > 0.1 * den.x.abs() {
                         sum.m = f64::INFINITY;
                     }
                 }
-                let row = (batch * self.n_out + out) * self.p.t as usize + query;
-                y[row * self.e + e] = sum;
             }
+            let row = (batch * self.n_out + out) * self.p.t as usize + query;
+            y[row * self.e..][..self.e].copy_from_slice(&sums);
         }
     }
 
-    fn denominator(&self, q: &[Num], state: &State) -> Num {
+    fn denominator(&self, q: &[Num], state: &State, mode: &str, eps: f64) -> Num {
         let products = || q.iter().zip(&state.z);
         let x: f64 = products().map(|(q, z)| q.x * z.x).sum();
         let m: f64 = products().map(|(q, z)| q.m * z.m).sum();
-        let eps = self.p.real("den_eps");
-        let mode = self.p.word("den_mode");
-        let mode = if self.p.mechanism.param("den_mode").is_none() { "add" } else { mode.as_str() };
         let x = match mode {
             "add" => x + eps,
             "add_mean" => x + eps * self.p.s as f64,
@@ -489,101 +517,4 @@ impl Oracle<'_> {
         };
         Num { x, m }
     }
-
-    /// Norms of the output, over a head or over all heads of a token.
-    fn normalise(&self, y: &mut [Num]) {
-        let (t, e) = (self.p.t as usize, self.e);
-        let normalize = self.p.word("normalize");
-        if !matches!(normalize.as_str(), "rms_head" | "rms_gate" | "srms_all") {
-            return;
-        }
-        let eps = self.p.real("norm_eps");
-        let at =
-            |batch: usize, h: usize, token: usize, c: usize| ((batch * self.n_out + h) * t + token) * e + c;
-        let groups: Vec<Vec<usize>> = if normalize == "srms_all" {
-            vec![(0..self.n_out).collect()]
-        } else {
-            (0..self.n_out).map(|h| vec![h]).collect()
-        };
-        for batch in 0..self.p.b as usize {
-            for token in 0..t {
-                for heads in &groups {
-                    let places = || heads.iter().flat_map(|&h| (0..e).map(move |c| (h, c)));
-                    let n = places().count() as f64;
-                    let sum =
-                        |f: fn(Num) -> f64| places().map(|(h, c)| f(y[at(batch, h, token, c)])).sum::<f64>();
-                    let rho = 1.0 / (sum(|y| y.x * y.x) / n + eps).sqrt();
-                    let coupling = sum(|y| y.x.abs() * y.m) / n;
-                    for (h, c) in places() {
-                        let weight = match self.tensor(Role::OUT_NORM_WEIGHT) {
-                            Some(_) if normalize == "srms_all" => {
-                                self.at(Role::OUT_NORM_WEIGHT, &[h * e + c])
-                            }
-                            _ => self.at(Role::OUT_NORM_WEIGHT, &[c]),
-                        };
-                        let gate = self.at(Role::GATE, &[batch, h, token, c]).map_or(1.0, |gate| {
-                            let sigmoid = 1.0 / (1.0 + (-gate).exp());
-                            if self.p.word("gate_activation") == "sigmoid" { sigmoid } else { gate * sigmoid }
-                        });
-                        let factor = rho * weight.unwrap_or(1.0) * gate;
-                        let y = &mut y[at(batch, h, token, c)];
-                        let m = factor.abs() * (y.m + y.x.abs() * (1.0 + rho * rho * coupling));
-                        *y = Num { x: y.x * factor, m };
-                    }
-                }
-            }
-        }
-    }
-
-    fn gather(&self, y: Vec<Num>, states: Vec<State>) -> BTreeMap<Role, Expected> {
-        let expected = |nums: Vec<Num>| expected(nums, self.c);
-        let rows = |f: fn(&State) -> &[Num], width: usize| {
-            let scaled = states.iter().flat_map(|state| {
-                f(state).iter().enumerate().map(move |(i, n)| {
-                    // Where the shift is carried out, the state comes without it.
-                    let shift = state.shift[i / width];
-                    let carried = self.p.has_shift() && self.p.shift && shift > f64::NEG_INFINITY;
-                    let plain = if carried { (-shift).exp() } else { 1.0 };
-                    Num { x: n.x * plain, m: n.m * plain }
-                })
-            });
-            expected(scaled.collect())
-        };
-        let mut all = BTreeMap::from([(Role::OUT, expected(y))]);
-        all.insert(Role::STATE_OUT, rows(|state| &state.s, self.e));
-        if self.p.has_denominator() {
-            all.insert(Role::Z_OUT, rows(|state| &state.z, 1));
-        }
-        if self.p.has_shift() && self.p.shift {
-            let shift = states.iter().flat_map(|state| state.shift.iter().map(|&m| num(m)));
-            all.insert(Role::SHIFT_OUT, expected(shift.collect()));
-        }
-        all
-    }
-}
-
-/// Panics unless every output is as expected; gives the worst error as a fraction of its tolerance.
-#[track_caller]
-pub fn check(got: &Tensors, want: &BTreeMap<Role, Expected>, what: impl Fn() -> String) -> f64 {
-    assert!(got.keys().eq(want.keys()), "{:?} for {:?}: {}", got.keys(), want.keys(), what());
-    let mut worst = 0.0f64;
-    for (role, want) in want {
-        let got = &got[role];
-        assert_eq!(got.data.len(), want.value.len(), "{role} of {}", what());
-        for (i, &g) in got.data.iter().enumerate() {
-            let (w, tolerance) = (want.value[i], want.tolerance[i]);
-            // A denominator of zero, or all but zero: nothing is known.
-            if !tolerance.is_finite() {
-                continue;
-            }
-            // What a single holds, infinities included.
-            let close = g == w as f32 || (f64::from(g) - w).abs() <= tolerance;
-            let at = || super::problem::index_of(i, &got.shape);
-            assert!(close, "{role}{:?} is {g:e} for {w:e}, tolerance {tolerance:e}: {}", at(), what());
-            if g != w as f32 {
-                worst = worst.max((f64::from(g) - w).abs() / tolerance);
-            }
-        }
-    }
-    worst
 }

@@ -17,7 +17,8 @@ pub fn expect(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expected> {
     let heads = p.heads.map(|n| n as usize);
     let [b, t, s, d, e, m] = [p.b, p.t, p.s, p.d, p.e, p.slots()].map(|n| n as usize);
     let c = 16.0 + (d + m) as f64 / 2.0 + 4.0 * s as f64;
-    let mut oracle = Oracle { p, heads, d, e, m, c, nudge, out: Vec::new() };
+    let logits = p.mechanism.role(Role::SLOT_LOGITS).is_some();
+    let mut oracle = Oracle { p, heads, d, e, m, c, logits, nudge, out: Vec::new() };
     let basis = p.mechanism.role(Role::BASIS).is_some();
     let n_state = if basis { heads[0] } else { heads[1] };
     oracle.out = vec![Num::default(); b * heads[0] * t * if basis { d } else { e }];
@@ -58,7 +59,7 @@ pub fn expect(p: &Problem, nudge: Option<Nudge>) -> BTreeMap<Role, Expected> {
         return all;
     }
     all.extend([(Role::STATE_K_OUT, keys), (Role::STATE_V_OUT, values)]);
-    if p.mechanism.role(Role::SLOT_LOGITS).is_some() {
+    if logits {
         all.insert(Role::LSE_OUT, z);
     }
     all
@@ -72,6 +73,8 @@ struct Oracle<'a> {
     m: usize,
     /// Roundings.
     c: f64,
+    /// Whether slots are written by logits.
+    logits: bool,
     nudge: Option<Nudge>,
     out: Vec<Num>,
 }
@@ -91,18 +94,18 @@ impl Oracle<'_> {
         element(self.p, self.nudge, role, index)
     }
 
-    fn has_logits(&self) -> bool {
-        self.p.mechanism.role(Role::SLOT_LOGITS).is_some()
+    fn row(&self, role: Role, [batch, head, token]: [usize; 3], n: usize) -> Vec<f64> {
+        (0..n).map(|c| self.at(role, &[batch, head, token, c]).unwrap()).collect()
     }
 
     /// Where the key memory keeps channel `c` of slot `i`.
     fn key(&self, i: usize, c: usize) -> [usize; 2] {
-        if self.has_logits() { [i, c] } else { [c, i] }
+        if self.logits { [i, c] } else { [c, i] }
     }
 
     fn key_index(&self, i: usize, c: usize) -> usize {
         let [row, column] = self.key(i, c);
-        row * if self.has_logits() { self.d } else { self.m } + column
+        row * if self.logits { self.d } else { self.m } + column
     }
 
     fn load(&self, batch: usize, head: usize) -> Memory {
@@ -155,6 +158,8 @@ impl Oracle<'_> {
     }
 
     fn write(&self, memory: &mut Memory, batch: usize, head: usize, token: usize) {
+        let k = self.row(Role::K, [batch, head, token], self.d);
+        let v = self.row(Role::V, [batch, head, token], self.e);
         for i in 0..self.m {
             let (alpha, write, factor) = self.gates(memory, batch, head, token, i);
             let add = |state: &mut Num, x: f64| {
@@ -162,13 +167,12 @@ impl Oracle<'_> {
                 // A weight's relative error is that of its logarithm, however often it decays.
                 *state = Num { x: state.x * alpha + term, m: state.m * alpha + term.abs() * factor };
             };
-            for c in 0..self.d {
+            for (c, &x) in k.iter().enumerate() {
                 let index = self.key_index(i, c);
-                add(&mut memory.keys[index], self.at(Role::K, &[batch, head, token, c]).unwrap());
+                add(&mut memory.keys[index], x);
             }
-            for c in 0..self.e {
-                let x = self.at(Role::V, &[batch, head, token, c]).unwrap();
-                add(&mut memory.values[i * self.e + c], x);
+            for (state, &x) in memory.values[i * self.e..].iter_mut().zip(&v) {
+                add(state, x);
             }
         }
     }
@@ -193,9 +197,10 @@ impl Oracle<'_> {
         let [h, hk, _] = self.heads;
         let scale = self.p.real("scale");
         for out in head * (h / hk)..(head + 1) * (h / hk) {
+            let row = self.row(Role::Q, [batch, out, token], self.d);
             let score = |i: usize| {
-                (0..self.d).fold(Num::default(), |sum, c| {
-                    let q = scale * self.at(Role::Q, &[batch, out, token, c]).unwrap();
+                row.iter().enumerate().fold(Num::default(), |sum, (c, q)| {
+                    let q = scale * q;
                     let k = memory.keys[self.key_index(i, c)];
                     Num { x: sum.x + q * k.x, m: sum.m + q.abs() * k.m }
                 })

@@ -16,13 +16,42 @@ pub fn expect(p: &Problem, nudge: Option<Nudge>) -> Option<BTreeMap<Role, Expect
 /// The same where so many more roundings are allowed.
 pub fn expect_rounded(p: &Problem, nudge: Option<Nudge>, roundings: f64) -> Option<BTreeMap<Role, Expected>> {
     let names = ["softmax", "focal", "fox", "bswa", "diff", "integral", "parallax"];
-    names.contains(&p.mechanism.name).then(|| Oracle { p, nudge, roundings }.run())
+    names.contains(&p.mechanism.name).then(|| Oracle::new(p, nudge, roundings).run())
 }
 
 struct Oracle<'a> {
     p: &'a Problem,
     nudge: Option<Nudge>,
     roundings: f64,
+    q: Rows,
+    k: Rows,
+    v: Rows,
+    scale: f64,
+    cap: f64,
+    /// How many keys before a query it sees, and how many behind it.
+    window: [i64; 2],
+}
+
+/// A tensor `[B, H, tokens, channels]` in `f64`.
+struct Rows {
+    data: Vec<f64>,
+    shape: [usize; 4],
+}
+
+impl Rows {
+    fn new(p: &Problem, nudge: Option<Nudge>, role: Role) -> Rows {
+        let array = &p.inputs[&role];
+        let mut data: Vec<f64> = array.data.iter().map(|&x| f64::from(x)).collect();
+        if let Some(nudge) = nudge.filter(|nudge| nudge.role == role) {
+            data[nudge.at] += nudge.by;
+        }
+        Rows { data, shape: [0, 1, 2, 3].map(|axis| array.shape[axis] as usize) }
+    }
+
+    fn row(&self, batch: usize, head: usize, token: usize) -> &[f64] {
+        let [_, heads, tokens, channels] = self.shape;
+        &self.data[((batch * heads + head) * tokens + token) * channels..][..channels]
+    }
 }
 
 /// Weights of the keys that a row sees, and the log of their normaliser.
@@ -31,7 +60,19 @@ struct Row {
     lse: Num,
 }
 
-impl Oracle<'_> {
+impl<'a> Oracle<'a> {
+    fn new(p: &'a Problem, nudge: Option<Nudge>, roundings: f64) -> Oracle<'a> {
+        let [q, k, v] = [Role::Q, Role::K, Role::V].map(|role| Rows::new(p, nudge, role));
+        let bound = |name: &str| match p.params.iter().find(|(own, _)| *own == name) {
+            Some((_, Value::Int(bound))) if *bound >= 0 => *bound,
+            _ => i64::MAX / 4,
+        };
+        let scale = if p.inputs.contains_key(&Role::SCALE_BH) { f64::NAN } else { p.real("scale") };
+        let cap = if p.mechanism.param("softcap").is_some() { p.real("softcap") } else { 0.0 };
+        let window = ["window_left", "window_right"].map(bound);
+        Oracle { p, nudge, roundings, q, k, v, scale, cap, window }
+    }
+
     fn at(&self, role: Role, index: &[usize]) -> Option<f64> {
         element(self.p, self.nudge, role, index)
     }
@@ -44,27 +85,31 @@ impl Oracle<'_> {
         for (batch, head) in (0..b).flat_map(|batch| (0..h).map(move |head| (batch, head))) {
             for token in 0..t {
                 let at = [batch, head, token];
-                let value = |s: usize, c: usize| self.at(Role::V, &[batch, head / sets, s, c]).unwrap();
-                let sum = |weights: &[(usize, Num)], c: usize| {
-                    weights.iter().fold(Num::default(), |sum, &(s, w)| {
-                        let v = value(s, c);
-                        Num { x: sum.x + w.x * v, m: sum.m + w.m * v.abs() }
-                    })
+                let sums = |weights: &[(usize, Num)]| {
+                    let mut sums = vec![Num::default(); e];
+                    for &(s, w) in weights {
+                        for (sum, v) in sums.iter_mut().zip(self.v.row(batch, head / sets, s)) {
+                            *sum = Num { x: sum.x + w.x * v, m: sum.m + w.m * v.abs() };
+                        }
+                    }
+                    sums
                 };
                 if p.mechanism.name == "diff" {
                     let rows = [0, 1].map(|map| self.row(at, 2 * head + map, 2 * (head / sets) + map));
                     let lam = self.at(Role::LAM, &[head]).unwrap();
-                    out.extend((0..e).map(|c| {
-                        let [one, two] = rows.each_ref().map(|row| sum(&row.weights, c));
-                        Num { x: one.x - lam * two.x, m: one.m + lam.abs() * two.m }
-                    }));
+                    let [one, two] = rows.each_ref().map(|row| sums(&row.weights));
+                    out.extend(
+                        one.iter()
+                            .zip(two)
+                            .map(|(one, two)| Num { x: one.x - lam * two.x, m: one.m + lam.abs() * two.m }),
+                    );
                     continue;
                 }
                 let mut row = self.row(at, head, head / sets);
                 if p.mechanism.name == "parallax" {
                     self.probe(&mut row, at, head / sets);
                 }
-                out.extend((0..e).map(|c| sum(&row.weights, c)));
+                out.extend(sums(&row.weights));
                 lse.push(row.lse);
             }
         }
@@ -76,14 +121,9 @@ impl Oracle<'_> {
 
     /// `P_s (1 + Σ P t − t_s)`.
     fn probe(&self, row: &mut Row, [batch, head, token]: [usize; 3], key_head: usize) {
-        let score = |s: usize| {
-            let dot = (0..self.p.d as usize).fold(Num::default(), |sum, c| {
-                let product = self.at(Role::PROBE, &[batch, head, token, c]).unwrap()
-                    * self.at(Role::K, &[batch, key_head, s, c]).unwrap();
-                Num { x: sum.x + product, m: sum.m + product.abs() }
-            });
-            (s, dot)
-        };
+        let probe: Vec<f64> =
+            (0..self.p.d as usize).map(|c| self.at(Role::PROBE, &[batch, head, token, c]).unwrap()).collect();
+        let score = |s: usize| (s, dot(&probe, self.k.row(batch, key_head, s)));
         let scores: Vec<_> = row.weights.iter().map(|&(s, _)| score(s)).collect();
         let mean = row
             .weights
@@ -99,17 +139,13 @@ impl Oracle<'_> {
     fn sees(&self, batch: usize, position: i64, s: i64) -> bool {
         let p = self.p;
         let causal = matches!(p.mode, Mode::Causal | Mode::Step);
-        let bound = |name: &str| match p.params.iter().find(|(own, _)| *own == name) {
-            Some((_, Value::Int(bound))) if *bound >= 0 => *bound,
-            _ => i64::MAX / 4,
-        };
         let len =
             p.indices.iter().find(|(role, _)| *role == Role::KEY_LEN).map(|(_, len)| i64::from(len[batch]));
         let in_block = p.mechanism.name != "bswa" || {
             let block = p.integer("block");
             s / block >= position / block - p.integer("mem_blocks")
         };
-        let in_window = position - s <= bound("window_left") && s - position <= bound("window_right");
+        let in_window = position - s <= self.window[0] && s - position <= self.window[1];
         (!causal || s <= position) && in_window && in_block && len.is_none_or(|len| s < len)
     }
 
@@ -118,8 +154,11 @@ impl Oracle<'_> {
         let p = self.p;
         let position = p.s - p.t + token as i64;
         let seen = (0..p.s as usize).filter(|&s| self.sees(batch, position, s as i64));
-        let scores: Vec<(usize, Num)> =
+        let mut scores: Vec<(usize, Num)> =
             seen.map(|s| (s, self.score([batch, token, s], head, score_head, key_head))).collect();
+        if p.mechanism.name == "fox" {
+            self.forget(&mut scores, batch, head, position as usize);
+        }
         let sink = self.at(Role::SINK, &[score_head]).unwrap_or(f64::NEG_INFINITY);
         let top = scores.iter().fold(sink, |top, (_, score)| top.max(score.x));
         if top == f64::NEG_INFINITY {
@@ -142,16 +181,10 @@ impl Oracle<'_> {
     /// A score with all that is added to it.
     fn score(&self, [batch, token, s]: [usize; 3], head: usize, score_head: usize, key_head: usize) -> Num {
         let p = self.p;
-        let scale = match self.at(Role::SCALE_BH, &[batch, head]) {
-            Some(scale) => scale,
-            None => p.real("scale"),
-        };
-        let mut score = (0..p.d as usize).fold(Num::default(), |sum, c| {
-            let product = self.at(Role::Q, &[batch, score_head, token, c]).unwrap()
-                * self.at(Role::K, &[batch, key_head, s, c]).unwrap();
-            Num { x: sum.x + scale * product, m: sum.m + scale * product.abs() }
-        });
-        let cap = if p.mechanism.param("softcap").is_some() { p.real("softcap") } else { 0.0 };
+        let scale = self.at(Role::SCALE_BH, &[batch, head]).unwrap_or(self.scale);
+        let product = dot(self.q.row(batch, score_head, token), self.k.row(batch, key_head, s));
+        let mut score = Num { x: scale * product.x, m: scale * product.m };
+        let cap = self.cap;
         if cap > 0.0 {
             score = Num { x: cap * (score.x / cap).tanh(), m: 2.0 * score.m };
         }
@@ -165,10 +198,22 @@ impl Oracle<'_> {
                 (batch.min(bias.shape[0] as usize - 1), score_head.min(bias.shape[1] as usize - 1));
             add(self.at(Role::BIAS, &[batch, head, token, s]).unwrap());
         }
-        if p.mechanism.name == "fox" {
-            let gates = s + 1..=position as usize;
-            add(gates.map(|j| self.at(Role::G, &[batch, head, j]).unwrap()).sum());
-        }
         score
     }
+
+    /// Adds the gates after a key, up to the query, to its score; there are no keys behind the query.
+    fn forget(&self, scores: &mut [(usize, Num)], batch: usize, head: usize, position: usize) {
+        let (mut sum, mut next) = (0.0, position + 1);
+        for (s, score) in scores.iter_mut().rev() {
+            while next > *s + 1 {
+                next -= 1;
+                sum += self.at(Role::G, &[batch, head, next]).unwrap();
+            }
+            *score = Num { x: score.x + sum, m: score.m + f64::abs(sum) };
+        }
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> Num {
+    a.iter().zip(b).fold(Num::default(), |sum, (a, b)| Num { x: sum.x + a * b, m: sum.m + (a * b).abs() })
 }

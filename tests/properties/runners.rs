@@ -1,0 +1,65 @@
+//! The same bits for any runner.
+
+use super::*;
+
+/// Runs tasks last to first, each on a thread of its own kind.
+struct Backwards;
+
+impl Runner for Backwards {
+    fn max_workers(&self) -> usize {
+        3
+    }
+    fn run(&self, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for worker in 0..3 {
+                let mine = (0..n_tasks).rev().filter(move |index| index % 3 == worker);
+                scope.spawn(move || mine.for_each(|index| task(index, worker)));
+            }
+        });
+    }
+}
+
+fn with_runner(runner: Arc<dyn Runner>) -> Context {
+    Context::new(ContextOptions::new().runner(runner)).unwrap()
+}
+
+fn runners() -> Vec<(String, Context)> {
+    let pools =
+        [1, 2, 3, 8].map(|n| (format!("{n} workers"), with_runner(Arc::new(ThreadPool::new(n).unwrap()))));
+    let mut all = Vec::from(pools);
+    all.push(("backwards".into(), with_runner(Arc::new(Backwards))));
+    all
+}
+
+#[test]
+fn any_runner() {
+    let runners = runners();
+    each_mode(|_, p| {
+        let serial = p.run(&context());
+        for (name, context) in &runners {
+            assert_same_bits(&p.run(context), &serial, || format!("{name}: {}", text(&p)));
+        }
+    });
+}
+
+/// Few heads and a wide state: workers share a head by its panels.
+#[test]
+fn any_runner_one_head() {
+    let runners = runners();
+    for mechanism in problem::mechanisms() {
+        let mut rng = Rng::new(seed());
+        for mode in MODES.into_iter().filter(|mode| mechanism.modes.contains(mode)) {
+            let t = if mode == Mode::Step { 1 } else { 70 };
+            let mut p = Problem::new(mechanism, vec![]).sized([1, 1, 1], (100, 777), 1, t);
+            p.mode = mode;
+            let p = p.fill(&mut rng, true);
+            let plan = p.plan(&context());
+            assert!(plan.info().panel * 3 < 777, "the state has too few panels");
+            let serial = p.run_plan(&plan);
+            assert_lively(&serial, || text(&p));
+            for (name, context) in &runners {
+                assert_same_bits(&p.run(context), &serial, || format!("{name}: {}", text(&p)));
+            }
+        }
+    }
+}
