@@ -8,6 +8,7 @@ mod demo;
 mod info;
 mod list;
 mod machine;
+mod memory;
 mod peak;
 mod random;
 mod shape;

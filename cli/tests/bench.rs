@@ -36,6 +36,21 @@ fn a_line_of_json_has_what_the_design_promises() {
     assert_eq!(again[0]["problem"], problem, "the string reproduces the problem");
 }
 
+/// A step over more than a cache holds is told beside what memory gives.
+#[test]
+fn long_steps_beside_memory() {
+    let (seconds, problem) =
+        (["--seconds", "0.01"], |keys: &str| format!("mechanism=softmax,mode=step,H=1,D=128,S={keys}"));
+    let lines = json(
+        &[&["bench", "--json", "--no-check", &problem("70000"), &problem("700")], &seconds[..]].concat(),
+    );
+    let [long, short] = [0, 1].map(|i| lines[i]["memory_bytes_per_s"].as_f64());
+    assert!(long.is_some_and(|x| (1e8..1e12).contains(&x)), "{long:?}");
+    assert_eq!(short, None);
+    let table = done(&[&["bench", "--no-check", &problem("70000")], &seconds[..]].concat());
+    assert!(table.contains(" % of memory's "), "{table}");
+}
+
 #[test]
 fn every_mechanism_has_inputs_in_every_mode_and_gradients() {
     let listed = json(&["list", "--json"]);

@@ -40,6 +40,7 @@ impl Row {
             "threads_peak_ratio": measured.peak_ratio,
             "bound_ratio": (measured.count.bound > 0.0).then(|| measured.bound_ratio()),
             "bytes_per_s": measured.bytes_per_s(),
+            "memory_bytes_per_s": measured.memory,
             "workspace_bytes": measured.workspace_bytes,
             "state_bytes": measured.state_bytes,
             "seconds": measured.seconds,
@@ -72,7 +73,11 @@ impl Row {
             (true, false, false) => None,
         };
         let ratio = measured.forward.map(|forward| format!("backward/forward {:.2}x", forward.ratio));
-        let remarks: Vec<_> = fault.into_iter().chain(ratio).collect();
+        let memory = measured.memory.map(|memory| {
+            let part = 100.0 * measured.bytes_per_s() / memory;
+            format!("{part:.0} % of memory's {:.1} GB/s", 1e-9 * memory)
+        });
+        let remarks: Vec<_> = fault.into_iter().chain(ratio).chain(memory).collect();
         let or_dash = |counted: f64, cell: String| if counted > 0.0 { cell } else { "-".to_owned() };
         let Count { flops, bound } = measured.count;
         vec![
@@ -131,4 +136,5 @@ can't avoid, at the peak measured before and after. state: of one sequence. +-%:
 difference from the scalar reference over the largest value, on at most 128 tokens; up to 1e-4 is right, and up to
 two roundings more where results have 16 bits. void: the peak moved by more than 5 % four times; busy: other programs
 took more than 5 % of the time; per token and head, the CPU's own time is this. backward/forward: the row is one of
-backward, which takes this many times as long as forward, called by turns with it.";
+backward, which takes this many times as long as forward, called by turns with it. memory: of a step whose tensors no
+cache holds, what one thread reads from a buffer in order, before and after.";

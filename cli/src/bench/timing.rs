@@ -4,10 +4,11 @@ use super::count::Count;
 use super::gradient::{self, Pass};
 use super::inputs::{Given, Roles, Tensors};
 use super::problem::Problem;
+use crate::memory::Memory;
 use crate::{machine, peak};
 use anyhow::{Context as _, Result, bail};
 use std::time::{Duration, Instant};
-use subquad::Plan;
+use subquad::{Mode, Plan};
 
 /// The peak may move by this much between before and after; beyond, the run is void.
 const PEAK_DRIFT: f64 = 0.05;
@@ -56,6 +57,9 @@ pub struct Measured {
     pub count: Count,
     /// Bytes of the tensors of one call.
     pub bytes: usize,
+    /// Bytes per second that one thread reads from memory, mean of before and after: of a step whose tensors no cache
+    /// holds.
+    pub memory: Option<f64>,
     /// The instruction set that ran.
     pub isa: subquad::Isa,
     /// Bytes of workspace.
@@ -125,12 +129,17 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
     if let Some((role, _)) = tensors.results().find(|(_, data)| data.iter().any(|x| !x.is_finite())) {
         bail!("problem `{problem}`: {role} has values that are not finite");
     }
+    let from_memory = problem.mode == Mode::Step && problem.threads == 1 && Memory::holds(bytes);
+    let memory = from_memory.then(Memory::new);
+    let reads = || memory.as_ref().map(Memory::bytes_per_s);
     let mut attempts = 0;
     loop {
         attempts += 1;
+        let read_before = reads();
         let before = peak::threads(info.isa, problem.threads, peak::SPAN);
         let samples = sample(&plan, problem, &mut tensors, &mut workspace, seconds)?;
         let after = peak::threads(info.isa, problem.threads, peak::SPAN);
+        let read_after = reads();
         let void = (before / after - 1.0).abs() > PEAK_DRIFT;
         if void && attempts < ATTEMPTS {
             continue;
@@ -150,6 +159,7 @@ pub fn measure(problem: &Problem, roles: &Roles, given: &Given, seconds: f64) ->
             cpu_share,
             count,
             bytes,
+            memory: read_before.zip(read_after).map(|(before, after)| (before + after) / 2.0),
             isa: info.isa,
             workspace_bytes,
             state_bytes: info.state_bytes,
