@@ -157,10 +157,10 @@ unsafe fn block<S: Simd, E: Source, const NA: usize, const NB: usize, const AHEA
         let (a, b) = (t.a.add(i * t.lda), t.b.add(j * t.ldb));
         if NA == 4 && in_turn::<S>(t.k) {
             sum = sums::<S, E, NA, NB, AHEAD>(simd, t, a, b);
-        } else if NA == 4 && NB > 1 {
-            for r in (0..NB).step_by(2) {
-                [sum[r], sum[r + 1]] = sums::<S, E, NA, 2, AHEAD>(simd, t, a, b.add(r * t.ldb));
-            }
+        } else if NA == 4 && NB == 4 {
+            // Not a loop, which might stay one, with the sums in memory.
+            [sum[0], sum[1]] = sums::<S, E, NA, 2, AHEAD>(simd, t, a, b);
+            [sum[2], sum[3]] = sums::<S, E, NA, 2, AHEAD>(simd, t, a, b.add(2 * t.ldb));
         } else {
             for (r, sum) in sum.iter_mut().enumerate() {
                 [*sum] = sums::<S, E, NA, 1, AHEAD>(simd, t, a, b.add(r * t.ldb));
