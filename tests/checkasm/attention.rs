@@ -198,9 +198,10 @@ fn ahead(rng: &mut Rng) -> Ahead {
     Ahead { bytes: rng.pick(&[0, 512, -64]), follows: rng.one_in(2) }
 }
 
-/// Values of a type, and their magnitudes.
-fn typed<E: Value>(values: &[f32]) -> (Vec<E>, Vec<f32>) {
-    let values: Vec<E> = values.iter().map(|&x| E::make(x)).collect();
+/// Values of a type, now and then so small that halves of them are denormal, and their magnitudes.
+fn typed<E: Value>(rng: &mut Rng, values: &[f32]) -> (Vec<E>, Vec<f32>) {
+    let unit = if rng.one_in(4) { 1e-5 } else { 1.0 };
+    let values: Vec<E> = values.iter().map(|&x| E::make(x * unit)).collect();
     let sizes = values.iter().map(|x| x.show().abs()).collect();
     (values, sizes)
 }
@@ -217,7 +218,7 @@ fn dots_of<E: Source + Value>() {
         let mut b = rng.values(extent(n, k, ldb), 2.0);
         let hostile = rng.one_in(4);
         poison(rng, hostile, &mut b);
-        let (b, size_b) = typed::<E>(&b);
+        let (b, size_b) = typed::<E>(rng, &b);
         let size_a: Vec<f32> = a.iter().map(|x| x.abs()).collect();
         let (a, b) = (Guarded::new(rng, &a), Guarded::new(rng, &b));
         let (unset, ahead) = (vec![-7.5; extent(n, m, ldc)], ahead(rng));
@@ -264,7 +265,7 @@ fn weigh_of<E: Source + Value>() {
         let mut b = rng.values(extent(n, up(e), ldb), 2.0);
         let hostile = rng.one_in(4);
         poison(rng, hostile, &mut b);
-        let (b, size_b) = typed::<E>(&b);
+        let (b, size_b) = typed::<E>(rng, &b);
         let (c, pre) = (rng.values(extent(m, up(e), ldc), 2.0), rng.values(m, 2.0));
         let [size_a, size_c, size_pre] =
             [&a, &c, &pre].map(|x| x.iter().map(|x| x.abs()).collect::<Vec<f32>>());
