@@ -13,6 +13,7 @@ mod params;
 pub mod problem;
 pub mod refusal;
 mod run;
+pub mod runner;
 mod slots;
 mod softmax;
 mod strided;

@@ -1,5 +1,6 @@
 //! Calls that work until they are changed, and what their refusal must say.
 
+use super::problem::Tensors;
 use subquad::{Args, DType, Element, Error, Layout, Mode, Role, Status, View, ViewMut};
 
 /// What no result is: an output still full of it was not written.
@@ -35,6 +36,29 @@ pub struct Call {
 }
 
 impl Call {
+    /// A call with these tensors, contiguous ones of `f32`.
+    pub fn of(mode: Mode, inputs: &mut Tensors, outputs: &mut Tensors, workspace: Vec<u8>) -> Call {
+        let mut bound = Vec::new();
+        for (out, tensors) in [(false, inputs), (true, outputs)] {
+            for (&role, array) in tensors {
+                let layout = Layout::contiguous(&array.shape).unwrap();
+                let data = array.data.as_mut_ptr().cast();
+                bound.push(Bound { role, out, data, dtype: DType::F32, layout });
+            }
+        }
+        Call { mode, bound, workspace }
+    }
+
+    /// Makes an extent of a tensor wrong.
+    #[track_caller]
+    pub fn resize(&mut self, role: Role, axis: usize, wrong: i64) {
+        let layout = &mut self.get(role).layout;
+        let mut shape = layout.shape[..layout.rank].to_vec();
+        shape[axis] = wrong.max(0);
+        *layout = Layout::contiguous(&shape).unwrap();
+        layout.shape[axis] = wrong;
+    }
+
     #[track_caller]
     pub fn get(&mut self, role: Role) -> &mut Bound {
         self.bound.iter_mut().find(|bound| bound.role == role).expect("the role is bound")

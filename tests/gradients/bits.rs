@@ -1,6 +1,7 @@
 //! What changes no bit: runners, strides, batches, what else is wanted.
 
 use super::*;
+use crate::common::runner::LastFirst;
 
 /// What the first pass leaves in `dq` and `dv` on the way changes no bit of the others.
 #[test]
@@ -17,23 +18,6 @@ fn long_sequences_without_places() {
         got.retain(|role, _| !places.contains(role));
         b.call(&plan, &mut got).unwrap_or_else(|error| panic!("{}: {error}", text(&b)));
         assert_same_bits(&got, &want, || text(&b));
-    }
-}
-
-/// Runs tasks last to first on three threads.
-struct LastFirst;
-
-impl Runner for LastFirst {
-    fn max_workers(&self) -> usize {
-        3
-    }
-    fn run(&self, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for worker in 0..3 {
-                let mine = (0..n_tasks).rev().filter(move |index| index % 3 == worker);
-                scope.spawn(move || mine.for_each(|index| task(index, worker)));
-            }
-        });
     }
 }
 

@@ -3,10 +3,10 @@
 
 use crate::common::backward::{Backward, mechanisms};
 use crate::common::problem::{Problem, Tensors, assert_same_bits, context};
-use crate::common::refusal::{Bound, CANARY, Call, expect};
+use crate::common::refusal::{CANARY, Call, expect};
 use crate::common::support::Rng;
 use subquad::catalog::{RoleKind, StepKind};
-use subquad::{Args, DType, Desc, Error, Layout, MAX_TENSORS, Mode, Plan, Role, Status};
+use subquad::{Args, DType, Desc, Error, MAX_TENSORS, Mode, Plan, Role, Status};
 
 fn backward(call: &mut Call, plan: &Plan) -> Result<(), Error> {
     call.run(|mode, args, workspace| plan.backward(mode, args, workspace))
@@ -44,15 +44,8 @@ impl Fixture {
     }
 
     fn call(&mut self) -> Call {
-        let mut bound = Vec::new();
-        for (out, tensors) in [(false, &mut self.inputs), (true, &mut self.outputs)] {
-            for (&role, array) in tensors {
-                let layout = Layout::contiguous(&array.shape).unwrap();
-                let data = array.data.as_mut_ptr().cast();
-                bound.push(Bound { role, out, data, dtype: DType::F32, layout });
-            }
-        }
-        Call { mode: self.backward.p.mode, bound, workspace: self.backward.workspace(&self.plan) }
+        let workspace = self.backward.workspace(&self.plan);
+        Call::of(self.backward.p.mode, &mut self.inputs, &mut self.outputs, workspace)
     }
 
     /// A call with this change is refused, with this status and these words; see the top of this file.
@@ -199,19 +192,13 @@ fn wrong_types_and_shapes() {
                     layout.shape[wrong.min(rank)] = 1;
                 });
             }
-            for axis in 0..rank {
-                for wrong in [shape[axis] - 1, shape[axis] + 1, 0, -1] {
+            for (axis, &extent) in shape.iter().enumerate() {
+                for wrong in [extent - 1, extent + 1, 0, -1] {
                     let named = format!("{name}.shape[{axis}] is {wrong}");
-                    let expected = shape[axis].to_string();
+                    let expected = extent.to_string();
                     let words = [&*named, &*expected];
                     let words = if wrong == -1 { &words[..1] } else { &words };
-                    fixture.refuse(Status::WrongShape, words, |call| {
-                        let mut shape = shape.clone();
-                        shape[axis] = wrong.max(0);
-                        let layout = &mut call.get(role).layout;
-                        *layout = Layout::contiguous(&shape).unwrap();
-                        layout.shape[axis] = wrong;
-                    });
+                    fixture.refuse(Status::WrongShape, words, |call| call.resize(role, axis, wrong));
                 }
             }
         }

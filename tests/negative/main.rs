@@ -50,15 +50,8 @@ impl Fixture {
     }
 
     fn call(&mut self) -> Call {
-        let mut bound = Vec::new();
-        for (out, tensors) in [(false, &mut self.inputs), (true, &mut self.outputs)] {
-            for (&role, array) in tensors {
-                let layout = Layout::contiguous(&array.shape).unwrap();
-                let data = array.data.as_mut_ptr().cast();
-                bound.push(Bound { role, out, data, dtype: DType::F32, layout });
-            }
-        }
-        Call { mode: self.problem.mode, bound, workspace: problem::workspace(&self.plan) }
+        let workspace = problem::workspace(&self.plan);
+        Call::of(self.problem.mode, &mut self.inputs, &mut self.outputs, workspace)
     }
 
     /// A call with this change is refused, with this status and these words; see the top of this file.

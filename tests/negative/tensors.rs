@@ -100,21 +100,15 @@ fn wrong_shapes() {
                     layout.shape[wrong.min(rank)] = 1;
                 });
             }
-            for axis in 0..rank {
-                for wrong in [shape[axis] - 1, shape[axis] + 1, 0, -1] {
+            for (axis, &extent) in shape.iter().enumerate() {
+                for wrong in [extent - 1, extent + 1, 0, -1] {
                     // Where a size is free, the tensor that disagrees is the one that is named.
                     let free = matches!(fixture.problem.axes(role)[axis], "B" | "T" | "S") && wrong >= 0;
                     let named = format!("{name}.shape[{axis}] is {wrong}");
                     let words: &[&str] =
-                        if free { &[".shape[", "is "] } else { &[&named, &shape[axis].to_string()] };
+                        if free { &[".shape[", "is "] } else { &[&named, &extent.to_string()] };
                     let words = if wrong == -1 { &words[..1] } else { words };
-                    fixture.refuse(Status::WrongShape, words, |call| {
-                        let mut shape = shape.clone();
-                        shape[axis] = wrong.max(0);
-                        let layout = &mut call.get(role).layout;
-                        *layout = Layout::contiguous(&shape).unwrap();
-                        layout.shape[axis] = wrong;
-                    });
+                    fixture.refuse(Status::WrongShape, words, |call| call.resize(role, axis, wrong));
                 }
             }
         }

@@ -1,23 +1,7 @@
 //! The same bits for any runner.
 
 use super::*;
-
-/// Runs tasks last to first, each on a thread of its own kind.
-struct Backwards;
-
-impl Runner for Backwards {
-    fn max_workers(&self) -> usize {
-        3
-    }
-    fn run(&self, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for worker in 0..3 {
-                let mine = (0..n_tasks).rev().filter(move |index| index % 3 == worker);
-                scope.spawn(move || mine.for_each(|index| task(index, worker)));
-            }
-        });
-    }
-}
+use crate::common::runner::LastFirst;
 
 fn with_runner(runner: Arc<dyn Runner>) -> Context {
     Context::new(ContextOptions::new().runner(runner)).unwrap()
@@ -27,7 +11,7 @@ fn runners() -> Vec<(String, Context)> {
     let pools =
         [1, 2, 3, 8].map(|n| (format!("{n} workers"), with_runner(Arc::new(ThreadPool::new(n).unwrap()))));
     let mut all = Vec::from(pools);
-    all.push(("backwards".into(), with_runner(Arc::new(Backwards))));
+    all.push(("backwards".into(), with_runner(Arc::new(LastFirst))));
     all
 }
 
