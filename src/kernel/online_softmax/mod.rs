@@ -183,7 +183,7 @@ unsafe fn four<S: Simd>(simd: S, t: &Args) {
         let sum: [f32; 4] = std::array::from_fn(|r| (a[r] + b[r]) + (c[r] + d[r]));
         let factor = math::exp(simd, simd.sub_f32s(old, shift));
         let total = simd.mul_add_f32s(factor, each(&t.sum.cast::<[f32; 4]>().read()), each(&sum));
-        let [factor, total] = [factor, total].map(|x| pieces::<S>([x; 4])[0]);
+        let (factor, total) = (pieces::<S>([factor; 4])[0], pieces::<S>([total; 4])[0]);
         (*t.max.cast(), *t.sum.cast(), *t.factor.cast()) = (top, total, factor);
         *t.changed = factor != [1.0; 4];
     }
@@ -215,15 +215,10 @@ impl Pieces {
         let to = (&raw mut x).cast::<[f32; 4]>();
         // SAFETY: by contract; a vector has this many pieces.
         unsafe {
-            if self.n == S::F32_LANES / 4 {
-                for i in 0..S::F32_LANES / 4 {
-                    to.add(i).write(self.at.add(i * self.ld).cast::<[f32; 4]>().read());
-                }
-            } else {
-                for i in 0..self.n {
-                    to.add(i).write(self.at.add(i * self.ld).cast::<[f32; 4]>().read());
-                }
-            }
+            self.each::<S>(
+                #[inline(always)]
+                |i, at| to.add(i).write(at.read()),
+            );
         }
         x
     }
@@ -235,14 +230,24 @@ impl Pieces {
         let from = (&raw const x).cast::<[f32; 4]>();
         // SAFETY: by contract; a vector has this many pieces.
         unsafe {
-            if self.n == S::F32_LANES / 4 {
-                for i in 0..S::F32_LANES / 4 {
-                    self.at.add(i * self.ld).cast::<[f32; 4]>().write(from.add(i).read());
-                }
-            } else {
-                for i in 0..self.n {
-                    self.at.add(i * self.ld).cast::<[f32; 4]>().write(from.add(i).read());
-                }
+            self.each::<S>(
+                #[inline(always)]
+                |i, at| at.write(from.add(i).read()),
+            );
+        }
+    }
+
+    /// Calls `f` with the number and the place of each piece; of a whole vector without a branch.
+    #[inline(always)]
+    fn each<S: Simd>(self, f: impl Fn(usize, *mut [f32; 4])) {
+        let place = |i: usize| self.at.wrapping_add(i * self.ld).cast();
+        if self.n == S::F32_LANES / 4 {
+            for i in 0..S::F32_LANES / 4 {
+                f(i, place(i));
+            }
+        } else {
+            for i in 0..self.n {
+                f(i, place(i));
             }
         }
     }
